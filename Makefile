@@ -1,0 +1,70 @@
+# Every task of the project, by name. `make` alone lists them.
+#
+# Each task sets the environment up first: a fresh clone needs python3 (3.11 or newer,
+# with its venv module) and make, nothing else.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+
+# Two workers suit two cores; the tests wait for processes more than they compute.
+PYTEST_WORKERS ?= 2
+PYTEST_ARGS ?=
+# What `make test-oldest` runs: all that depends on LangGraph's own behaviour.
+OLDEST_TESTS ?= $(wildcard tests/parity tests/engine tests/checkpoints)
+
+.PHONY: help
+help: ## list the tasks
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## create .venv from the lock (quick when it is current)
+	@scripts/setup
+
+.PHONY: demo
+demo: setup ## play the story: 2 servers, 3 workers, kills, nothing lost
+	@$(BIN)/python examples/conversation/demo.py
+
+.PHONY: dev
+dev: setup ## serve the example graphs with an embedded PostgreSQL, reloading
+	@$(BIN)/threadmill dev --config examples/conversation/langgraph.json
+
+.PHONY: check
+check: setup ## lint, format, types, layers and sizes (what CI runs first)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_sizes.py
+
+.PHONY: test
+test: setup ## run all tests (PYTEST_ARGS="-k name" selects)
+	$(BIN)/pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+.PHONY: test-oldest
+test-oldest: ## run the tests that depend on LangGraph on the oldest one allowed
+	@scripts/setup .venv-oldest requirements-oldest.lock
+	.venv-oldest/bin/pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS) $(OLDEST_TESTS)
+
+.PHONY: bench
+bench: setup ## measure runs against LangGraph's own PostgreSQL saver
+	@$(BIN)/python -m bench
+
+.PHONY: docs
+docs: setup ## check that the documentation is complete and its links lead somewhere
+	$(BIN)/pytest tests/docs $(PYTEST_ARGS)
+
+.PHONY: lock
+lock: ## resolve the dependencies into the lock files (LOCK_UPGRADE=1 moves them)
+	@scripts/lock
+
+.PHONY: fmt
+fmt: setup ## format the code and mend what can be mended by itself
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: clean
+clean: ## remove environments, private tools and caches
+	rm -rf .venv .venv-oldest .tools build dist site
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

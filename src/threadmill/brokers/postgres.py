@@ -1,0 +1,177 @@
+"""Hints over PostgreSQL's NOTIFY, coalesced per process.
+
+NOTIFY takes a lock of the whole cluster at commit: inside every transaction it halves
+their rate at 32 clients. So hints go out after the commits they are about, in a
+transaction of their own, and while one is on its way the next ones gather.
+
+One connection per process listens. When it breaks it is made anew, and everybody is
+told that hints may have been missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import psycopg
+import structlog
+
+from threadmill.drivers.postgres.sql import Queries
+from threadmill.errors import Error
+
+if TYPE_CHECKING:
+    from threadmill.brokers.base import HintReceiver
+    from threadmill.drivers.postgres.database import Database
+
+_log = structlog.get_logger(__name__)
+
+NOTIFY = Queries(__package__, "postgres.sql")
+_CHANNEL: Final = "threadmill"
+_READY, _MOVED, _STOP = "ready", "moved", "stop"
+# More than this waiting means that the database is away; hints are only hints.
+_WAITING_MAX: Final = 10_000
+_BATCH_MAX: Final = 500
+
+
+class PostgresHints:
+    """The `Hints` port.
+
+    Args:
+        database: publishes; needs no session of its own.
+        local: receivers in this very process, told at once.
+    """
+
+    def __init__(self, database: Database, local: Sequence[HintReceiver] = ()) -> None:
+        self._database = database
+        self._local = list(local)
+        self._waiting: dict[str, None] = {}
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def add_local(self, receiver: HintReceiver) -> None:
+        """Tells a receiver of this process too, without the way through the wire."""
+        self._local.append(receiver)
+
+    def ready(self, graph_id: str) -> None:
+        """See `Hints.ready`."""
+        for receiver in self._local:
+            receiver.on_ready(graph_id)
+        self._publish(f"{_READY} {graph_id}")
+
+    def moved(self, tenant: str, thread_id: UUID) -> None:
+        """See `Hints.moved`."""
+        for receiver in self._local:
+            receiver.on_moved(tenant, thread_id)
+        self._publish(f"{_MOVED} {thread_id} {tenant}")
+
+    def stop(self, activation_id: UUID, token: int) -> None:
+        """See `Hints.stop`."""
+        for receiver in self._local:
+            receiver.on_stop(activation_id, token)
+        self._publish(f"{_STOP} {activation_id} {token}")
+
+    def _publish(self, payload: str) -> None:
+        if len(self._waiting) < _WAITING_MAX:
+            self._waiting[payload] = None
+            self._wake.set()
+
+    async def start(self) -> None:
+        """Begins to publish."""
+        self._task = asyncio.create_task(self._publish_all(), name="hints")
+
+    async def close(self) -> None:
+        """Publishes what waits, then ends."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        with suppress(Error):
+            await self._send()
+
+    async def _publish_all(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._send()
+            except Error as error:
+                # Everybody also looks without hints.
+                _log.debug("hints.lost", cause=str(error))
+
+    async def _send(self) -> None:
+        while self._waiting:
+            batch = list(self._waiting)[:_BATCH_MAX]
+            for payload in batch:
+                del self._waiting[payload]
+            async with self._database.system_tx() as tx:
+                tx.add(NOTIFY.notify, channel=_CHANNEL, payloads=batch)
+
+
+class PostgresListener:
+    """Receives hints over a session of its own.
+
+    Args:
+        conninfo: of a direct connection: a transaction pooler loses LISTEN.
+        receivers: told of every hint.
+        retry_seconds: between attempts to connect.
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        receivers: Sequence[HintReceiver],
+        *,
+        retry_seconds: float = 0.5,
+    ) -> None:
+        self._conninfo = conninfo
+        self._receivers = list(receivers)
+        self._retry_seconds = retry_seconds
+        self._task: asyncio.Task[None] | None = None
+        self.listening = asyncio.Event()
+
+    async def start(self) -> None:
+        """Begins to listen; returns before the first connection stands."""
+        self._task = asyncio.create_task(self._listen_always(), name="listener")
+
+    async def close(self) -> None:
+        """Stops listening; safe to call twice."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _listen_always(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except (psycopg.Error, OSError) as error:
+                _log.warning("listener.broken", cause=type(error).__name__)
+            self.listening.clear()
+            await asyncio.sleep(self._retry_seconds)
+
+    async def _listen(self) -> None:
+        async with await psycopg.AsyncConnection.connect(
+            self._conninfo, autocommit=True
+        ) as connection:
+            await connection.execute(f"LISTEN {_CHANNEL}".encode())
+            self.listening.set()
+            for receiver in self._receivers:
+                receiver.on_ready(None)
+                receiver.on_moved(None, None)
+            async for notify in connection.notifies():
+                self._deliver(notify.payload)
+
+    def _deliver(self, payload: str) -> None:
+        kind, _, rest = payload.partition(" ")
+        first, _, second = rest.partition(" ")
+        for receiver in self._receivers:
+            if kind == _READY:
+                receiver.on_ready(rest)
+            elif kind == _MOVED:
+                receiver.on_moved(second, UUID(first))
+            elif kind == _STOP:
+                receiver.on_stop(UUID(first), int(second))

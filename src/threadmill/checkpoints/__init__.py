@@ -1,0 +1,1 @@
+"""Where LangGraph's checkpoints live: the port, its adapters, and the savers."""

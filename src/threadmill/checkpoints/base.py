@@ -1,0 +1,174 @@
+"""Port of checkpoint storage: one operation is one commit.
+
+The engine hands over everything that must become true together: task results,
+checkpoints, the events that describe them, and whether the activation is released.
+The adapter makes it true at once, under the fence, or not at all.
+
+Values are LangGraph's own (`Checkpoint` dictionaries, writes as (channel, value));
+how they are laid out is the adapter's business and carries a format number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from uuid import UUID
+
+    from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
+
+    from threadmill.streams.base import NewEvent
+
+# An unset value: "the head may be anything", as opposed to "there is none yet".
+ANY_HEAD = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """The right to advance one thread: the claimed activation and its token.
+
+    Every commit first locks the activation's row by (activation_id, token); no row
+    means `LeaseLost`, and nothing is written.
+    """
+
+    tenant: str
+    thread_id: UUID
+    activation_id: UUID
+    token: int
+    run_id: UUID | None
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Put:
+    """A checkpoint to store and to make the head of its namespace.
+
+    Args:
+        ns: checkpoint namespace; "" is the root.
+        checkpoint: LangGraph's checkpoint, complete with channel values.
+        metadata: LangGraph's metadata.
+        parent_id: the checkpoint it was made from; None for a first one.
+        expected_head: the head that must still be current, None when there must be
+            none, ANY_HEAD to overwrite (subgraphs; use without a fence).
+    """
+
+    ns: str
+    checkpoint: Checkpoint
+    metadata: CheckpointMetadata
+    parent_id: str | None
+    expected_head: str | None = ANY_HEAD
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Writes:
+    """Pending writes of one task at one checkpoint, as LangGraph passes them.
+
+    Under a fence they are the task's complete result so far: they replace what an
+    earlier attempt stored for the task. Without a fence they are merged as LangGraph's
+    own savers do: the first value of a slot stays, marks (error, interrupt, resume)
+    are overwritten.
+    """
+
+    ns: str
+    checkpoint_id: str
+    task_id: str
+    task_path: str
+    writes: Sequence[tuple[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What becomes true together.
+
+    Args:
+        writes: task results; stored before the checkpoints they led to.
+        puts: checkpoints, oldest first.
+        events: appended to the thread's stream in this order.
+        release: hand the activation back as ready, the token kept until the next
+            claim.
+        progress: the attempt made progress, so it counts as a first attempt again.
+    """
+
+    writes: Sequence[Writes] = ()
+    puts: Sequence[Put] = ()
+    events: Sequence[NewEvent] = ()
+    release: bool = False
+    progress: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A checkpoint as read back.
+
+    Args:
+        ordinal: its place in the order of commits of its namespace.
+        writes: its pending writes as (task_id, channel, value), in saver order.
+        write_runs: for each pending write, the run that stored it (same order).
+    """
+
+    thread_id: str
+    ns: str
+    checkpoint: Checkpoint
+    metadata: CheckpointMetadata
+    parent_id: str | None
+    ordinal: int
+    run_id: UUID | None
+    writes: Sequence[tuple[str, str, Any]] = field(default_factory=tuple)
+    write_runs: Sequence[UUID | None] = field(default_factory=tuple)
+
+
+class Checkpoints(Protocol):
+    """Stores and reads checkpoints of one deployment; tenant by tenant."""
+
+    async def commit(
+        self, tenant: str, thread_id: str, commit: Commit, fence: Fence | None = None
+    ) -> None:
+        """Makes all of `commit` true, or nothing.
+
+        Raises:
+            LeaseLost: the fence's row is gone or carries another token.
+            HeadMoved: the head is not the expected one.
+            StateUnserializable: a value cannot be stored; names channel and type.
+            Unavailable: nothing was written, or (connection lost) it is unknown.
+
+        Under cancellation the outcome is unknown too; the fence and the head tell.
+        """
+        ...
+
+    async def get(
+        self, tenant: str, thread_id: str, ns: str, checkpoint_id: str | None = None
+    ) -> Stored | None:
+        """One checkpoint with its pending writes; without an id, the head's."""
+        ...
+
+    def list(
+        self,
+        tenant: str,
+        thread_id: str | None,
+        *,
+        ns: str | None = None,
+        before: str | None = None,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - LangGraph's word
+        limit: int | None = None,
+    ) -> AsyncIterator[Stored]:
+        """Checkpoints newest first by commit order.
+
+        Args:
+            tenant: whose.
+            thread_id: None lists every thread of the tenant.
+            ns: None lists every namespace.
+            before: only what was there before this checkpoint, which may belong to
+                another namespace of the thread.
+            filter: JSON that the metadata must contain.
+            limit: how many at most.
+
+        Raises:
+            NotFound: there is no checkpoint `before`.
+        """
+        ...
+
+    async def delete_thread(self, tenant: str, thread_id: str) -> None:
+        """Removes every checkpoint, write and head of a thread."""
+        ...

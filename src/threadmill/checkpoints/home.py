@@ -1,0 +1,117 @@
+"""The event loop that a saver's connections belong to, reachable from any thread.
+
+Connections live on one event loop. LangGraph calls a saver from that loop, from other
+loops, and from plain threads; each call has to end up at home. A thread that waits for
+home while it is home would wait for ever: that is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from threadmill.errors import InvariantViolated, SetupError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from concurrent.futures import Future
+
+T = TypeVar("T")
+
+
+class Home:
+    """Runs coroutines on one event loop, for callers on any thread.
+
+    Until somebody moves in, the first caller's loop becomes home.
+
+    Args:
+        wait_seconds: how long a thread waits for one of them.
+    """
+
+    def __init__(self, *, wait_seconds: float) -> None:
+        self._wait_seconds = wait_seconds
+        self._open = True
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def move_in(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on, work is done on `loop`."""
+        self._open, self._loop = True, loop
+
+    def close(self) -> None:
+        """Until somebody moves in, work is refused."""
+        self._open, self._loop = False, None
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Awaits `work` at home; cancelling the caller cancels it there.
+
+        Raises:
+            SetupError: there is no home yet, or no longer.
+        """
+        running = asyncio.get_running_loop()
+        if self._loop is None and self._open:
+            self._loop = running
+        if self._loop is running:
+            return await work
+        return await asyncio.wrap_future(self._send(work))
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Blocks the calling thread until `work` is done at home.
+
+        Raises:
+            SetupError: there is no home yet, or no longer.
+            InvariantViolated: called at home itself, where it would never return.
+            StoreUnavailable: the home loop does not run.
+        """
+        running = running_loop()
+        if running is not None and running is self._loop:
+            work.close()
+            msg = (
+                "a synchronous method of PostgresSaver was called on the event loop "
+                "that has to answer it; use the async interface there "
+                "(`await graph.ainvoke(...)`, `await saver.aget_tuple(...)`)"
+            )
+            raise InvariantViolated(msg)
+        future = self._send(work)
+        try:
+            return future.result(self._wait_seconds)
+        except FutureTimeoutError:
+            future.cancel()
+            msg = "the event loop that PostgresSaver was opened on does not run"
+            raise StoreUnavailable(msg) from None
+
+    def _send(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        if self._loop is None or self._loop.is_closed():
+            work.close()
+            msg = (
+                "PostgresSaver is not open; use it inside "
+                "`with PostgresSaver.from_conn_string(...) as saver:` (or `async with`)"
+            )
+            raise SetupError(msg)
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+
+class BackgroundLoop:
+    """An event loop on a thread of its own, for programs that have none."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self.loop.run_forever, name="threadmill-saver", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread and closes the loop."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop that runs on this thread, if any."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,0 +1,349 @@
+"""Checkpoints in PostgreSQL: every operation is one round trip and one commit.
+
+A commit is a single pipeline: the fence, then task results, then checkpoints with the
+head's compare-and-set, then events. Whatever refuses, nothing of it becomes true. The
+client takes no decision between BEGIN and COMMIT.
+
+The statements and the reasons for their order are in `postgres.sql`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from threadmill.checkpoints.base import ANY_HEAD, Put, Stored, Writes
+from threadmill.checkpoints.codec import FORMAT, Blob, Codec, encode_json
+from threadmill.drivers.postgres.sql import Queries
+from threadmill.errors import InvariantViolated, NotFound
+from threadmill.streams.postgres_append import add_events
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+
+    from threadmill.checkpoints.base import Commit, Fence
+    from threadmill.drivers.postgres.database import Database, Row, Transaction
+
+SQL = Queries(__package__, "postgres.sql")
+
+# Checkpoints per round trip of a list or a walk; each may be as large as the state.
+PAGE = 32
+
+_NO_BOUND = 2**63 - 1
+
+
+class PostgresCheckpoints:
+    """The `Checkpoints` port, and what savers need beyond it.
+
+    Args:
+        database: where the schema lives.
+        codec: how values are laid out; its serializer is LangGraph's default.
+    """
+
+    def __init__(self, database: Database, codec: Codec | None = None) -> None:
+        self.database = database
+        self.codec = codec or Codec()
+
+    def with_codec(self, codec: Codec) -> PostgresCheckpoints:
+        """The same storage, read and written with another codec."""
+        return PostgresCheckpoints(self.database, codec)
+
+    # ---------------------------------------------------------------------- writing
+
+    async def commit(
+        self, tenant: str, thread_id: str, commit: Commit, fence: Fence | None = None
+    ) -> None:
+        """See `Checkpoints.commit`. Lock order: activation, head, stream."""
+        async with self.database.tenant_tx(tenant) as tx:
+            if fence is None:
+                _require_unfenced(commit)
+            else:
+                _add_fence(tx, tenant, thread_id, fence, commit)
+            for writes in commit.writes:
+                self._add_writes(tx, thread_id, writes, fence)
+            for put in commit.puts:
+                self._add_put(tx, thread_id, put, fence)
+            if commit.events and fence is not None:
+                add_events(tx, fence, commit.events)
+
+    def _add_writes(
+        self, tx: Transaction, thread_id: str, writes: Writes, fence: Fence | None
+    ) -> None:
+        rows = self.codec.writes(writes.writes)
+        if fence is None and not rows:
+            return
+        tx.add(
+            SQL.merge_writes if fence is None else SQL.replace_writes,
+            tenant=tx.tenant,
+            thread=thread_id,
+            ns=writes.ns,
+            checkpoint_id=writes.checkpoint_id,
+            task_id=writes.task_id,
+            task_path=writes.task_path,
+            run_id=fence.run_id if fence else None,
+            token=fence.token if fence else None,
+            idx=[row.idx for row in rows],
+            channel=[row.channel for row in rows],
+            type=[row.blob.type for row in rows],
+            value=[row.blob.data for row in rows],
+        )
+
+    def _add_put(
+        self, tx: Transaction, thread_id: str, put: Put, fence: Fence | None
+    ) -> None:
+        blob = self.codec.checkpoint(put.checkpoint)
+        if put.expected_head is None:
+            query = SQL.put_first
+        else:
+            query = SQL.put_any if put.expected_head == ANY_HEAD else SQL.put_next
+        tx.add(
+            query,
+            tenant=tx.tenant,
+            thread=thread_id,
+            ns=put.ns,
+            checkpoint_id=put.checkpoint["id"],
+            parent_id=put.parent_id,
+            expected=put.expected_head,
+            run_id=fence.run_id if fence else _run_of(put.metadata),
+            activation_id=fence.activation_id if fence else None,
+            token=fence.token if fence else None,
+            format=FORMAT,
+            body_type=blob.type,
+            body=blob.data,
+            metadata=encode_json(put.metadata, "metadata"),
+        )
+
+    # ---------------------------------------------------------------------- reading
+
+    async def get(
+        self, tenant: str, thread_id: str, ns: str, checkpoint_id: str | None = None
+    ) -> Stored | None:
+        """See `Checkpoints.get`. Checkpoint and writes are of one snapshot."""
+        key = {
+            "tenant": tenant,
+            "thread": thread_id,
+            "ns": ns,
+            "checkpoint_id": checkpoint_id,
+        }
+        async with self.database.tenant_tx(tenant, read_only=True) as tx:
+            found = tx.add(SQL.get, **key)
+            writes = tx.add(SQL.get_writes, **key)
+        return self._stored(found.one, writes.rows) if found.one else None
+
+    async def list(
+        self,
+        tenant: str,
+        thread_id: str | None,
+        *,
+        ns: str | None = None,
+        before: str | None = None,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - LangGraph's word
+        limit: int | None = None,
+        checkpoint_id: str | None = None,
+    ) -> AsyncGenerator[Stored, None]:
+        """See `Checkpoints.list`; `checkpoint_id` narrows it to one checkpoint.
+
+        Reads `PAGE` checkpoints at a time; the writes of a page are read right after
+        it. What is put meanwhile is not listed.
+        """
+        params: dict[str, object] = {
+            "tenant": tenant,
+            "thread": thread_id,
+            "ns": ns,
+            "filter": encode_json(filter, "filter") if filter else None,
+            "checkpoint_id": checkpoint_id,
+        }
+        bound = await self._place(tenant, thread_id, ns, before) if before else None
+        if thread_id is not None and ns is not None:
+            query = SQL.list_namespace
+            params |= _namespace_bound(ns, bound)
+        else:
+            query = SQL.list_all
+            params |= _time_bound(bound)
+        left = _NO_BOUND if limit is None else limit
+        while left > 0:
+            size = min(PAGE, left)
+            async with self.database.tenant_tx(tenant, read_only=True) as tx:
+                page = tx.add(query, **params, limit=size)
+            for stored in await self._with_writes(tenant, page.rows):
+                yield stored
+            if len(page.rows) < size:
+                return
+            left -= size
+            params |= _after(page.rows[-1])
+
+    async def ancestors(
+        self, tenant: str, thread_id: str, ns: str, checkpoint_id: str | None
+    ) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Ids and channel values of up to `PAGE` ancestors, the parent first.
+
+        Without an id, those of the head.
+        """
+        async with self.database.tenant_tx(tenant, read_only=True) as tx:
+            found = tx.add(
+                SQL.ancestors,
+                tenant=tenant,
+                thread=thread_id,
+                ns=ns,
+                checkpoint_id=checkpoint_id,
+                limit=PAGE,
+            )
+        return [
+            (row["checkpoint_id"], self._checkpoint(row)["channel_values"])
+            for row in found.rows
+        ]
+
+    async def channel_writes(
+        self,
+        tenant: str,
+        thread_id: str,
+        ns: str,
+        checkpoint_ids: Sequence[str],
+        channels: Sequence[str],
+    ) -> Mapping[str, Sequence[tuple[str, str, Any]]]:
+        """Writes to some channels by checkpoint, in LangGraph's order."""
+        rows = await self._writes_of(
+            tenant, [(thread_id, ns, id_) for id_ in checkpoint_ids], list(channels)
+        )
+        return {
+            checkpoint_id: [self._write(row) for row in found]
+            for (_, _, checkpoint_id), found in rows.items()
+        }
+
+    async def _place(
+        self, tenant: str, thread_id: str | None, ns: str | None, checkpoint_id: str
+    ) -> Row:
+        async with self.database.tenant_tx(tenant, read_only=True) as tx:
+            found = tx.add(
+                SQL.place,
+                tenant=tenant,
+                thread=thread_id,
+                ns=ns,
+                checkpoint_id=checkpoint_id,
+            )
+        if found.one is None:
+            msg = f"there is no checkpoint {checkpoint_id} to list what was before it"
+            raise NotFound(msg)
+        return found.one
+
+    async def _with_writes(self, tenant: str, page: Sequence[Row]) -> Sequence[Stored]:
+        writes = await self._writes_of(tenant, [_key(row) for row in page], None)
+        return [self._stored(row, writes.get(_key(row), ())) for row in page]
+
+    async def _writes_of(
+        self,
+        tenant: str,
+        keys: Sequence[tuple[str, str, str]],
+        channels: Sequence[str] | None,
+    ) -> Mapping[tuple[str, str, str], Sequence[Row]]:
+        if not keys:
+            return {}
+        async with self.database.tenant_tx(tenant, read_only=True) as tx:
+            found = tx.add(
+                SQL.get_writes_of,
+                tenant=tenant,
+                threads=[thread for thread, _, _ in keys],
+                namespaces=[ns for _, ns, _ in keys],
+                ids=[checkpoint_id for _, _, checkpoint_id in keys],
+                channels=channels,
+            )
+        grouped: defaultdict[tuple[str, str, str], list[Row]] = defaultdict(list)
+        for row in found.rows:
+            grouped[_key(row)].append(row)
+        return grouped
+
+    def _stored(self, row: Row, writes: Sequence[Row]) -> Stored:
+        return Stored(
+            thread_id=row["thread_id"],
+            ns=row["ns"],
+            checkpoint=self._checkpoint(row),
+            metadata=row["metadata"],
+            parent_id=row["parent_id"],
+            ordinal=row["ordinal"],
+            run_id=row["run_id"],
+            writes=[self._write(write) for write in writes],
+            write_runs=[write["run_id"] for write in writes],
+        )
+
+    def _checkpoint(self, row: Row) -> Any:
+        blob = Blob(row["body_type"], row["body"])
+        return self.codec.load_checkpoint(row["format"], blob)
+
+    def _write(self, row: Row) -> tuple[str, str, Any]:
+        value = self.codec.load_value(Blob(row["value_type"], row["value"]))
+        return row["task_id"], row["channel"], value
+
+    # --------------------------------------------------------------------- deleting
+
+    async def delete_thread(self, tenant: str, thread_id: str) -> None:
+        """See `Checkpoints.delete_thread`."""
+        async with self.database.tenant_tx(tenant) as tx:
+            for query in (SQL.delete_heads, SQL.delete_checkpoints, SQL.delete_writes):
+                tx.add(query, tenant=tenant, thread=thread_id)
+
+
+def _require_unfenced(commit: Commit) -> None:
+    if commit.events or commit.release or commit.progress:
+        msg = "events, release and progress need a fence"
+        raise InvariantViolated(msg)
+
+
+def _add_fence(
+    tx: Transaction, tenant: str, thread_id: str, fence: Fence, commit: Commit
+) -> None:
+    if fence.tenant != tenant or str(fence.thread_id) != thread_id:
+        msg = f"the fence of thread {fence.thread_id} does not cover {thread_id}"
+        raise InvariantViolated(msg)
+    if commit.release:
+        query = SQL.fence_and_release
+    else:
+        query = SQL.fence_and_progress if commit.progress else SQL.fence
+    tx.add(
+        query,
+        tenant=tenant,
+        thread_id=fence.thread_id,
+        activation_id=fence.activation_id,
+        token=fence.token,
+    )
+
+
+def _run_of(metadata: Mapping[str, Any]) -> UUID | None:
+    """The run that plain LangGraph names in its metadata, if it is an id of ours."""
+    try:
+        return UUID(str(metadata["run_id"]))
+    except (KeyError, ValueError):
+        return None
+
+
+def _key(row: Row) -> tuple[str, str, str]:
+    return row["thread_id"], row["ns"], row["checkpoint_id"]
+
+
+def _namespace_bound(ns: str, bound: Row | None) -> dict[str, object]:
+    inner = bound is not None and bound["ns"] == ns
+    outer = None if inner else bound
+    return {
+        "below": bound["ordinal"] if bound and inner else _NO_BOUND,
+        "outer_ns": outer["ns"] if outer else None,
+        "outer_ordinal": outer["ordinal"] if outer else None,
+        "outer_at": outer["created_at"] if outer else None,
+    }
+
+
+def _time_bound(bound: Row | None) -> dict[str, object]:
+    return {
+        "below_at": bound["created_at"] if bound else None,
+        "below": bound["ordinal"] if bound else None,
+        "below_thread": bound["thread_id"] if bound else None,
+        "below_ns": bound["ns"] if bound else None,
+    }
+
+
+def _after(row: Row) -> dict[str, object]:
+    return {
+        "below_at": row["created_at"],
+        "below": row["ordinal"],
+        "below_thread": row["thread_id"],
+        "below_ns": row["ns"],
+    }

@@ -1,0 +1,154 @@
+"""Removing and copying whole parts of threads: runs, histories, threads.
+
+Nothing here is fenced: it is done to threads at rest. On a thread that is at work, the
+head's compare makes either this or the activation's next commit fail, never mix.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from threadmill.checkpoints.configs import Address
+from threadmill.checkpoints.history import needed_ancestors
+from threadmill.drivers.postgres.sql import Queries
+from threadmill.errors import HeadMoved, InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from threadmill.checkpoints.postgres import PostgresCheckpoints
+    from threadmill.drivers.postgres.database import Row
+
+SQL = Queries(__package__, "upkeep.sql")
+
+STRATEGIES = ("keep_latest", "delete")
+
+# A thread that goes on while it is pruned is read again this often.
+_PRUNE_TRIES = 5
+
+
+class Upkeep:
+    """What LangGraph's savers offer for whole threads and runs.
+
+    Args:
+        checkpoints: the storage to look after.
+    """
+
+    def __init__(self, checkpoints: PostgresCheckpoints) -> None:
+        self._checkpoints = checkpoints
+        self._database = checkpoints.database
+
+    async def copy_thread(self, tenant: str, source: str, target: str) -> None:
+        """Copies every checkpoint, write and head, as of one moment.
+
+        Raises:
+            AlreadyExists: the target has checkpoints.
+        """
+        async with self._database.tenant_tx(tenant) as tx:
+            tx.add(SQL.copy_thread, tenant=tenant, source=source, target=target)
+
+    async def delete_for_runs(self, tenant: str, run_ids: Sequence[str]) -> None:
+        """Removes the checkpoints and writes of some runs, thread by thread.
+
+        A head that loses its checkpoint goes back to the newest that is left. After a
+        crash some threads may be done and others not; repeating it is safe.
+        """
+        ids = [id_ for id_ in map(_uuid, run_ids) if id_ is not None]
+        names = [name for name in run_ids if _uuid(name) is None]
+        async with self._database.tenant_tx(tenant, read_only=True) as tx:
+            found = tx.add(SQL.threads_of_runs, tenant=tenant, run_ids=ids, names=names)
+        for row in found.rows:
+            key = {"tenant": tenant, "thread": row["thread_id"]}
+            async with self._database.tenant_tx(tenant) as tx:
+                tx.add(SQL.lock_heads, **key)
+                tx.add(SQL.delete_runs, **key, run_ids=ids, names=names)
+                tx.add(SQL.settle_heads, **key)
+                tx.add(SQL.drop_empty_heads, **key)
+                tx.add(SQL.cut_parents, **key)
+
+    async def prune(
+        self, tenant: str, thread_ids: Sequence[str], *, strategy: str = "keep_latest"
+    ) -> None:
+        """Removes history, thread by thread; repeating it after a crash is safe.
+
+        Args:
+            tenant: whose threads.
+            thread_ids: which threads.
+            strategy: `keep_latest` leaves the head of each namespace and the ancestors
+                from which its delta channels are rebuilt; `delete` leaves nothing.
+
+        Raises:
+            InvalidRequest: an unknown strategy.
+            HeadMoved: the thread kept going on while it was pruned.
+        """
+        if strategy not in STRATEGIES:
+            msg = (
+                f"prune strategy '{strategy}' is unknown; use 'keep_latest' or 'delete'"
+            )
+            raise InvalidRequest(msg)
+        for thread_id in thread_ids:
+            if strategy == "delete":
+                await self._checkpoints.delete_thread(tenant, thread_id)
+            else:
+                await self._keep_latest(tenant, thread_id)
+
+    async def _keep_latest(self, tenant: str, thread_id: str) -> None:
+        for last_try in (*(False,) * (_PRUNE_TRIES - 1), True):
+            async with self._database.tenant_tx(tenant, read_only=True) as tx:
+                heads = tx.add(SQL.heads, tenant=tenant, thread=thread_id)
+            keep = [
+                kept
+                for head in heads.rows
+                for kept in await self._kept(tenant, thread_id, head)
+            ]
+            try:
+                await self._prune(tenant, thread_id, heads.rows, keep)
+            except HeadMoved:
+                if last_try:
+                    raise
+            else:
+                return
+
+    async def _kept(
+        self, tenant: str, thread_id: str, head: Row
+    ) -> Sequence[tuple[str, str]]:
+        ns, checkpoint_id = head["ns"], head["checkpoint_id"]
+        kept = [(ns, checkpoint_id)]
+        if head["delta_channels"]:
+            ancestors = await needed_ancestors(
+                self._checkpoints,
+                tenant,
+                Address(thread_id, ns, checkpoint_id),
+                head["delta_channels"],
+            )
+            kept += [(ns, ancestor) for ancestor in ancestors]
+        return kept
+
+    async def _prune(
+        self,
+        tenant: str,
+        thread_id: str,
+        heads: Sequence[Row],
+        keep: Sequence[tuple[str, str]],
+    ) -> None:
+        key = {"tenant": tenant, "thread": thread_id}
+        namespaces = [head["ns"] for head in heads]
+        ids = [head["checkpoint_id"] for head in heads]
+        async with self._database.tenant_tx(tenant) as tx:
+            tx.add(SQL.expect_heads, **key, namespaces=namespaces, ids=ids)
+            tx.add(
+                SQL.prune,
+                **key,
+                namespaces=namespaces,
+                keep_namespaces=[ns for ns, _ in keep],
+                keep_ids=[checkpoint_id for _, checkpoint_id in keep],
+            )
+            tx.add(SQL.cut_parents, **key)
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None

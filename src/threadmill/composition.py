@@ -1,0 +1,291 @@
+"""From settings to objects: the only module that names adapters.
+
+A process is a `Core` (what every role needs), plus a worker, plus the services of the
+HTTP interface, as its role asks. Whoever opens a core closes it; nothing here is global.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from threadmill import __version__
+from threadmill.brokers.base import HintReceiver
+from threadmill.brokers.postgres import PostgresHints, PostgresListener
+from threadmill.checkpoints.codec import Codec
+from threadmill.checkpoints.postgres import PostgresCheckpoints
+from threadmill.checkpoints.saver import PostgresSaver
+from threadmill.domain.lease import LeaseTimes
+from threadmill.drivers.postgres.database import Database, Limits, connection_info
+from threadmill.drivers.postgres.migrate import require_current
+from threadmill.engine.activate import Activate, ActivateRules
+from threadmill.engine.activation.entry import EntryLimits
+from threadmill.engine.graphs import GraphCatalogue
+from threadmill.engine.sweep import Sweep, SweepRules
+from threadmill.errors import BadSetting
+from threadmill.settings import Settings
+from threadmill.stores.base import Member, Retention
+from threadmill.stores.postgres.assistants import PostgresAssistants
+from threadmill.stores.postgres.dispatcher import PostgresDispatcher
+from threadmill.stores.postgres.members import PostgresMembers
+from threadmill.stores.postgres.renewal import RenewalThread
+from threadmill.stores.postgres.runs import PostgresRuns
+from threadmill.stores.postgres.threads import PostgresThreads
+from threadmill.streams.postgres import PostgresStream
+from threadmill.worker.worker import Worker, WorkerRules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core:
+    """What every process of the fleet has, open and announced."""
+
+    settings: Settings
+    graphs: GraphCatalogue
+    member: Member
+    lock_key: int | None
+    database: Database
+    runs: PostgresRuns
+    threads: PostgresThreads
+    assistants: PostgresAssistants
+    dispatcher: PostgresDispatcher
+    members: PostgresMembers
+    checkpoints: PostgresCheckpoints
+    stream: PostgresStream
+    hints: PostgresHints
+
+    def saver(self, tenant: str) -> PostgresSaver:
+        """A LangGraph saver of one tenant, for reading."""
+        return PostgresSaver(self.checkpoints, tenant=tenant)
+
+
+def database_uri(settings: Settings) -> str:
+    """The server that was configured.
+
+    Raises:
+        BadSetting: none was.
+    """
+    if settings.database_uri is None:
+        msg = (
+            "DATABASE_URI is not set: give the PostgreSQL server to use, for example "
+            "postgresql://user@host:5432/name (`threadmill dev` brings its own)"
+        )
+        raise BadSetting(msg)
+    return settings.database_uri.get_secret_value()
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The database's bounds."""
+    return Limits(
+        pool_min=settings.pool_min,
+        pool_max=settings.pool_max,
+        pool_timeout_seconds=settings.pool_timeout_seconds,
+        connect_timeout_seconds=settings.connect_timeout_seconds,
+        statement_timeout_seconds=settings.statement_timeout_seconds,
+        lock_timeout_seconds=settings.lock_timeout_seconds,
+        idle_in_transaction_seconds=settings.idle_in_transaction_seconds,
+        tcp_user_timeout_seconds=settings.tcp_user_timeout_seconds,
+    )
+
+
+def lease_times(settings: Settings) -> LeaseTimes:
+    """How long leases hold."""
+    return LeaseTimes(
+        lease_seconds=settings.lease_seconds,
+        renew_seconds=settings.renew_seconds,
+        margin_seconds=min(1.0, settings.lease_seconds / 10),
+    )
+
+
+def new_member(
+    settings: Settings, graphs: GraphCatalogue, role: str, labels: Sequence[str] = ()
+) -> Member:
+    """This process, as it announces itself."""
+    return Member(
+        worker_id=uuid4(),
+        name=f"{role}@{socket.gethostname()}:{os.getpid()}",
+        role=role,
+        version=__version__,
+        graphs=graphs.ids,
+        labels=tuple(labels),
+        slots=0 if role == "server" else settings.slots,
+    )
+
+
+def direct_uri(settings: Settings) -> str | None:
+    """Where sessions are ours alone: presence and LISTEN need that.
+
+    None behind a transaction pooler without DATABASE_URI_DIRECT: leases and polling
+    remain.
+    """
+    if settings.database_uri_direct is not None:
+        return settings.database_uri_direct.get_secret_value()
+    return database_uri(settings) if settings.prepared_statements else None
+
+
+@asynccontextmanager
+async def open_core(
+    settings: Settings, graphs: GraphCatalogue, member: Member
+) -> AsyncIterator[Core]:
+    """Opens connections, checks the schema and announces the process.
+
+    Raises:
+        BadSetting: no database is configured.
+        SchemaOutdated: `threadmill migrate` must be run first.
+        StoreUnavailable: the database does not answer.
+    """
+    uri, limits = database_uri(settings), limits_of(settings)
+    await require_current(uri, limits=limits)
+    database = Database(
+        uri, name=member.name, limits=limits, prepare=settings.prepared_statements
+    )
+    await database.open()
+    try:
+        members = PostgresMembers(database, present=direct_uri(settings) is not None)
+        lock_key = await members.join(member)
+        hints = PostgresHints(database)
+        await hints.start()
+        try:
+            yield _core(settings, graphs, member, lock_key, database, members, hints)
+        finally:
+            await hints.close()
+            with suppress(Exception):
+                await members.leave(member.worker_id)
+    finally:
+        await database.close()
+
+
+def _core(
+    settings: Settings,
+    graphs: GraphCatalogue,
+    member: Member,
+    lock_key: int | None,
+    database: Database,
+    members: PostgresMembers,
+    hints: PostgresHints,
+) -> Core:
+    retention = Retention(
+        events_seconds=settings.stream_ttl_seconds,
+        temporary_seconds=settings.stateless_ttl_seconds,
+    )
+    codec = Codec(state_bytes_max=settings.state_bytes_max)
+    return Core(
+        settings=settings,
+        graphs=graphs,
+        member=member,
+        lock_key=lock_key,
+        database=database,
+        runs=PostgresRuns(database, retention),
+        threads=PostgresThreads(database),
+        assistants=PostgresAssistants(database),
+        dispatcher=PostgresDispatcher(database, retention),
+        members=members,
+        checkpoints=PostgresCheckpoints(database, codec),
+        stream=PostgresStream(database),
+        hints=hints,
+    )
+
+
+def build_worker(core: Core) -> Worker:
+    """The worker of this process; call it on the event loop that it lives on."""
+    settings = core.settings
+    activate = Activate(
+        graphs=core.graphs,
+        dispatcher=core.dispatcher,
+        checkpoints=core.checkpoints,
+        saver=core.saver,
+        hints=core.hints,
+        rules=ActivateRules(
+            per_superstep=settings.dispatch == "node",
+            slice_seconds=settings.slice_seconds,
+            run_seconds=settings.run_timeout_seconds,
+            attempts_max=settings.attempts_max,
+        ),
+        limits=EntryLimits(
+            token_flush_seconds=settings.token_flush_seconds,
+            recursion_limit=settings.recursion_limit,
+        ),
+    )
+    return Worker(
+        worker_id=core.member.worker_id,
+        graphs=core.graphs,
+        dispatcher=core.dispatcher,
+        activate=activate,
+        times=lease_times(settings),
+        rules=WorkerRules(
+            slots=settings.slots,
+            poll_seconds=settings.poll_seconds,
+            grace_seconds=settings.drain_grace_seconds,
+        ),
+    )
+
+
+def build_sweep(core: Core) -> Sweep:
+    """The healing loop of this process."""
+    settings = core.settings
+    return Sweep(
+        dispatcher=core.dispatcher,
+        members=core.members,
+        threads=core.threads,
+        hints=core.hints,
+        rules=SweepRules(
+            sweep_seconds=settings.sweep_seconds,
+            presence_seconds=settings.presence_seconds,
+            lease_seconds=settings.lease_seconds,
+            attempts_max=settings.attempts_max,
+        ),
+    )
+
+
+@asynccontextmanager
+async def in_fleet(
+    core: Core, receivers: Sequence[HintReceiver], worker: Worker | None
+) -> AsyncIterator[None]:
+    """Holds leases and presence, listens for hints and sweeps, while the block runs.
+
+    Args:
+        core: the process.
+        receivers: told of every hint, from here and elsewhere.
+        worker: told which leases still hold.
+    """
+    settings = core.settings
+    for receiver in receivers:
+        core.hints.add_local(receiver)
+    direct = direct_uri(settings)
+    renewal = RenewalThread(
+        connection_info(
+            direct or database_uri(settings),
+            name=f"{core.member.name} renewal",
+            limits=core.database.limits,
+        ),
+        core.member,
+        core.lock_key,
+        times=lease_times(settings),
+        on_renewed=worker.renewed if worker is not None else _ignore,
+    )
+    renewal.start()
+    sweeping = asyncio.create_task(build_sweep(core).run(), name="sweep")
+    listener = None
+    try:
+        if direct is not None:
+            info = connection_info(
+                direct, name=f"{core.member.name} hints", limits=core.database.limits
+            )
+            listener = PostgresListener(info, receivers)
+            await listener.start()
+        yield
+    finally:
+        sweeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await sweeping
+        if listener is not None:
+            await listener.close()
+        await asyncio.to_thread(renewal.stop)
+
+
+def _ignore(_asked_at: float, _held: Mapping[UUID, int]) -> None:
+    """A process without a worker has only short leases of its own updates."""

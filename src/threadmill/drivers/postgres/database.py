@@ -1,0 +1,259 @@
+"""The only way to the database: one transaction is one pipeline.
+
+A transaction is written down first and sent as a whole when its block ends: BEGIN,
+the role and the tenant (both local to the transaction), the statements, COMMIT, in
+one round trip. No client decision lies between BEGIN and COMMIT, so a frozen
+process holds no lock, and nobody can forget the tenant: a transaction without one
+sees empty tables.
+
+Conditions inside a transaction are SQL: `threadmill.require(...)` aborts it with
+an error of Threadmill's tree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import dict_row
+from psycopg_pool import AsyncConnectionPool
+
+from threadmill.drivers.postgres.translate import translate
+from threadmill.errors import InvariantViolated, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from threadmill.drivers.postgres.sql import Query
+
+Row = dict[str, Any]
+
+_ENTER = (
+    b"SELECT set_config('role', 'threadmill_app', true),"
+    b" set_config('threadmill.tenant', %s, true),"
+    b" set_config('statement_timeout', %s, true),"
+    b" set_config('lock_timeout', %s, true),"
+    b" set_config('idle_in_transaction_session_timeout', %s, true)"
+)
+_READ_ONLY = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds of connections and transactions; every wait on the database has one."""
+
+    pool_min: int = 1
+    pool_max: int = 10
+    pool_timeout_seconds: float = 5.0
+    connect_timeout_seconds: float = 5.0
+    statement_timeout_seconds: float = 30.0
+    lock_timeout_seconds: float = 5.0
+    idle_in_transaction_seconds: float = 5.0
+    tcp_user_timeout_seconds: float = 4.0
+
+
+class Result:
+    """What one statement returns, once its transaction has committed."""
+
+    __slots__ = ("_rows", "query")
+
+    def __init__(self, query: Query) -> None:
+        self.query = query
+        self._rows: list[Row] | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, as dictionaries.
+
+        Raises:
+            InvariantViolated: read before the transaction's block ended.
+        """
+        if self._rows is None:
+            msg = f"result of {self.query.name} read inside its transaction"
+            raise InvariantViolated(msg)
+        return self._rows
+
+    @property
+    def one(self) -> Row | None:
+        """The first row, or None."""
+        return self.rows[0] if self.rows else None
+
+    def _set(self, rows: list[Row]) -> None:
+        self._rows = rows
+
+
+@dataclass(slots=True)
+class Transaction:
+    """Statements to be sent together; filled inside `Database.tenant_tx`."""
+
+    tenant: str
+    read_only: bool
+    statements: list[tuple[Result, Mapping[str, object]]] = field(default_factory=list)
+
+    def add(self, query: Query, **params: object) -> Result:
+        """Appends a statement; its result can be read after the block."""
+        result = Result(query)
+        self.statements.append((result, params))
+        return result
+
+
+class Database:
+    """A pool of connections and the two kinds of transactions.
+
+    Args:
+        uri: a libpq URI or conninfo; kept out of reprs and errors.
+        name: shown as `application_name`.
+        limits: bounds of every wait.
+        prepare: whether statements may be prepared (not behind a transaction
+            pooler that does not track them).
+    """
+
+    def __init__(
+        self, uri: str, *, name: str, limits: Limits, prepare: bool = True
+    ) -> None:
+        self.limits = limits
+        self._conninfo = connection_info(uri, name=name, limits=limits)
+        self._recheck: asyncio.Task[None] | None = None
+        self._timeouts = (
+            f"{limits.statement_timeout_seconds * 1000:.0f}",
+            f"{limits.lock_timeout_seconds * 1000:.0f}",
+            f"{limits.idle_in_transaction_seconds * 1000:.0f}",
+        )
+        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Row]] = (
+            AsyncConnectionPool(
+                self._conninfo,
+                min_size=limits.pool_min,
+                max_size=limits.pool_max,
+                timeout=limits.pool_timeout_seconds,
+                kwargs={
+                    "autocommit": True,
+                    "row_factory": dict_row,
+                    "prepare_threshold": 3 if prepare else None,
+                },
+                open=False,
+                name=name,
+            )
+        )
+
+    async def open(self) -> None:
+        """Opens the pool and proves that the database answers.
+
+        Raises:
+            StoreUnavailable: no connection within the connect timeout.
+        """
+        try:
+            await self._pool.open(
+                wait=True, timeout=self.limits.connect_timeout_seconds
+            )
+        except Exception as error:
+            await self._pool.close()
+            raise translate(error) from error
+
+    async def close(self) -> None:
+        """Closes every connection; safe to call twice."""
+        if self._recheck is not None:
+            self._recheck.cancel()
+        await self._pool.close(timeout=self.limits.connect_timeout_seconds)
+
+    @asynccontextmanager
+    async def tenant_tx(
+        self, tenant: str, *, read_only: bool = False
+    ) -> AsyncIterator[Transaction]:
+        """A transaction of one tenant, sent when the block ends without error.
+
+        Args:
+            tenant: the tenant whose rows are visible; never empty.
+            read_only: one consistent snapshot, no writes.
+
+        Raises:
+            Error: whatever the statements met, in Threadmill's terms. After
+                StoreUnavailable a writing transaction may have committed.
+        """
+        if not tenant:
+            msg = "a tenant's transaction needs a tenant"
+            raise InvariantViolated(msg)
+        tx = Transaction(tenant, read_only)
+        yield tx
+        await self._send(tx)
+
+    @asynccontextmanager
+    async def system_tx(self) -> AsyncIterator[Transaction]:
+        """A transaction without a tenant: system tables and dispatcher functions."""
+        tx = Transaction("", read_only=False)
+        yield tx
+        await self._send(tx)
+
+    async def _send(self, tx: Transaction) -> None:
+        if not tx.statements:
+            return
+        bound = self.limits.statement_timeout_seconds + self.limits.pool_timeout_seconds
+        try:
+            async with asyncio.timeout(bound), self._pool.connection() as connection:
+                await self._pipeline(connection, tx)
+        except Exception as error:
+            if isinstance(error, _CONNECTION_ERRORS):
+                self._discard_broken()
+            raise translate(error) from error
+
+    async def _pipeline(
+        self, connection: psycopg.AsyncConnection[Row], tx: Transaction
+    ) -> None:
+        cursors = []
+        try:
+            async with connection.pipeline():
+                await connection.execute(_READ_ONLY if tx.read_only else b"BEGIN")
+                await connection.execute(_ENTER, (tx.tenant, *self._timeouts))
+                for result, params in tx.statements:
+                    cursor = connection.cursor()
+                    await cursor.execute(result.query.text, params)
+                    cursors.append(cursor)
+                await connection.execute(b"COMMIT")
+        except psycopg.Error:
+            if not connection.broken:
+                await connection.rollback()
+            raise
+        for cursor, (result, _) in zip(cursors, tx.statements, strict=True):
+            result._set(await cursor.fetchall() if cursor.description else [])
+
+    def _discard_broken(self) -> None:
+        # One broken connection usually means that all idle ones are: look at them
+        # now, so that the next requests do not fail one by one.
+        if self._recheck is None or self._recheck.done():
+            self._recheck = asyncio.create_task(self._check_pool())
+
+    async def _check_pool(self) -> None:
+        try:
+            await self._pool.check()
+        except (*_CONNECTION_ERRORS, TimeoutError):
+            return
+
+    def statistics(self) -> Mapping[str, int]:
+        """The pool's counters, as psycopg names them."""
+        return self._pool.get_stats()
+
+
+def connection_info(uri: str, *, name: str, limits: Limits) -> str:
+    """`uri` with the timeouts that keep a connection from hanging.
+
+    Raises:
+        StoreUnavailable: the URI cannot be parsed (its text is not repeated).
+    """
+    try:
+        return make_conninfo(
+            uri,
+            application_name=name,
+            connect_timeout=max(2, round(limits.connect_timeout_seconds)),
+            keepalives=1,
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=round(limits.tcp_user_timeout_seconds * 1000),
+        )
+    except psycopg.ProgrammingError:
+        msg = "DATABASE_URI is not a PostgreSQL URI (postgresql://user@host/database)"
+        raise StoreUnavailable(msg) from None

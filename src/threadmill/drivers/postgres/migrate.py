@@ -1,0 +1,166 @@
+"""Creates and upgrades the schema from plain SQL files, forward only.
+
+A file is `NNNN_name.pre.sql` (expand: old code still works on its result) or
+`NNNN_name.post.sql` (contract: run when no old process is left). Each runs once, in
+its own transaction, under one advisory lock, so several processes may migrate at
+once. A file that was changed after it had been applied is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from threadmill.drivers.postgres.database import Limits, connection_info
+from threadmill.drivers.postgres.translate import translate
+from threadmill.errors import SchemaOutdated, SetupError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_FILE = re.compile(r"^(?P<id>\d{4})_(?P<name>[a-z0-9_]+)\.(?P<phase>pre|post)\.sql$")
+# Any constant will do, as long as every release uses the same one.
+_LOCK = 7_236_140_905_118_274
+_APPLIED = b"SELECT id, checksum FROM threadmill.migration ORDER BY id"
+_EXISTS = b"SELECT to_regclass('threadmill.migration') IS NOT NULL"
+_RECORD = (
+    b"INSERT INTO threadmill.migration (id, name, checksum) VALUES (%s, %s, %s)"
+)
+_SERVER_VERSION_MIN = 150000
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file; `id` orders them."""
+
+    id: int
+    name: str
+    phase: str
+    sql: bytes = field(repr=False)
+
+    @property
+    def checksum(self) -> str:
+        """Recorded when applied, compared ever after."""
+        return hashlib.sha256(self.sql).hexdigest()
+
+
+def migrations() -> list[Migration]:
+    """Every migration of this release, in order."""
+    found = []
+    for file in resources.files(__package__).joinpath("migrations").iterdir():
+        if match := _FILE.match(file.name):
+            found.append(
+                Migration(
+                    int(match["id"]), match["name"], match["phase"], file.read_bytes()
+                )
+            )
+    return sorted(found, key=lambda m: m.id)
+
+
+async def migrate(uri: str, *, limits: Limits | None = None) -> Sequence[Migration]:
+    """Applies what is missing and returns it; an up-to-date schema is left alone.
+
+    Args:
+        uri: of a login that may create roles and schemas.
+        limits: connection timeouts; statements have none, a migration may be long.
+
+    Raises:
+        StoreUnavailable: no connection.
+        SetupError: PostgreSQL is too old, rights are missing, or an applied file
+            has changed.
+
+    A crash leaves each file applied whole or not at all.
+    """
+    info = connection_info(uri, name="threadmill migrate", limits=limits or Limits())
+    try:
+        async with await psycopg.AsyncConnection.connect(
+            info, autocommit=True
+        ) as connection:
+            _require_version(connection)
+            await connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+            done = await _applied(connection)
+            return [m for m in migrations() if await _apply(connection, m, done)]
+    except psycopg.errors.InsufficientPrivilege as error:
+        msg = (
+            f"the login may not migrate ({error.diag.message_primary}); run "
+            "`threadmill migrate` with a DATABASE_URI of a role with CREATEROLE and "
+            "CREATE on the database"
+        )
+        raise SetupError(msg) from error
+    except psycopg.OperationalError as error:
+        raise translate(error) from error
+
+
+async def pending(uri: str, *, limits: Limits | None = None) -> Sequence[Migration]:
+    """The migrations that the database still lacks.
+
+    Raises:
+        StoreUnavailable: no connection.
+        SetupError: an applied file has changed.
+    """
+    info = connection_info(uri, name="threadmill", limits=limits or Limits())
+    try:
+        async with await psycopg.AsyncConnection.connect(
+            info, autocommit=True
+        ) as connection:
+            _require_version(connection)
+            done = await _applied(connection)
+    except psycopg.OperationalError as error:
+        raise translate(error) from error
+    return [m for m in migrations() if not _is_applied(m, done)]
+
+
+async def require_current(uri: str, *, limits: Limits | None = None) -> None:
+    """Refuses to go on with a missing or older schema.
+
+    Raises:
+        SchemaOutdated: naming `threadmill migrate`.
+    """
+    if missing := await pending(uri, limits=limits):
+        msg = (
+            f"the database schema lacks {len(missing)} migration(s), first "
+            f"{missing[0].id:04d}_{missing[0].name}; run `threadmill migrate`"
+        )
+        raise SchemaOutdated(msg)
+
+
+def _require_version(connection: psycopg.AsyncConnection) -> None:
+    if connection.info.server_version < _SERVER_VERSION_MIN:
+        msg = "PostgreSQL 15 or newer is needed"
+        raise SetupError(msg)
+
+
+async def _applied(connection: psycopg.AsyncConnection) -> dict[int, str]:
+    exists = await (await connection.execute(_EXISTS)).fetchone()
+    if not exists or not exists[0]:
+        return {}
+    return dict(await (await connection.execute(_APPLIED)).fetchall())
+
+
+def _is_applied(migration: Migration, done: dict[int, str]) -> bool:
+    checksum = done.get(migration.id)
+    if checksum is not None and checksum != migration.checksum:
+        msg = (
+            f"migration {migration.id:04d}_{migration.name} was changed after it had "
+            "been applied; install the release that matches this database"
+        )
+        raise SetupError(msg)
+    return checksum is not None
+
+
+async def _apply(
+    connection: psycopg.AsyncConnection, migration: Migration, done: dict[int, str]
+) -> bool:
+    if _is_applied(migration, done):
+        return False
+    async with connection.transaction():
+        await connection.execute(migration.sql)
+        await connection.execute(
+            _RECORD, (migration.id, migration.name, migration.checksum)
+        )
+    return True

@@ -1,0 +1,397 @@
+-- The first schema: tenants, fencing and the explicit head from the start.
+--
+-- Two roles own no data of ours and cannot log in. `threadmill_app` is what every
+-- transaction becomes: it owns nothing and row-level security binds it to one
+-- tenant. `threadmill_dispatcher` owns the few functions that look across tenants;
+-- they return ids only.
+--
+-- There are no foreign keys on checkpoint, checkpoint_write and event: they would
+-- take shared locks on rows that accepting transactions update.
+
+-- Roles belong to the whole cluster: another database's migration may create them
+-- at this very moment.
+DO $$
+DECLARE r text;
+BEGIN
+  FOREACH r IN ARRAY ARRAY['threadmill_app', 'threadmill_dispatcher'] LOOP
+    IF NOT EXISTS (SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = r) THEN
+      BEGIN
+        EXECUTE format('CREATE ROLE %I NOLOGIN NOINHERIT', r);
+      EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+      END;
+    END IF;
+    IF NOT pg_catalog.pg_has_role(current_user, r, 'MEMBER') THEN
+      EXECUTE format('GRANT %I TO CURRENT_USER', r);
+    END IF;
+  END LOOP;
+END $$;
+
+CREATE SCHEMA IF NOT EXISTS threadmill;
+GRANT USAGE ON SCHEMA threadmill TO threadmill_app, threadmill_dispatcher;
+
+-- Aborts the transaction with one of threadmill's error codes: the driver turns
+-- SQLSTATE TM001 back into the class of that code.
+CREATE FUNCTION threadmill.require(ok boolean, code text, detail text DEFAULT NULL)
+RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  IF ok IS NOT TRUE THEN
+    RAISE EXCEPTION USING ERRCODE = 'TM001', MESSAGE = code,
+                          DETAIL = coalesce(detail, '');
+  END IF;
+  RETURN true;
+END $$;
+
+-- After a transaction-local set_config the setting reads '', not NULL.
+CREATE FUNCTION threadmill.tenant() RETURNS text LANGUAGE sql STABLE
+RETURN nullif(current_setting('threadmill.tenant', true), '');
+
+-- Fencing tokens come from one sequence, so they rise along every thread.
+CREATE SEQUENCE threadmill.token_seq;
+CREATE SEQUENCE threadmill.presence_seq AS integer CYCLE;
+
+------------------------------------------------------------------ system tables
+
+CREATE TABLE threadmill.migration (
+  id         integer PRIMARY KEY,
+  name       text NOT NULL,
+  checksum   text NOT NULL,
+  applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- Processes that claim. `lock_key` is the advisory lock that says "my session
+-- lives"; NULL when the process cannot hold one (a transaction pooler).
+CREATE TABLE threadmill.worker (
+  worker_id  uuid PRIMARY KEY,
+  name       text NOT NULL,
+  role       text NOT NULL CHECK (role IN ('worker', 'server', 'dev')),
+  version    text NOT NULL,
+  graphs     text[] NOT NULL DEFAULT '{}',
+  labels     text[] NOT NULL DEFAULT '{}',
+  slots      integer NOT NULL DEFAULT 0,
+  lock_key   integer UNIQUE,
+  started_at timestamptz NOT NULL DEFAULT now(),
+  seen_at    timestamptz NOT NULL DEFAULT now()
+);
+
+------------------------------------------------------------- the accepting side
+
+CREATE TABLE threadmill.assistant (
+  tenant_id    text NOT NULL,
+  assistant_id uuid NOT NULL,
+  graph_id     text NOT NULL,
+  name         text NOT NULL,
+  description  text,
+  version      integer NOT NULL DEFAULT 1,
+  config       jsonb NOT NULL DEFAULT '{}',
+  context      jsonb NOT NULL DEFAULT '{}',
+  metadata     jsonb NOT NULL DEFAULT '{}',
+  created_at   timestamptz NOT NULL DEFAULT now(),
+  updated_at   timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (tenant_id, assistant_id)
+);
+
+-- `holder` is the run or the update activation that may act on the thread now;
+-- whoever ends it hands the thread to the next queued run in the same transaction.
+CREATE TABLE threadmill.thread (
+  tenant_id        text NOT NULL,
+  thread_id        uuid NOT NULL,
+  status           text NOT NULL DEFAULT 'idle'
+                   CHECK (status IN ('idle', 'busy', 'interrupted', 'error')),
+  holder           uuid,
+  next_seq         bigint NOT NULL DEFAULT 1,
+  metadata         jsonb NOT NULL DEFAULT '{}',
+  config           jsonb NOT NULL DEFAULT '{}',
+  error            jsonb,
+  temporary        boolean NOT NULL DEFAULT false,
+  created_at       timestamptz NOT NULL DEFAULT now(),
+  updated_at       timestamptz NOT NULL DEFAULT now(),
+  state_updated_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (tenant_id, thread_id),
+  CHECK (status <> 'busy' OR holder IS NOT NULL)
+) WITH (fillfactor = 80);
+CREATE INDEX thread_by_creation
+  ON threadmill.thread (tenant_id, created_at DESC, thread_id);
+CREATE INDEX thread_by_update
+  ON threadmill.thread (tenant_id, updated_at DESC, thread_id);
+
+-- pending -> running -> success | error | timeout | interrupted; the table of
+-- transitions is threadmill.domain.run.
+CREATE TABLE threadmill.run (
+  tenant_id          text NOT NULL,
+  run_id             uuid NOT NULL,
+  thread_id          uuid NOT NULL,
+  seq                bigint NOT NULL,
+  assistant_id       uuid NOT NULL,
+  graph_id           text NOT NULL,
+  status             text NOT NULL DEFAULT 'pending'
+                     CHECK (status IN ('pending', 'running', 'success', 'error',
+                                       'timeout', 'interrupted')),
+  multitask_strategy text NOT NULL,
+  metadata           jsonb NOT NULL DEFAULT '{}',
+  kwargs             jsonb NOT NULL,
+  attempt            integer NOT NULL DEFAULT 0,
+  start_checkpoint   text,
+  end_checkpoint     text,
+  start_step         integer NOT NULL DEFAULT -2,
+  error              jsonb,
+  not_before         timestamptz NOT NULL DEFAULT now(),
+  created_at         timestamptz NOT NULL DEFAULT now(),
+  updated_at         timestamptz NOT NULL DEFAULT now(),
+  started_at         timestamptz,
+  finished_at        timestamptz,
+  PRIMARY KEY (tenant_id, run_id),
+  UNIQUE (tenant_id, thread_id, seq),
+  FOREIGN KEY (tenant_id, thread_id)
+    REFERENCES threadmill.thread (tenant_id, thread_id) ON DELETE CASCADE,
+  CHECK ((finished_at IS NULL) = (status IN ('pending', 'running')))
+) WITH (fillfactor = 70);
+CREATE UNIQUE INDEX run_one_running
+  ON threadmill.run (tenant_id, thread_id) WHERE status = 'running';
+CREATE INDEX run_queued
+  ON threadmill.run (tenant_id, thread_id, seq) WHERE status = 'pending';
+
+CREATE TABLE threadmill.idempotency (
+  tenant_id  text NOT NULL,
+  key        text NOT NULL,
+  body_hash  bytea NOT NULL,
+  run_id     uuid NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (tenant_id, key)
+);
+
+-- What is due later: promoting a delayed run, dropping what has expired.
+CREATE TABLE threadmill.timer (
+  tenant_id text NOT NULL,
+  kind      text NOT NULL
+            CHECK (kind IN ('promote', 'drop_events', 'drop_key', 'drop_thread')),
+  ref       text NOT NULL,
+  due_at    timestamptz NOT NULL,
+  PRIMARY KEY (tenant_id, kind, ref)
+);
+CREATE INDEX timer_due ON threadmill.timer (due_at);
+
+--------------------------------------------------------------- the working side
+
+-- One entry of a worker into a thread. `token` is the fence: every transaction
+-- that advances the thread first locks this row by (activation_id, token).
+-- Deleted when done.
+CREATE TABLE threadmill.activation (
+  tenant_id     text NOT NULL,
+  activation_id uuid NOT NULL,
+  thread_id     uuid NOT NULL,
+  run_id        uuid,
+  kind          text NOT NULL CHECK (kind IN ('step', 'update')),
+  graph_id      text NOT NULL,
+  state         text NOT NULL DEFAULT 'ready' CHECK (state IN ('ready', 'leased')),
+  token         bigint NOT NULL DEFAULT 0,
+  worker_id     uuid,
+  lease_until   timestamptz,
+  attempt       integer NOT NULL DEFAULT 0,
+  not_before    timestamptz NOT NULL DEFAULT now(),
+  created_at    timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (tenant_id, activation_id),
+  CHECK ((state = 'leased') = (worker_id IS NOT NULL AND lease_until IS NOT NULL)),
+  CHECK ((kind = 'step') = (run_id IS NOT NULL))
+) WITH (fillfactor = 50);
+CREATE UNIQUE INDEX activation_one_step
+  ON threadmill.activation (tenant_id, run_id) WHERE kind = 'step';
+CREATE INDEX activation_by_thread ON threadmill.activation (tenant_id, thread_id);
+-- The dispatcher's own indexes look across tenants.
+CREATE INDEX activation_ready
+  ON threadmill.activation (not_before) WHERE state = 'ready';
+CREATE INDEX activation_leased
+  ON threadmill.activation (worker_id) WHERE state = 'leased';
+
+-- The head of each namespace: the pointer that says which checkpoint is current.
+-- Checkpoint ids come from worker clocks and order nothing. Thread ids are text
+-- here: the saver also serves plain LangGraph scripts with ids of their own.
+CREATE TABLE threadmill.head (
+  tenant_id     text NOT NULL,
+  thread_id     text NOT NULL,
+  ns            text NOT NULL,
+  checkpoint_id text NOT NULL,
+  ordinal       bigint NOT NULL,
+  PRIMARY KEY (tenant_id, thread_id, ns)
+) WITH (fillfactor = 50);
+
+-- `ordinal` is the order in which checkpoints were committed in their namespace.
+CREATE TABLE threadmill.checkpoint (
+  tenant_id     text NOT NULL,
+  thread_id     text NOT NULL,
+  ns            text NOT NULL,
+  checkpoint_id text NOT NULL,
+  parent_id     text,
+  ordinal       bigint NOT NULL,
+  run_id        uuid,
+  activation_id uuid,
+  token         bigint,
+  format        smallint NOT NULL,
+  body_type     text NOT NULL,
+  body          bytea NOT NULL,
+  metadata      jsonb NOT NULL,
+  created_at    timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (tenant_id, thread_id, ns, checkpoint_id),
+  UNIQUE (tenant_id, thread_id, ns, ordinal)
+);
+CREATE INDEX checkpoint_by_run
+  ON threadmill.checkpoint (tenant_id, run_id) WHERE run_id IS NOT NULL;
+
+CREATE TABLE threadmill.checkpoint_write (
+  tenant_id     text NOT NULL,
+  thread_id     text NOT NULL,
+  ns            text NOT NULL,
+  checkpoint_id text NOT NULL,
+  task_id       text NOT NULL,
+  idx           integer NOT NULL,
+  task_path     text NOT NULL DEFAULT '',
+  channel       text NOT NULL,
+  run_id        uuid,
+  token         bigint,
+  value_type    text NOT NULL,
+  value         bytea,
+  PRIMARY KEY (tenant_id, thread_id, ns, checkpoint_id, task_id, idx)
+);
+
+-- Event numbers are drawn from this row under its lock, so they have no gaps and
+-- become visible in order.
+CREATE TABLE threadmill.stream (
+  tenant_id text NOT NULL,
+  thread_id uuid NOT NULL,
+  next_seq  bigint NOT NULL DEFAULT 1,
+  last_ms   bigint NOT NULL DEFAULT 0,
+  PRIMARY KEY (tenant_id, thread_id)
+) WITH (fillfactor = 50);
+
+CREATE TABLE threadmill.event (
+  tenant_id text NOT NULL,
+  thread_id uuid NOT NULL,
+  seq       bigint NOT NULL,
+  ms        bigint NOT NULL,
+  run_id    uuid NOT NULL,
+  attempt   integer NOT NULL,
+  token     bigint,
+  event     text NOT NULL,
+  data      text NOT NULL,
+  PRIMARY KEY (tenant_id, thread_id, seq)
+);
+
+------------------------------------------------------------- row-level security
+
+DO $$
+DECLARE t text;
+BEGIN
+  FOREACH t IN ARRAY ARRAY['assistant', 'thread', 'run', 'idempotency', 'timer',
+                           'activation', 'head', 'checkpoint', 'checkpoint_write',
+                           'stream', 'event'] LOOP
+    EXECUTE format('ALTER TABLE threadmill.%I ENABLE ROW LEVEL SECURITY', t);
+    EXECUTE format('ALTER TABLE threadmill.%I FORCE ROW LEVEL SECURITY', t);
+    EXECUTE format('CREATE POLICY tenant ON threadmill.%I TO threadmill_app '
+                   'USING (tenant_id = threadmill.tenant()) '
+                   'WITH CHECK (tenant_id = threadmill.tenant())', t);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON threadmill.%I '
+                   'TO threadmill_app', t);
+  END LOOP;
+END $$;
+GRANT SELECT ON threadmill.migration TO threadmill_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON threadmill.worker TO threadmill_app;
+GRANT USAGE ON SEQUENCE threadmill.token_seq, threadmill.presence_seq
+  TO threadmill_app;
+
+CREATE POLICY dispatcher ON threadmill.activation TO threadmill_dispatcher
+  USING (true) WITH CHECK (true);
+CREATE POLICY dispatcher ON threadmill.timer TO threadmill_dispatcher
+  USING (true) WITH CHECK (true);
+GRANT SELECT, UPDATE ON threadmill.activation TO threadmill_dispatcher;
+GRANT SELECT, UPDATE ON threadmill.timer TO threadmill_dispatcher;
+GRANT SELECT, DELETE ON threadmill.worker TO threadmill_dispatcher;
+GRANT USAGE ON SEQUENCE threadmill.token_seq TO threadmill_dispatcher;
+
+---------------------------------------------------------- dispatcher's functions
+
+-- Claims up to `n` ready activations of graphs that the worker has loaded. Each
+-- draws its own token and counts an attempt.
+CREATE FUNCTION threadmill.claim(
+  worker uuid, loaded text[], n integer, lease interval
+) RETURNS TABLE (
+  tenant_id text, activation_id uuid, thread_id uuid, run_id uuid, token bigint,
+  attempt integer
+) LANGUAGE sql SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
+  UPDATE activation a
+     SET state = 'leased', worker_id = claim.worker,
+         token = nextval('threadmill.token_seq'),
+         lease_until = clock_timestamp() + claim.lease, attempt = a.attempt + 1
+    FROM (SELECT r.tenant_id, r.activation_id
+            FROM activation r
+           WHERE r.state = 'ready' AND r.kind = 'step' AND r.not_before <= now()
+             AND r.graph_id = ANY (claim.loaded)
+           ORDER BY r.not_before
+           LIMIT claim.n
+             FOR UPDATE SKIP LOCKED) ready
+   WHERE a.tenant_id = ready.tenant_id AND a.activation_id = ready.activation_id
+  RETURNING a.tenant_id, a.activation_id, a.thread_id, a.run_id, a.token, a.attempt
+$$;
+
+-- Extends every lease that the worker still holds; what is not returned is lost.
+CREATE FUNCTION threadmill.renew(worker uuid, lease interval)
+RETURNS TABLE (activation_id uuid, token bigint)
+LANGUAGE sql SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
+  UPDATE activation a SET lease_until = clock_timestamp() + renew.lease
+   WHERE a.worker_id = renew.worker AND a.state = 'leased'
+  RETURNING a.activation_id, a.token
+$$;
+
+-- Re-opens activations whose lease has run out, or that belong to `dead`. The
+-- token stays until the next claim: until then nobody else acts. The first death
+-- is retried at once, later ones after a jittered, doubling pause. An update cannot
+-- be resumed: its caller is gone, so it is held for whoever asked, to end it.
+CREATE FUNCTION threadmill.reopen(dead uuid[], backoff interval, n integer)
+RETURNS TABLE (
+  tenant_id text, activation_id uuid, thread_id uuid, run_id uuid, token bigint,
+  attempt integer, kind text
+) LANGUAGE sql SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
+  UPDATE activation a
+     SET state = CASE a.kind WHEN 'step' THEN 'ready' ELSE a.state END,
+         worker_id = CASE a.kind WHEN 'update' THEN '00000000-0000-0000-0000-000000000000'::uuid END,
+         lease_until = CASE a.kind WHEN 'update'
+                       THEN clock_timestamp() + interval '30 s' END,
+         not_before = clock_timestamp() + reopen.backoff * (0.5 + random())
+                      * (power(2, least(greatest(a.attempt, 1) - 1, 8)) - 1)
+    FROM (SELECT r.tenant_id, r.activation_id
+            FROM activation r
+           WHERE r.state = 'leased'
+             AND (r.lease_until < clock_timestamp()
+                  OR r.worker_id = ANY (reopen.dead))
+           LIMIT reopen.n
+             FOR UPDATE SKIP LOCKED) lost
+   WHERE a.tenant_id = lost.tenant_id AND a.activation_id = lost.activation_id
+  RETURNING a.tenant_id, a.activation_id, a.thread_id, a.run_id, a.token,
+            a.attempt, a.kind
+$$;
+
+-- Takes due timers for a while, so that two processes do not work on one; who
+-- has carried a timer out deletes it in the same transaction.
+CREATE FUNCTION threadmill.due(hold interval, n integer)
+RETURNS TABLE (tenant_id text, kind text, ref text)
+LANGUAGE sql SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
+  UPDATE timer t SET due_at = clock_timestamp() + due.hold
+    FROM (SELECT d.tenant_id, d.kind, d.ref FROM timer d
+           WHERE d.due_at <= now()
+           ORDER BY d.due_at LIMIT due.n
+             FOR UPDATE SKIP LOCKED) d
+   WHERE t.tenant_id = d.tenant_id AND t.kind = d.kind AND t.ref = d.ref
+  RETURNING t.tenant_id, t.kind, t.ref
+$$;
+
+-- Ownership moves to the dispatcher: it needs CREATE on the schema for that moment.
+GRANT CREATE ON SCHEMA threadmill TO threadmill_dispatcher;
+DO $$
+DECLARE f regprocedure;
+BEGIN
+  FOR f IN SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
+            WHERE p.pronamespace = 'threadmill'::regnamespace AND p.prosecdef LOOP
+    EXECUTE format('ALTER FUNCTION %s OWNER TO threadmill_dispatcher', f);
+    EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO threadmill_app', f);
+  END LOOP;
+END $$;
+REVOKE CREATE ON SCHEMA threadmill FROM threadmill_dispatcher;

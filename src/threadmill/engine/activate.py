@@ -1,0 +1,297 @@
+"""Use-case: carry one claim through its graph, and end it.
+
+Whatever happens, exactly one of these is true afterwards: the run has ended; the
+activation is ready for somebody else; or it is no longer ours and nothing was written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from langgraph.checkpoint.base import BaseCheckpointSaver
+
+from threadmill.brokers.base import Hints
+from threadmill.checkpoints.base import Checkpoints, Fence, Stored
+from threadmill.domain.run import RunEvent
+from threadmill.engine.activation.entry import Entry, EntryLimits, Left, Outcome
+from threadmill.engine.activation.stop import Stop, StopReason
+from threadmill.engine.graph_factories import GraphUse
+from threadmill.engine.graphs import GraphCatalogue
+from threadmill.engine.wire_json import encode
+from threadmill.errors import (
+    Error,
+    GraphError,
+    LeaseLost,
+    NotFound,
+    PayloadTooLarge,
+    Unavailable,
+)
+from threadmill.stores.base import Claim, Dispatcher, Ending, Next, Run
+from threadmill.streams.base import NewEvent
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivateRules:
+    """When an activation is left, given up, or ended.
+
+    Args:
+        per_superstep: hand over after every superstep (dispatch `node`).
+        slice_seconds: in `burst`, how long an activation keeps its slot while others
+            wait.
+        run_seconds: how long a run may take in all, from its first start.
+        attempts_max: claims without progress after which a run fails.
+        retry_seconds: pause before an attempt that the store's failure ended.
+    """
+
+    per_superstep: bool = False
+    slice_seconds: float = 5.0
+    run_seconds: float = 86_400.0
+    attempts_max: int = 5
+    retry_seconds: float = 0.5
+
+
+class Attempt:
+    """One claim in work: what the worker may still tell it.
+
+    Args:
+        claim: the claim.
+        contended: whether others wait for this worker's slots.
+        draining: whether the worker is going away.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        *,
+        contended: Callable[[], bool],
+        draining: Callable[[], bool],
+    ) -> None:
+        self.claim = claim
+        self.stop = Stop()
+        self.started_at = time.monotonic()
+        self._contended = contended
+        self._draining = draining
+
+    def hand_over(self, rules: ActivateRules) -> bool:
+        """Whether to leave at the superstep that has just ended."""
+        if rules.per_superstep or self._draining():
+            return True
+        long = time.monotonic() - self.started_at >= rules.slice_seconds
+        return long and self._contended()
+
+
+class Activate:
+    """Carries claims out; shared by all slots of a worker.
+
+    Args:
+        graphs: what this process has loaded.
+        dispatcher: begins, releases and finishes.
+        checkpoints: where state is committed.
+        saver: makes a saver of a tenant, for reading.
+        hints: told after commits.
+        rules: when to leave.
+        limits: bounds of an entry.
+    """
+
+    def __init__(
+        self,
+        *,
+        graphs: GraphCatalogue,
+        dispatcher: Dispatcher,
+        checkpoints: Checkpoints,
+        saver: Callable[[str], BaseCheckpointSaver[Any]],
+        hints: Hints,
+        rules: ActivateRules,
+        limits: EntryLimits,
+    ) -> None:
+        self._graphs = graphs
+        self._dispatcher = dispatcher
+        self._checkpoints = checkpoints
+        self._saver = saver
+        self._hints = hints
+        self._rules = rules
+        self._limits = limits
+
+    async def carry_out(self, attempt: Attempt) -> None:
+        """Runs one claim to its end, its hand-over, or its loss.
+
+        Never raises for what a graph, a lost lease or the store does. Under
+        cancellation the activation stays leased until its lease runs out.
+        """
+        claim = attempt.claim
+        log = _log.bind(
+            tenant=claim.tenant, thread=str(claim.thread_id), run=str(claim.run_id)
+        )
+        fence = Fence(
+            tenant=claim.tenant,
+            thread_id=claim.thread_id,
+            activation_id=claim.activation_id,
+            token=claim.token,
+            run_id=claim.run_id,
+            attempt=claim.attempt,
+        )
+        try:
+            await self._carry_out(attempt, fence)
+        except LeaseLost:
+            log.info("attempt.fenced", token=claim.token)
+        except Unavailable as error:
+            log.warning("attempt.store_unavailable", error=str(error))
+            await self._give_back(fence, delay_seconds=self._rules.retry_seconds)
+        except (GraphError, PayloadTooLarge) as error:
+            await self._fail(fence, error)
+        except Error:
+            log.exception("attempt.broken")
+            await self._give_back(
+                fence, count_attempt=True, delay_seconds=self._rules.retry_seconds
+            )
+
+    async def _fail(self, fence: Fence, error: Error) -> None:
+        try:
+            await self._finish(fence, RunEvent.FAIL, error)
+        except (LeaseLost, Unavailable) as failed:
+            _log.info("attempt.unfinished", run=str(fence.run_id), cause=str(failed))
+
+    async def _carry_out(self, attempt: Attempt, fence: Fence) -> None:
+        claim = attempt.claim
+        run, head = await asyncio.gather(
+            self._dispatcher.begin(claim),
+            self._checkpoints.get(claim.tenant, str(claim.thread_id), ""),
+        )
+        fence = _with_attempt(fence, run)
+        if claim.attempt > self._rules.attempts_max:
+            await self._finish(fence, RunEvent.FAIL, spent(claim.attempt - 1))
+            return
+        left = await self._enter(attempt, fence, run, head)
+        await self._end(fence, run, left)
+
+    async def _enter(
+        self, attempt: Attempt, fence: Fence, run: Run, head: Stored | None
+    ) -> Left:
+        loaded = self._loaded(run.graph_id)
+        use = GraphUse(
+            config=run.kwargs.get("config") or {}, context=run.kwargs.get("context")
+        )
+        deadline = asyncio.get_running_loop().call_later(
+            self._seconds_left(run), attempt.stop.request, StopReason.DEADLINE
+        )
+        try:
+            async with loaded.open(use) as graph:
+                entry = Entry(
+                    graph,
+                    run=run,
+                    head=head,
+                    fence=fence,
+                    store=self._checkpoints,
+                    reads=self._saver(fence.tenant),
+                    hand_over=lambda: attempt.hand_over(self._rules),
+                    limits=self._limits,
+                    first_claim=attempt.claim.attempt <= 1,
+                    on_events=lambda: self._hints.moved(fence.tenant, fence.thread_id),
+                )
+                return await entry.run(
+                    attempt.stop, announce=_is_new(attempt.claim, run)
+                )
+        finally:
+            deadline.cancel()
+
+    def _loaded(self, graph_id: str) -> Any:
+        try:
+            return self._graphs.get(graph_id)
+        except NotFound as error:
+            # Claimed by id, so it was there a moment ago.
+            raise GraphError(str(error)) from error
+
+    def _seconds_left(self, run: Run) -> float:
+        if run.started_at is None:
+            return self._rules.run_seconds
+        used = (datetime.now(UTC) - run.started_at).total_seconds()
+        return max(0.0, self._rules.run_seconds - used)
+
+    async def _end(self, fence: Fence, run: Run, left: Left) -> None:
+        match left.outcome:
+            case Outcome.DONE:
+                await self._finish(fence, RunEvent.SUCCEED, events=left.events)
+            case Outcome.PAUSED:
+                await self._finish(fence, RunEvent.PAUSE, events=left.events)
+            case Outcome.FAILED:
+                await self._finish(
+                    fence, RunEvent.FAIL, left.error, events=left.events
+                )
+            case Outcome.HANDED_OVER:
+                if not left.released:
+                    await self._dispatcher.release(fence, count_attempt=False)
+                self._hints.ready(run.graph_id)
+            case Outcome.STOPPED:
+                await self._stopped(fence, left)
+
+    async def _stopped(self, fence: Fence, left: Left) -> None:
+        match left.reason:
+            case StopReason.DEADLINE:
+                error = TimeoutError(f"the run took over {self._rules.run_seconds:g} s")
+                await self._finish(fence, RunEvent.EXPIRE, error, events=left.events)
+            case StopReason.DRAIN:
+                await self._give_back(fence, delay_seconds=0.0)
+            case _:
+                # Cancelled or lost: the row is gone or somebody else's.
+                return
+
+    async def _finish(
+        self,
+        fence: Fence,
+        event: RunEvent,
+        error: BaseException | None = None,
+        *,
+        events: Any = (),
+    ) -> None:
+        described = describe(error) if error is not None else None
+        last = [NewEvent("error", encode(described))] if described else []
+        goes_on = await self._dispatcher.finish(
+            fence, Ending(event, error=described, events=[*events, *last])
+        )
+        self._hints.moved(fence.tenant, fence.thread_id)
+        self._hint_next(goes_on)
+
+    def _hint_next(self, goes_on: Next | None) -> None:
+        if goes_on is not None:
+            self._hints.ready(goes_on.graph_id)
+
+    async def _give_back(
+        self, fence: Fence, *, delay_seconds: float, count_attempt: bool = False
+    ) -> None:
+        try:
+            await self._dispatcher.release(
+                fence, count_attempt=count_attempt, delay_seconds=delay_seconds
+            )
+        except Unavailable:
+            # The lease runs out by itself.
+            return
+
+
+def describe(error: BaseException) -> Mapping[str, str]:
+    """An error as clients see it: its type's name and its message."""
+    return {"error": type(error).__name__, "message": str(error)}
+
+
+def _is_new(claim: Claim, run: Run) -> bool:
+    # `begin` sets both instants alike only when it starts the run.
+    return claim.attempt > 1 or run.started_at == run.updated_at
+
+
+def _with_attempt(fence: Fence, run: Run) -> Fence:
+    return replace(fence, attempt=run.attempt)
+
+
+def spent(attempts: int) -> RuntimeError:
+    """The error of a run whose workers kept dying."""
+    return RuntimeError(
+        f"gave up after {attempts} attempts that ended without progress: the worker "
+        "died or lost its lease each time (THREADMILL_ATTEMPTS_MAX)"
+    )

@@ -1,0 +1,137 @@
+"""What a run enters its graph with, the first time and after a loss.
+
+A first entry gets the run's input or command. Once the run has committed a checkpoint
+it goes on with no input. In between lies a redelivery: the run was begun, perhaps
+wrote pending writes, and died before its first checkpoint. Then only what has not been
+applied yet may be passed again:
+
+* a command's update and goto are saved as pending writes of the null task; if this run
+  stored such writes, they are in;
+* an answer to an interrupt is passed by the interrupt's id, and dropped once the
+  question is no longer pending, or is a new question that this run's own task has
+  asked: a plain answer would else answer that one too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from langgraph.types import Command, Interrupt, Send
+
+from threadmill.checkpoints.base import Stored
+
+_INTERRUPT: Final = "__interrupt__"
+_NULL_TASK: Final = "00000000-0000-0000-0000-000000000000"
+# Channels that say something about a task without finishing it.
+_CONTROL: Final = frozenset(
+    {_INTERRUPT, "__resume__", "__error__", "__error_source_node__"}
+)
+
+
+def is_reentry(head: Stored | None, run_id: UUID) -> bool:
+    """Whether this run has already committed the thread's head."""
+    return head is not None and head.run_id == run_id
+
+
+def entry_input(kwargs: Mapping[str, Any], head: Stored | None, run_id: UUID) -> Any:
+    """What to pass to the graph.
+
+    Args:
+        kwargs: the run's wire form.
+        head: the thread's head checkpoint.
+        run_id: the run that enters.
+
+    Returns:
+        LangGraph's input: a value, a Command, or None to go on.
+    """
+    if is_reentry(head, run_id):
+        return None
+    command = kwargs.get("command")
+    if not command:
+        return kwargs.get("input")
+    if head is None:
+        return _command(command)
+    answers = _answers(command.get("resume"), head, run_id)
+    applied = any(
+        task == _NULL_TASK and by == run_id
+        for (task, _, _), by in zip(head.writes, head.write_runs, strict=True)
+    )
+    if applied:
+        # A plain answer to no pending interrupt was saved along with the rest.
+        return Command(resume=answers) if isinstance(answers, _Answers) else None
+    return _command({**command, "resume": answers})
+
+
+def pending_interrupts(head: Stored) -> dict[str, UUID | None]:
+    """Ids of interrupts that wait for an answer, with the run that asked."""
+    done: set[str] = {
+        task for task, channel, _ in head.writes if channel not in _CONTROL
+    }
+    asked: dict[str, UUID | None] = {}
+    for (task, channel, value), by in zip(head.writes, head.write_runs, strict=True):
+        if channel == _INTERRUPT and task not in done:
+            for interrupt in _interrupts(value):
+                asked[interrupt.id] = by
+    return asked
+
+
+class _Answers(dict[str, Any]):
+    """Answers by interrupt id."""
+
+
+def _answers(resume: Any, head: Stored, run_id: UUID) -> Any:
+    if resume is None:
+        return None
+    pending = pending_interrupts(head)
+    mine = {i for i, by in pending.items() if by == run_id}
+    if isinstance(resume, Mapping) and resume and set(resume) <= _known_ids(head):
+        left = {i: a for i, a in resume.items() if i in pending and i not in mine}
+        return _Answers(left) if left else None
+    theirs = set(pending) - mine
+    if len(theirs) == 1 and not mine:
+        return _Answers({theirs.pop(): resume})
+    return None if mine else resume
+
+
+def _known_ids(head: Stored) -> set[str]:
+    return {
+        interrupt.id
+        for _, channel, value in head.writes
+        if channel == _INTERRUPT
+        for interrupt in _interrupts(value)
+    }
+
+
+def _interrupts(value: Any) -> Sequence[Interrupt]:
+    values = value if isinstance(value, Sequence) else (value,)
+    return [v for v in values if isinstance(v, Interrupt)]
+
+
+def _command(wire: Mapping[str, Any]) -> Command[Any] | None:
+    update, goto = wire.get("update"), wire.get("goto")
+    resume = wire.get("resume")
+    if update is None and not goto and resume is None:
+        return None
+    if isinstance(update, list):
+        update = [tuple(pair) for pair in update]
+    return Command(update=update, goto=_goto(goto), resume=_plain(resume))
+
+
+def _plain(answers: Any) -> Any:
+    return dict(answers) if isinstance(answers, _Answers) else answers
+
+
+def _goto(wire: Any) -> Any:
+    if not wire:
+        return ()
+    if isinstance(wire, list):
+        return [_target(target) for target in wire]
+    return _target(wire)
+
+
+def _target(wire: Any) -> Any:
+    if isinstance(wire, Mapping):
+        return Send(wire["node"], wire.get("input"))
+    return wire

@@ -1,0 +1,79 @@
+"""The hook through which LangGraph's runner starts a superstep's tasks.
+
+Passed as ``configurable["__pregel_runner_submit"]`` (engine's one private key). It
+starts every task in this process. A task must not see that its superstep was entered
+in a special way, so its config loses the hook and gets the run's own recursion limit
+back before it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from typing import Any, Final
+
+KEY: Final = "__pregel_runner_submit"
+
+
+class TaskStarter:
+    """Starts tasks on the running event loop and keeps hold of them.
+
+    Args:
+        recursion_limit: the run's own, for subgraphs.
+        max_concurrency: tasks that may run at once (LangGraph's config key).
+    """
+
+    def __init__(self, *, recursion_limit: int, max_concurrency: int | None) -> None:
+        self._recursion_limit = recursion_limit
+        self._gate = asyncio.Semaphore(max_concurrency) if max_concurrency else None
+        self._running: set[asyncio.Task[Any]] = set()
+        self.started = 0
+
+    def __call__(self) -> Callable[..., asyncio.Future[Any]]:
+        """LangGraph calls the hook to get the function that submits."""
+        return self.submit
+
+    def submit(
+        self,
+        fn: Callable[..., Awaitable[Any]],
+        *args: Any,
+        __name__: str | None = None,
+        __cancel_on_exit__: bool = False,
+        __reraise_on_exit__: bool = True,
+        __next_tick__: bool = False,
+        **kwargs: Any,
+    ) -> asyncio.Future[Any]:
+        """LangGraph's own signature: the first argument after `fn` is the task."""
+        self._adapt(args[0])
+        self.started += 1
+        task = asyncio.get_running_loop().create_task(
+            self._run(fn, args, kwargs), name=__name__, context=copy_context()
+        )
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def _run(
+        self,
+        fn: Callable[..., Awaitable[Any]],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        if self._gate is None:
+            return await fn(*args, **kwargs)
+        async with self._gate:
+            return await fn(*args, **kwargs)
+
+    def _adapt(self, task: Any) -> None:
+        config = task.config
+        config["configurable"].pop(KEY, None)
+        config["recursion_limit"] = self._recursion_limit
+
+    async def close(self) -> None:
+        """Cancels what still runs and waits for it; safe to call twice."""
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)

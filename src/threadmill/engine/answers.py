@@ -1,0 +1,153 @@
+"""What `wait` and `join` answer: the outcome of a run, from its own last checkpoint.
+
+Not from the thread's head, which the next run may have moved already. The answer is
+what LangGraph's own `ainvoke` would have returned: the graph's output channels, and
+under `__interrupt__` the questions that the run ended with.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
+
+from threadmill.checkpoints.configs import tuple_of
+from threadmill.domain.run import RunStatus
+from threadmill.engine.graph_factories import GraphUse
+from threadmill.engine.values import (
+    finished_tasks,
+    interrupt_json,
+    needs_history,
+    open_interrupts,
+    values_of,
+)
+from threadmill.errors import NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.checkpoint.base import DeltaChannelHistory
+
+    from threadmill.checkpoints.base import Checkpoints, Stored
+    from threadmill.engine.graph_schemas import CompiledGraph
+    from threadmill.engine.graphs import GraphCatalogue
+    from threadmill.stores.base import Run, Runs
+
+_INTERRUPT: Final = "__interrupt__"
+
+
+class Answers:
+    """The outcomes of ended runs.
+
+    Args:
+        runs: where runs are.
+        checkpoints: where their state is.
+        graphs: says which channels are a graph's output.
+        saver: a LangGraph saver of one tenant that only reads.
+    """
+
+    def __init__(
+        self,
+        *,
+        runs: Runs,
+        checkpoints: Checkpoints,
+        graphs: GraphCatalogue,
+        saver: Callable[[str], BaseCheckpointSaver[Any]],
+    ) -> None:
+        self._runs = runs
+        self._checkpoints = checkpoints
+        self._graphs = graphs
+        self._saver = saver
+
+    async def __call__(self, tenant: str, run: Run) -> Any:
+        """The answer of an ended run, ready for JSON.
+
+        A failed run answers `{"__error__": {"error": type, "message": text}}`. A
+        cancelled one answers with its state so far, `{}` if it has none.
+
+        Raises:
+            GraphLoadFailed: the graph is not to be had.
+        """
+        if run.status in {RunStatus.ERROR, RunStatus.TIMEOUT}:
+            unknown = {"error": str(run.status), "message": "the run failed"}
+            return {"__error__": run.error or unknown}
+        stored = await self._end_of(tenant, run)
+        if stored is None:
+            return {}
+        use = GraphUse(access="threads.read", config=run.kwargs.get("config") or {})
+        async with self._graphs.get(run.graph_id).open(use) as graph:
+            values = await self._values(tenant, graph, stored)
+        asked = open_interrupts(stored.writes)
+        if not asked:
+            return values
+        questions = [interrupt_json(i) for task in asked.values() for i in task]
+        return {**(values if isinstance(values, dict) else {}), _INTERRUPT: questions}
+
+    async def _end_of(self, tenant: str, run: Run) -> Stored | None:
+        """The run's last checkpoint as the run left it."""
+        if run.end_checkpoint is None:
+            return None
+        stored = await self._checkpoints.get(
+            tenant, str(run.thread_id), "", run.end_checkpoint
+        )
+        if stored is None:
+            return None
+        later = {id_ for id_ in set(stored.write_runs) if id_ not in {None, run.run_id}}
+        later = {id_ for id_ in later if await self._came_after(tenant, id_, run)}
+        pairs = zip(stored.writes, stored.write_runs, strict=True)
+        writes = [write for write, run_id in pairs if run_id not in later]
+        return replace(stored, writes=writes, write_runs=())
+
+    async def _came_after(self, tenant: str, other: UUID | None, run: Run) -> bool:
+        if other is None:
+            return False
+        try:
+            return (await self._runs.get(tenant, other, run.thread_id)).seq > run.seq
+        except NotFound:
+            return False
+
+    async def _values(self, tenant: str, graph: CompiledGraph, stored: Stored) -> Any:
+        names = graph.output_channels
+        if not finished_tasks(stored.writes) and not needs_history(graph, names):
+            return values_of(graph, stored, names)
+        # Results that no checkpoint carries yet, or differences: LangGraph knows how.
+        bound = copy.copy(graph)
+        bound.checkpointer = _Pinned(self._saver(tenant), stored)
+        snapshot = await bound.aget_state(
+            {"configurable": {"thread_id": stored.thread_id, "checkpoint_ns": ""}}
+        )
+        if isinstance(names, str) or not isinstance(snapshot.values, dict):
+            return snapshot.values
+        return {k: v for k, v in snapshot.values.items() if k in names}
+
+
+class _Pinned(BaseCheckpointSaver[Any]):
+    """A thread as it was when its head was one given checkpoint."""
+
+    def __init__(self, inner: BaseCheckpointSaver[Any], head: Stored) -> None:
+        super().__init__(serde=inner.serde)
+        self._inner = inner
+        self._head = head
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """The given checkpoint for the root's head, anything else as it is."""
+        configurable = config.get("configurable", {})
+        if configurable.get("checkpoint_ns") or configurable.get("checkpoint_id"):
+            return await self._inner.aget_tuple(config)
+        return tuple_of(self._head)
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """See the inner saver."""
+        return await self._inner.aget_delta_channel_history(
+            config=config, channels=channels
+        )
+
+    def get_next_version(self, current: Any, channel: None) -> Any:
+        """The same versions as the inner saver's."""
+        return self._inner.get_next_version(current, channel)

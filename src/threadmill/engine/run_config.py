@@ -1,0 +1,72 @@
+"""Merging LangGraph configurations, and what clients may put into them.
+
+A configuration is LangGraph's `RunnableConfig` in JSON: `configurable`, `metadata`,
+`tags`, `recursion_limit` and a few more. Keys of `configurable` that begin with two
+underscores are LangGraph's own and never come from outside.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from threadmill.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from threadmill.stores.base import Json
+
+# Where in a thread; said by the request itself, not by its configuration.
+POSITION: Final = ("thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map")
+_TAKEN: Final = ("metadata", "tags", "recursion_limit", "max_concurrency", "run_name")
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuses a configuration that no graph could be run with.
+
+    Raises:
+        InvalidRequest: naming the key.
+    """
+    for key in ("configurable", "metadata"):
+        if not isinstance(config.get(key) or {}, dict):
+            raise InvalidRequest(f"config.{key} must be an object")
+    tags = config.get("tags") or []
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise InvalidRequest("config.tags must be a list of strings")
+    for key in ("recursion_limit", "max_concurrency"):
+        limit = config.get(key)
+        if limit is not None and (type(limit) is not int or limit < 1):
+            raise InvalidRequest(f"config.{key} must be an integer above 0")
+
+
+def split_position(config: Json) -> tuple[Json, Json | None]:
+    """The client's part of a checked `config`, and the checkpoint it names, if any.
+
+    Keys that LangGraph does not take from clients (callbacks, ...) are left out.
+    """
+    configurable = config.get("configurable") or {}
+    position = {k: configurable[k] for k in POSITION if configurable.get(k)}
+    rest = {k: config[k] for k in _TAKEN if config.get(k) is not None}
+    rest["configurable"] = own_keys(config)
+    return rest, position if "checkpoint_id" in position else None
+
+
+def own_keys(config: Mapping[str, Any]) -> Json:
+    """The part of `configurable` that is the client's own business."""
+    configurable = config.get("configurable") or {}
+    return {
+        key: value
+        for key, value in configurable.items()
+        if key not in POSITION and not key.startswith("__")
+    }
+
+
+def merge_config(below: Mapping[str, Any], above: Mapping[str, Any]) -> Json:
+    """Both configurations; where they differ, `above` wins key by key."""
+    merged = {**below, **above}
+    for key in ("configurable", "metadata"):
+        merged[key] = {**(below.get(key) or {}), **(above.get(key) or {})}
+    tags = [*(below.get("tags") or []), *(above.get("tags") or [])]
+    if tags:
+        merged["tags"] = list(dict.fromkeys(tags))
+    return merged

@@ -1,0 +1,350 @@
+"""Accepts a request to run: from what a client asked for to a stored run.
+
+Everything that can be said about a request without running it is said here, before
+anything is stored: unknown assistants, unknown modes, options of LangGraph's that this
+version does not carry out. What is accepted is complete: `kwargs` holds the merged
+configuration, so that a worker needs nothing but the run's row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from langchain_core.utils.uuid import uuid7
+
+from threadmill.domain.multitask import strategy
+from threadmill.engine.run_config import (
+    check_config,
+    merge_config,
+    own_keys,
+    split_position,
+)
+from threadmill.errors import InvalidRequest, NotFound, RequestError
+from threadmill.stores.base import NewAssistant, NewRun
+
+if TYPE_CHECKING:
+    from threadmill.brokers.base import Hints
+    from threadmill.engine.graphs import GraphCatalogue, LoadedGraph
+    from threadmill.stores.base import Accepted, Assistants, Json, Runs
+
+STREAM_MODES: Final = (
+    "values",
+    "updates",
+    "messages",
+    "messages-tuple",
+    "custom",
+    "events",
+    "debug",
+    "tasks",
+    "checkpoints",
+)
+_DURABILITIES: Final = ("sync", "async", "exit")
+# Ten years: a bound, so that no date overflows.
+_AFTER_SECONDS_MAX: Final = 315_360_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What a client asked for, in LangGraph's words.
+
+    Args:
+        thread_id: for a stateless run, a fresh id.
+        stateless: the thread is made for the run, and goes with it unless
+            `on_completion` is keep.
+        stream_mode: what its stream carries; empty for nothing.
+        idempotency_key: the same key and body give the same run.
+        body_hash: of the request's body; it and the thread are compared under a key.
+        request_id: the client's own, shown in the run's configuration.
+    """
+
+    assistant_id: str
+    thread_id: UUID
+    stateless: bool = False
+    input: Any = None
+    command: Json | None = None
+    config: Json = field(default_factory=dict)
+    context: Any = None
+    metadata: Json = field(default_factory=dict)
+    checkpoint: Json | None = None
+    checkpoint_id: str | None = None
+    stream_mode: Sequence[str] = ()
+    stream_subgraphs: bool = False
+    stream_resumable: bool = False
+    interrupt_before: str | Sequence[str] | None = None
+    interrupt_after: str | Sequence[str] | None = None
+    multitask_strategy: str | None = None
+    if_not_exists: str | None = None
+    on_completion: str | None = None
+    durability: str | None = None
+    checkpoint_during: bool | None = None
+    after_seconds: float | None = None
+    feedback_keys: Sequence[str] | None = None
+    webhook: str | None = None
+    idempotency_key: str | None = None
+    body_hash: bytes = b""
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitLimits:
+    """Bounds and defaults of accepted runs."""
+
+    recursion_limit: int = 10_011
+    queue_per_thread_max: int = 1000
+    idempotency_ttl_seconds: float = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The assistant that a run is for."""
+
+    assistant_id: UUID
+    graph: LoadedGraph
+    config: Json
+    context: Json
+    metadata: Json
+
+
+class Submit:
+    """Accepts runs.
+
+    Args:
+        runs: stores them.
+        assistants: finds those that are not a graph's default.
+        graphs: what is served.
+        hints: told after the commit that a graph has work.
+        limits: bounds and defaults.
+    """
+
+    def __init__(
+        self,
+        *,
+        runs: Runs,
+        assistants: Assistants,
+        graphs: GraphCatalogue,
+        hints: Hints,
+        limits: SubmitLimits,
+    ) -> None:
+        self._runs = runs
+        self._assistants = assistants
+        self._graphs = graphs
+        self._hints = hints
+        self._limits = limits
+
+    async def __call__(self, tenant: str, request: RunRequest) -> Accepted:
+        """Stores the run durably and hints that there is work.
+
+        Raises:
+            InvalidRequest: not valid, or not carried out by this version.
+            RequestError: options that exclude each other.
+            NotFound: no such thread. ThreadBusy: `reject`, and a run is active.
+            Overloaded: too many runs wait on the thread.
+            Conflict: the idempotency key was used for another request.
+            GraphLoadFailed: the graph is known and does not load.
+
+        After an error of `Unavailable`, or when cancelled, the run may be stored: the
+        same request under the same idempotency key then gives this run.
+        """
+        _check(request)
+        target = await self._target(tenant, request.assistant_id)
+        new = await self._new_run(request, target)
+        accepted = await self._runs.accept(tenant, new)
+        if accepted.new:
+            self._hints.ready(target.graph.id)
+        return accepted
+
+    async def _target(self, tenant: str, assistant_id: str) -> _Target:
+        try:
+            return await self._find(tenant, assistant_id)
+        except NotFound as error:
+            # Part of the request's body, so it is the body that is not valid.
+            raise InvalidRequest(str(error)) from error
+
+    async def _find(self, tenant: str, name: str) -> _Target:
+        try:
+            assistant_id = UUID(name)
+        except ValueError:
+            return _default(self._graphs.get(name))
+        if graph := self._graphs.by_assistant(assistant_id):
+            return _default(graph)
+        found = await self._assistants.get(tenant, assistant_id)
+        return _Target(
+            assistant_id,
+            self._graphs.get(found.graph_id),
+            found.config,
+            found.context,
+            found.metadata,
+        )
+
+    async def _new_run(self, request: RunRequest, target: _Target) -> NewRun:
+        # Made now, so that ids rise with time and rows of one time lie together.
+        run_id = uuid7()
+        temporary = request.stateless and request.on_completion != "keep"
+        ids = {
+            "run_id": str(run_id),
+            "thread_id": str(request.thread_id),
+            "graph_id": target.graph.id,
+            "assistant_id": str(target.assistant_id),
+        }
+        metadata = {
+            **target.metadata,
+            **(request.config.get("metadata") or {}),
+            **request.metadata,
+            "graph_id": ids["graph_id"],
+            "assistant_id": ids["assistant_id"],
+        }
+        return NewRun(
+            run_id=run_id,
+            thread_id=request.thread_id,
+            assistant_id=target.assistant_id,
+            graph_id=target.graph.id,
+            kwargs=await self._kwargs(
+                request, target, ids, metadata, temporary=temporary
+            ),
+            metadata=metadata,
+            strategy=strategy(request.multitask_strategy),
+            after_seconds=request.after_seconds or 0.0,
+            create_thread=request.stateless or request.if_not_exists == "create",
+            temporary=temporary,
+            thread_metadata={k: ids[k] for k in ("graph_id", "assistant_id")},
+            idempotency_key=request.idempotency_key,
+            body_hash=request.body_hash,
+            idempotency_ttl_seconds=self._limits.idempotency_ttl_seconds,
+            queue_max=self._limits.queue_per_thread_max,
+        )
+
+    async def _kwargs(
+        self,
+        request: RunRequest,
+        target: _Target,
+        ids: Json,
+        metadata: Json,
+        *,
+        temporary: bool,
+    ) -> Json:
+        asked, in_config = split_position(request.config)
+        config = merge_config(target.config, asked)
+        config.setdefault("recursion_limit", self._limits.recursion_limit)
+        config["metadata"] = {**metadata, **ids}
+        context = await _context(request, target, own_keys(config))
+        config["configurable"] = {
+            **config.get("configurable", {}),
+            **ids,
+            "user_id": "",
+            "langgraph_auth_user": None,
+            "langgraph_auth_user_id": "",
+            "langgraph_auth_permissions": [],
+            **(
+                {"langgraph_request_id": request.request_id}
+                if request.request_id
+                else {}
+            ),
+        }
+        return {
+            "input": request.input,
+            "command": request.command or None,
+            "config": config,
+            "context": context,
+            "stream_mode": list(request.stream_mode),
+            "interrupt_before": request.interrupt_before,
+            "interrupt_after": request.interrupt_after,
+            "webhook": None,
+            "feedback_keys": request.feedback_keys,
+            "temporary": temporary,
+            "subgraphs": request.stream_subgraphs,
+            "resumable": request.stream_resumable,
+            "checkpoint_during": request.checkpoint_during,
+            "durability": request.durability or "async",
+            "checkpoint": _position(request, in_config),
+        }
+
+
+def default_assistants(graphs: GraphCatalogue) -> list[NewAssistant]:
+    """The assistant that each graph has from the start."""
+    return [
+        NewAssistant(
+            assistant_id=graph.assistant_id,
+            graph_id=graph.id,
+            name=graph.id,
+            description=graph.description,
+            metadata=dict(_SYSTEM),
+        )
+        for graph in graphs
+    ]
+
+
+_SYSTEM: Final[Mapping[str, str]] = {"created_by": "system"}
+
+
+def _default(graph: LoadedGraph) -> _Target:
+    return _Target(graph.assistant_id, graph, {}, {}, dict(_SYSTEM))
+
+
+def _check(request: RunRequest) -> None:
+    """Refuses what is not valid, and what would silently not be done."""
+    check_config(request.config)
+    unknown = [mode for mode in request.stream_mode if mode not in STREAM_MODES]
+    if unknown:
+        known = ", ".join(STREAM_MODES)
+        raise InvalidRequest(f"stream_mode '{unknown[0]}' is unknown; use {known}")
+    _one_of("durability", request.durability, _DURABILITIES)
+    _one_of("if_not_exists", request.if_not_exists, ("create", "reject"))
+    _one_of("on_completion", request.on_completion, ("delete", "keep"))
+    if not 0 <= (request.after_seconds or 0) <= _AFTER_SECONDS_MAX:
+        raise InvalidRequest(
+            f"after_seconds must lie between 0 and {_AFTER_SECONDS_MAX}"
+        )
+    if request.webhook is not None:
+        raise InvalidRequest(
+            "webhook is not supported by this version; wait for the run or poll it"
+        )
+    if request.stateless and "resume" in (request.command or {}):
+        raise RequestError("command.resume needs a thread; a stateless run has none")
+    if request.stateless and (request.checkpoint or request.checkpoint_id):
+        raise RequestError("checkpoint needs a thread; a stateless run has none")
+
+
+def _one_of(name: str, value: str | None, allowed: Sequence[str]) -> None:
+    if value is not None and value not in allowed:
+        raise InvalidRequest(f"{name} '{value}' is unknown; use {', '.join(allowed)}")
+
+
+async def _context(request: RunRequest, target: _Target, configurable: Json) -> Any:
+    """The run's context: the assistant's, then the client's; only keys of its schema.
+
+    A client that sets `configurable` only means the same by it.
+    """
+    asked = request.context
+    if asked and own_keys(request.config):
+        raise RequestError(
+            "set either config.configurable or context, not both; context is newer"
+        )
+    if asked and not isinstance(asked, Mapping):
+        return asked
+    merged = {**target.context, **(asked or configurable)}
+    if not merged:
+        return None
+    schema = (await target.graph.schemas()).context
+    if schema is None:
+        return {**target.context, **asked} if asked else target.context or None
+    known = schema.get("properties")
+    if known is None or schema.get("additionalProperties"):
+        return merged
+    return {key: value for key, value in merged.items() if key in known} or None
+
+
+def _position(request: RunRequest, in_config: Json | None) -> Json | None:
+    """Where the run forks off, if it does not go on from the head."""
+    checkpoint = dict(request.checkpoint or in_config or {})
+    if request.checkpoint_id is not None:
+        checkpoint["checkpoint_id"] = request.checkpoint_id
+    if not checkpoint.get("checkpoint_id"):
+        return None
+    return {
+        "checkpoint_id": checkpoint["checkpoint_id"],
+        "checkpoint_ns": checkpoint.get("checkpoint_ns") or "",
+        "checkpoint_map": checkpoint.get("checkpoint_map"),
+    }

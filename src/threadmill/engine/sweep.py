@@ -1,0 +1,181 @@
+"""Use-case: heal what died, and do what is due. Every process runs it.
+
+It is a periodic, idempotent look at the database: no leader, no list in memory that a
+crash could lose, nothing done only at start. Whoever comes first does it; the others
+find nothing.
+
+A worker counts as dead only when its presence lock was seen free twice, a while apart,
+and not soon after the database itself has started: a restart frees every lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import structlog
+
+from threadmill.checkpoints.base import Fence
+from threadmill.domain.run import RunEvent
+from threadmill.engine.activate import describe, spent
+from threadmill.engine.wire_json import encode
+from threadmill.errors import Error, LeaseLost
+from threadmill.stores.base import Ending, Lost
+from threadmill.streams.base import NewEvent
+
+if TYPE_CHECKING:
+    from threadmill.brokers.base import Hints
+    from threadmill.stores.base import Dispatcher, Members, Threads
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepRules:
+    """How often, and when somebody counts as gone.
+
+    Args:
+        sweep_seconds: between two looks at leases and timers.
+        presence_seconds: between two looks at presence locks.
+        free_seconds: how long a lock must be free before its member is dead.
+        lease_seconds: a lease; also how long a started database may settle.
+        backoff_seconds: unit of the doubling pause between attempts.
+        attempts_max: losses without progress after which a run fails.
+        timer_hold_seconds: how long a taken timer is not taken by others.
+        batch: rows per look.
+    """
+
+    sweep_seconds: float = 1.0
+    presence_seconds: float = 0.2
+    free_seconds: float = 0.25
+    lease_seconds: float = 10.0
+    backoff_seconds: float = 0.25
+    attempts_max: int = 5
+    timer_hold_seconds: float = 30.0
+    batch: int = 200
+
+
+class Sweep:
+    """The healing loop of one process.
+
+    Args:
+        dispatcher: re-opens activations and carries timers out.
+        members: the fleet.
+        threads: ends state updates whose caller is gone.
+        hints: told after commits.
+        rules: how often.
+    """
+
+    def __init__(
+        self,
+        *,
+        dispatcher: Dispatcher,
+        members: Members,
+        threads: Threads,
+        hints: Hints,
+        rules: SweepRules,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._members = members
+        self._threads = threads
+        self._hints = hints
+        self._rules = rules
+        self._free_since: dict[UUID, float] = {}
+
+    async def run(self) -> None:
+        """Looks for ever, with jitter; ends by cancellation."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._every(self._rules.sweep_seconds, self.look))
+            group.create_task(
+                self._every(self._rules.presence_seconds, self.look_for_absent)
+            )
+
+    async def _every(
+        self, seconds: float, look: Callable[[], Awaitable[None]]
+    ) -> None:
+        while True:
+            try:
+                await look()
+            except Error as error:
+                _log.warning("sweep.failed", cause=str(error))
+            await asyncio.sleep(seconds * random.uniform(0.7, 1.3))  # noqa: S311
+
+    async def look(self) -> None:
+        """Expired leases, due timers, members that fell silent."""
+        await self._reopen([])
+        for timer in await self._dispatcher.due(
+            hold_seconds=self._rules.timer_hold_seconds, limit=self._rules.batch
+        ):
+            goes_on = await self._dispatcher.carry_out(timer)
+            if goes_on is not None:
+                self._hints.ready(goes_on.graph_id)
+        await self._members.forget_silent(silent_seconds=6 * self._rules.lease_seconds)
+
+    async def look_for_absent(self) -> None:
+        """Members whose session is gone: their activations are re-opened at once."""
+        now = time.monotonic()
+        free = await self._members.absent(settle_seconds=self._rules.lease_seconds)
+        self._free_since = {
+            member: self._free_since.get(member, now) for member in free
+        }
+        dead = [
+            member
+            for member, since in self._free_since.items()
+            if now - since >= self._rules.free_seconds
+        ]
+        if dead:
+            await self._reopen(dead)
+            for member in dead:
+                await self._members.leave(member)
+                _log.warning("sweep.member_gone", worker=str(member))
+
+    async def _reopen(self, dead: Sequence[UUID]) -> None:
+        reopened = await self._dispatcher.reopen(
+            dead,
+            backoff_seconds=self._rules.backoff_seconds,
+            limit=self._rules.batch,
+        )
+        for lost in reopened:
+            _log.warning(
+                "sweep.reopened",
+                tenant=lost.tenant,
+                thread=str(lost.thread_id),
+                run=str(lost.run_id),
+                attempt=lost.attempt,
+            )
+            try:
+                await self._heal(lost)
+            except LeaseLost:
+                continue  # somebody has claimed it already
+
+    async def _heal(self, lost: Lost) -> None:
+        fence = Fence(
+            tenant=lost.tenant,
+            thread_id=lost.thread_id,
+            activation_id=lost.activation_id,
+            token=lost.token,
+            run_id=lost.run_id,
+            attempt=lost.attempt,
+        )
+        if lost.kind == "update":
+            goes_on = await self._threads.end_update(fence, status=None)
+            if goes_on is not None:
+                self._hints.ready(goes_on.graph_id)
+        elif lost.attempt >= self._rules.attempts_max:
+            error = describe(spent(lost.attempt))
+            await self._dispatcher.finish(
+                fence,
+                Ending(
+                    RunEvent.FAIL,
+                    error=dict(error),
+                    events=[NewEvent("error", encode(error))],
+                ),
+            )
+            self._hints.moved(lost.tenant, lost.thread_id)
+        else:
+            self._hints.ready("")

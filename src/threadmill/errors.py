@@ -1,0 +1,197 @@
+"""The one tree of errors, cut by what the caller should do next.
+
+::
+
+    Error
+    ├─ RequestError        change the request
+    │  ├─ InvalidRequest     malformed or not allowed
+    │  ├─ PayloadTooLarge    over a configured limit
+    │  ├─ NotFound           no such thing, or not yours
+    │  ├─ Forbidden          known, and not allowed
+    │  └─ Conflict           clashes with the present state
+    │     ├─ ThreadBusy        a run is active or queued
+    │     ├─ AlreadyExists     the id or idempotency key is taken
+    │     └─ HeadMoved         the thread has gone on meanwhile
+    ├─ LimitExceeded       wait, then try again
+    │  └─ Overloaded         a bounded queue is full
+    ├─ Unavailable         a retry is safe
+    │  ├─ StoreUnavailable   the database does not answer
+    │  └─ Draining           this process is going away
+    ├─ SetupError          the operator must mend something
+    │  ├─ BadSetting         a setting or langgraph.json is wrong
+    │  └─ SchemaOutdated     run `threadmill migrate`
+    ├─ GraphError          the user's code
+    │  ├─ GraphLoadFailed    it does not import or compile
+    │  ├─ GraphFailed        it raised
+    │  └─ StateUnserializable  its state cannot be stored
+    ├─ LeaseLost           somebody else owns the activation: stop silently
+    └─ InvariantViolated   our bug; it always alerts
+
+`code` is part of the interface and is never renamed. A class's docstring is its
+default message. Drivers translate their vendor's errors at their edge; no layer
+catches `Error` broadly. The HTTP status of each class stands in one table,
+`threadmill.server.errors`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class Error(Exception):
+    """threadmill failed."""
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+
+class RequestError(Error):
+    """the request cannot be served as it is."""
+
+    code = "request_error"
+
+
+class InvalidRequest(RequestError):
+    """the request is not valid."""
+
+    code = "invalid_request"
+
+
+class PayloadTooLarge(RequestError):
+    """the payload is larger than THREADMILL_PAYLOAD_BYTES_MAX."""
+
+    code = "payload_too_large"
+
+
+class NotFound(RequestError):
+    """not found."""
+
+    code = "not_found"
+
+
+class Forbidden(RequestError):
+    """not allowed."""
+
+    code = "forbidden"
+
+
+class Conflict(RequestError):
+    """the request clashes with the present state."""
+
+    code = "conflict"
+
+
+class ThreadBusy(Conflict):
+    """the thread has an active or queued run."""
+
+    code = "thread_busy"
+
+
+class AlreadyExists(Conflict):
+    """it exists already."""
+
+    code = "already_exists"
+
+
+class HeadMoved(Conflict):
+    """the thread's head has moved meanwhile; read it again."""
+
+    code = "head_moved"
+
+
+class LimitExceeded(Error):
+    """a limit is reached; try again later."""
+
+    code = "limit_exceeded"
+
+    def __init__(
+        self, message: str | None = None, *, retry_after_seconds: float = 1.0
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Overloaded(LimitExceeded):
+    """a queue is full; try again later."""
+
+    code = "overloaded"
+
+
+class Unavailable(Error):
+    """temporarily unavailable; a retry is safe."""
+
+    code = "unavailable"
+
+    def __init__(
+        self, message: str | None = None, *, retry_after_seconds: float = 1.0
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class StoreUnavailable(Unavailable):
+    """the database does not answer; check DATABASE_URI and that it is running."""
+
+    code = "store_unavailable"
+
+
+class Draining(Unavailable):
+    """this process is shutting down; another one will answer."""
+
+    code = "draining"
+
+
+class SetupError(Error):
+    """the set-up must be mended."""
+
+    code = "setup_error"
+
+
+class BadSetting(SetupError):
+    """a setting is not valid."""
+
+    code = "bad_setting"
+
+
+class SchemaOutdated(SetupError):
+    """the database schema is missing or older; run `threadmill migrate`."""
+
+    code = "schema_outdated"
+
+
+class GraphError(Error):
+    """the graph's own code failed."""
+
+    code = "graph_error"
+
+
+class GraphLoadFailed(GraphError):
+    """the graph does not load."""
+
+    code = "graph_load_failed"
+
+
+class GraphFailed(GraphError):
+    """the graph raised an error."""
+
+    code = "graph_failed"
+
+
+class StateUnserializable(GraphError):
+    """the graph's state holds a value that cannot be stored."""
+
+    code = "state_unserializable"
+
+
+class LeaseLost(Error):
+    """the activation is owned by somebody else."""
+
+    code = "lease_lost"
+
+
+class InvariantViolated(Error):
+    """an invariant of threadmill is broken; please report it."""
+
+    code = "invariant_violated"

@@ -1,0 +1,73 @@
+"""What the routes work with: use-cases and ports, handed in, never looked up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, Path, Request
+
+from threadmill.engine.answers import Answers
+from threadmill.engine.cancel import Cancel
+from threadmill.engine.graphs import GraphCatalogue
+from threadmill.engine.states import States
+from threadmill.engine.submit import Submit, default_assistants
+from threadmill.engine.watch import StreamRun, WaitForRun, Watch
+from threadmill.server.live import Drain
+from threadmill.stores.base import Assistants, Runs, Threads
+from threadmill.streams.base import Stream
+
+# The only tenant of this version; authentication will tell it.
+TENANT = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything a server is made of.
+
+    Args:
+        keepalive_seconds: how long an open response may be silent.
+    """
+
+    graphs: GraphCatalogue
+    assistants: Assistants
+    threads: Threads
+    runs: Runs
+    stream: Stream
+    submit: Submit
+    cancel: Cancel
+    states: States
+    answers: Answers
+    wait: WaitForRun
+    follow: StreamRun
+    watch: Watch
+    drain: Drain
+    keepalive_seconds: float = 5.0
+
+    async def start(self) -> None:
+        """Makes sure that every graph has its default assistant; idempotent.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        await self.assistants.ensure(TENANT, default_assistants(self.graphs))
+
+
+async def services(request: Request) -> Services:
+    """The application's services."""
+    found = request.app.state.services
+    assert isinstance(found, Services)  # noqa: S101 - set by create_app
+    return found
+
+
+async def tenant() -> str:
+    """Whose request it is."""
+    return TENANT
+
+
+# Coroutines, because FastAPI sends plain functions to a thread pool.
+Needs = Annotated[Services, Depends(services)]
+Tenant = Annotated[str, Depends(tenant)]
+ThreadId = Annotated[UUID, Path()]
+RunId = Annotated[UUID, Path()]

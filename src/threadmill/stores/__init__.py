@@ -1,0 +1,1 @@
+"""Durable truth about threads, runs, activations and workers: ports and adapters."""

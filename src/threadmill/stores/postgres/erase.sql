@@ -1,0 +1,38 @@
+-- Everything a thread leaves behind, table by table; the thread's row goes last and
+-- takes its runs along.
+
+-- name: activations
+DELETE FROM threadmill.activation
+ WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
+
+-- name: writes
+DELETE FROM threadmill.checkpoint_write
+ WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s::text
+
+-- name: checkpoints
+DELETE FROM threadmill.checkpoint
+ WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s::text
+
+-- name: heads
+DELETE FROM threadmill.head
+ WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s::text
+
+-- name: events
+DELETE FROM threadmill.event
+ WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
+
+-- name: stream
+DELETE FROM threadmill.stream
+ WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
+
+-- name: timers
+DELETE FROM threadmill.timer t
+ USING threadmill.run r
+ WHERE r.tenant_id = %(tenant)s AND r.thread_id = %(thread_id)s
+   AND t.tenant_id = %(tenant)s AND t.kind IN ('promote', 'drop_events')
+   AND t.ref = r.run_id::text
+
+-- name: thread
+DELETE FROM threadmill.thread
+ WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
+RETURNING thread_id

@@ -1,0 +1,21 @@
+-- One member's session: presence and leases.
+
+-- name: hold_presence
+SELECT pg_advisory_lock(29805, %(lock_key)s)
+
+-- name: enter
+SELECT set_config('role', 'threadmill_app', true),
+       set_config('statement_timeout', '5000', true),
+       set_config('lock_timeout', '2000', true)
+
+-- name: see
+-- A member that was taken for dead puts itself on the list again.
+INSERT INTO threadmill.worker
+  (worker_id, name, role, version, graphs, labels, slots, lock_key)
+VALUES (%(worker_id)s, %(name)s, %(role)s, %(version)s, %(graphs)s, %(labels)s,
+        %(slots)s, %(lock_key)s)
+ON CONFLICT (worker_id) DO UPDATE SET seen_at = now()
+
+-- name: renew
+SELECT activation_id, token
+  FROM threadmill.renew(%(worker_id)s, make_interval(secs => %(lease_seconds)s))

@@ -1,0 +1,180 @@
+-- Runs: accepting, handing the thread on, cancelling. Lock order: idempotency,
+-- thread, run, activation. A statement that decides on other rows of a locked thread
+-- comes after the lock, so that its snapshot sees what the lock's last owner did.
+
+-- name: claim_key
+-- The first request under a key wins; a second waits for it and is told so.
+WITH k AS (
+  INSERT INTO threadmill.idempotency (tenant_id, key, body_hash, run_id)
+  VALUES (%(tenant)s, %(key)s, %(body_hash)s, %(run_id)s)
+  ON CONFLICT DO NOTHING
+  RETURNING 1
+), t AS (
+  INSERT INTO threadmill.timer (tenant_id, kind, ref, due_at)
+  SELECT %(tenant)s, 'drop_key', %(key)s,
+         now() + make_interval(secs => %(ttl_seconds)s) FROM k
+  ON CONFLICT DO NOTHING
+)
+SELECT threadmill.require(EXISTS (SELECT FROM k), 'already_exists',
+                          'the idempotency key is taken')
+
+-- name: key_owner
+SELECT body_hash, run_id FROM threadmill.idempotency
+ WHERE tenant_id = %(tenant)s AND key = %(key)s
+
+-- name: create_thread
+INSERT INTO threadmill.thread (tenant_id, thread_id, temporary)
+VALUES (%(tenant)s, %(thread_id)s, %(temporary)s)
+ON CONFLICT DO NOTHING
+
+-- name: lock_thread
+SELECT 1 FROM threadmill.thread
+ WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
+   FOR UPDATE
+
+-- name: may_accept
+SELECT threadmill.require(t.thread_id IS NOT NULL, 'not_found',
+                          'thread or assistant not found'),
+       threadmill.require(NOT %(reject)s OR (t.holder IS NULL AND q.n = 0),
+                          'thread_busy',
+                          'the thread has an active or queued run '
+                          '(multitask_strategy is reject)'),
+       threadmill.require(q.n < %(queue_max)s, 'overloaded',
+                          'the thread has too many queued runs '
+                          '(THREADMILL_QUEUE_PER_THREAD_MAX)')
+  FROM (SELECT count(*) AS n
+          FROM (SELECT 1 FROM threadmill.run
+                 WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
+                   AND status = 'pending'
+                 LIMIT %(queue_max)s) pending) q
+  LEFT JOIN threadmill.thread t
+    ON t.tenant_id = %(tenant)s AND t.thread_id = %(thread_id)s
+
+-- name: accept
+-- Draws the run's place in its thread's order; starts it if the thread is free and
+-- the run is not delayed.
+WITH t AS (
+  UPDATE threadmill.thread t
+     SET next_seq = t.next_seq + 1,
+         metadata = t.metadata || %(thread_metadata)s,
+         holder = CASE WHEN %(after_seconds)s > 0 THEN t.holder
+                       ELSE coalesce(t.holder, %(run_id)s) END,
+         status = CASE WHEN %(after_seconds)s > 0 AND t.holder IS NULL
+                       THEN t.status ELSE 'busy' END,
+         updated_at = now()
+   WHERE t.tenant_id = %(tenant)s AND t.thread_id = %(thread_id)s
+  RETURNING t.next_seq - 1 AS seq, t.holder
+), a AS (
+  INSERT INTO threadmill.activation
+    (tenant_id, activation_id, thread_id, run_id, kind, graph_id)
+  SELECT %(tenant)s, gen_random_uuid(), %(thread_id)s, %(run_id)s, 'step',
+         %(graph_id)s
+    FROM t WHERE t.holder = %(run_id)s
+), d AS (
+  INSERT INTO threadmill.timer (tenant_id, kind, ref, due_at)
+  SELECT %(tenant)s, 'promote', %(run_id)s::text,
+         now() + make_interval(secs => %(after_seconds)s)
+   WHERE %(after_seconds)s > 0
+)
+INSERT INTO threadmill.run
+  (tenant_id, run_id, thread_id, seq, assistant_id, graph_id, multitask_strategy,
+   metadata, kwargs, not_before)
+SELECT %(tenant)s, %(run_id)s, %(thread_id)s, t.seq, %(assistant_id)s, %(graph_id)s,
+       %(strategy)s, %(metadata)s, %(kwargs)s,
+       now() + make_interval(secs => %(after_seconds)s)
+  FROM t
+RETURNING *
+
+-- name: promote
+-- Hands a thread that its holder gives up to the next queued run, or frees it. The
+-- thread is locked; nothing happens if somebody else holds it.
+WITH t AS (
+  SELECT holder FROM threadmill.thread
+   WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
+     AND (holder IS NULL OR holder = %(holder)s)
+), next AS (
+  SELECT r.run_id, r.graph_id
+    FROM threadmill.run r, t
+   WHERE r.tenant_id = %(tenant)s AND r.thread_id = %(thread_id)s
+     AND r.status = 'pending' AND r.not_before <= now()
+   ORDER BY r.seq
+   LIMIT 1
+), a AS (
+  INSERT INTO threadmill.activation
+    (tenant_id, activation_id, thread_id, run_id, kind, graph_id)
+  SELECT %(tenant)s, gen_random_uuid(), %(thread_id)s, run_id, 'step', graph_id
+    FROM next
+)
+UPDATE threadmill.thread th
+   SET holder = (SELECT run_id FROM next),
+       status = CASE WHEN EXISTS (SELECT FROM next) THEN 'busy'
+                     ELSE coalesce(%(status)s,
+                                   nullif(th.status, 'busy'), 'idle') END,
+       error = %(error)s,
+       updated_at = now(), state_updated_at = now()
+  FROM t
+ WHERE th.tenant_id = %(tenant)s AND th.thread_id = %(thread_id)s
+RETURNING th.holder AS run_id, (SELECT graph_id FROM next) AS graph_id
+
+-- name: get
+SELECT * FROM threadmill.run
+ WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
+   AND (%(thread_id)s::uuid IS NULL OR thread_id = %(thread_id)s::uuid)
+
+-- name: list
+SELECT r.* FROM threadmill.run r
+ WHERE r.tenant_id = %(tenant)s AND r.thread_id = %(thread_id)s
+   AND (%(status)s::text IS NULL OR r.status = %(status)s::text)
+ ORDER BY r.seq DESC
+ LIMIT %(limit)s OFFSET %(offset)s
+
+-- name: thread_of
+SELECT thread_id FROM threadmill.run
+ WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
+
+-- name: end
+-- Every ending of a run goes through here; `sources` comes from domain.run. The
+-- run's own last checkpoint is the head, if this run put it there.
+WITH r AS (
+  UPDATE threadmill.run r
+     SET status = %(target)s, error = %(error)s, finished_at = now(),
+         updated_at = now(),
+         end_checkpoint = (
+           SELECT c.checkpoint_id
+             FROM threadmill.head h
+             JOIN threadmill.checkpoint c
+               ON c.tenant_id = h.tenant_id AND c.thread_id = h.thread_id
+              AND c.ns = h.ns AND c.checkpoint_id = h.checkpoint_id
+            WHERE h.tenant_id = %(tenant)s AND h.thread_id = %(thread_id)s::text
+              AND h.ns = '' AND (c.run_id = r.run_id OR r.status = 'running'))
+   WHERE r.tenant_id = %(tenant)s AND r.run_id = %(run_id)s
+     AND r.thread_id = %(thread_id)s AND r.status = ANY (%(sources)s)
+  RETURNING r.kwargs, r.thread_id
+), e AS (
+  INSERT INTO threadmill.timer (tenant_id, kind, ref, due_at)
+  SELECT %(tenant)s, 'drop_events', %(run_id)s::text,
+         now() + make_interval(secs => %(events_seconds)s)
+    FROM r WHERE jsonb_array_length(coalesce(r.kwargs -> 'stream_mode', '[]')) > 0
+), d AS (
+  INSERT INTO threadmill.timer (tenant_id, kind, ref, due_at)
+  SELECT %(tenant)s, 'drop_thread', r.thread_id::text,
+         now() + make_interval(secs => %(temporary_seconds)s)
+    FROM r WHERE coalesce((r.kwargs ->> 'temporary')::boolean, false)
+)
+SELECT threadmill.require(EXISTS (SELECT FROM r), %(refusal)s,
+                          'the run does not exist or has ended already')
+
+-- name: drop_activations
+DELETE FROM threadmill.activation
+ WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
+RETURNING activation_id, token, worker_id
+
+-- name: delete
+WITH r AS (
+  DELETE FROM threadmill.run
+   WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
+     AND run_id = %(run_id)s AND status NOT IN ('pending', 'running')
+  RETURNING 1
+)
+SELECT threadmill.require(EXISTS (SELECT FROM r), 'conflict',
+                          'the run is pending or running; cancel it first')

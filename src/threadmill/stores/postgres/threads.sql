@@ -1,0 +1,109 @@
+-- Threads as clients manage them. Lock order: thread, run, activation.
+
+-- name: create
+INSERT INTO threadmill.thread (tenant_id, thread_id, metadata)
+VALUES (%(tenant)s, %(thread_id)s, %(metadata)s)
+ON CONFLICT DO NOTHING
+RETURNING *
+
+-- name: get
+SELECT * FROM threadmill.thread
+ WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
+
+-- name: patch
+UPDATE threadmill.thread
+   SET metadata = metadata || %(metadata)s, updated_at = now()
+ WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
+RETURNING *
+
+-- name: newest
+-- The usual search; it walks the index thread_by_creation.
+SELECT * FROM threadmill.thread
+ WHERE tenant_id = %(tenant)s AND NOT temporary
+   AND (%(ids)s::uuid[] IS NULL OR thread_id = ANY (%(ids)s::uuid[]))
+   AND (%(metadata)s::jsonb IS NULL OR metadata @> %(metadata)s::jsonb)
+   AND (%(status)s::text IS NULL OR status = %(status)s::text)
+ ORDER BY created_at DESC, thread_id
+ LIMIT %(limit)s OFFSET %(offset)s
+
+-- name: search
+-- Any other order: sorts all threads of the tenant that match.
+SELECT t.*
+  FROM threadmill.thread t,
+       LATERAL (SELECT CASE %(sort_by)s::text
+                         WHEN 'thread_id' THEN t.thread_id::text
+                         WHEN 'status' THEN t.status
+                         WHEN 'updated_at' THEN
+                           to_char(t.updated_at AT TIME ZONE 'UTC',
+                                   'YYYYMMDDHH24MISSUS')
+                         WHEN 'state_updated_at' THEN
+                           to_char(t.state_updated_at AT TIME ZONE 'UTC',
+                                   'YYYYMMDDHH24MISSUS')
+                         ELSE
+                           to_char(t.created_at AT TIME ZONE 'UTC',
+                                   'YYYYMMDDHH24MISSUS')
+                       END COLLATE "C" AS key) sort
+ WHERE t.tenant_id = %(tenant)s AND NOT t.temporary
+   AND (%(ids)s::uuid[] IS NULL OR t.thread_id = ANY (%(ids)s::uuid[]))
+   AND (%(metadata)s::jsonb IS NULL OR t.metadata @> %(metadata)s::jsonb)
+   AND (%(status)s::text IS NULL OR t.status = %(status)s::text)
+ ORDER BY CASE WHEN %(descending)s THEN sort.key END DESC,
+          CASE WHEN NOT %(descending)s THEN sort.key END,
+          t.thread_id
+ LIMIT %(limit)s OFFSET %(offset)s
+
+-- name: count
+SELECT count(*) AS n FROM threadmill.thread
+ WHERE tenant_id = %(tenant)s AND NOT temporary
+   AND (%(ids)s::uuid[] IS NULL OR thread_id = ANY (%(ids)s::uuid[]))
+   AND (%(metadata)s::jsonb IS NULL OR metadata @> %(metadata)s::jsonb)
+   AND (%(status)s::text IS NULL OR status = %(status)s::text)
+
+-- name: lock
+SELECT 1 FROM threadmill.thread
+ WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
+   FOR UPDATE
+
+-- name: may_update
+-- Comes after the lock, so that its snapshot sees what the lock's last owner did. A
+-- run that is to start later does not stand in the way.
+SELECT threadmill.require(t.thread_id IS NOT NULL, 'not_found', 'thread not found'),
+       threadmill.require(
+         t.holder IS NULL AND NOT EXISTS (
+           SELECT FROM threadmill.run r
+            WHERE r.tenant_id = %(tenant)s AND r.thread_id = %(thread_id)s
+              AND r.status IN ('pending', 'running') AND r.not_before <= now()),
+         'thread_busy',
+         'the thread has an active or queued run, or its state is being updated; '
+         'wait for it or cancel it')
+  FROM (SELECT) one
+  LEFT JOIN threadmill.thread t
+    ON t.tenant_id = %(tenant)s AND t.thread_id = %(thread_id)s
+
+-- name: begin_update
+-- The activation holds the thread: new runs queue up behind it.
+WITH t AS (
+  UPDATE threadmill.thread
+     SET holder = %(activation_id)s, updated_at = now()
+   WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
+)
+INSERT INTO threadmill.activation
+  (tenant_id, activation_id, thread_id, kind, graph_id, state, token, worker_id,
+   lease_until, attempt)
+VALUES (%(tenant)s, %(activation_id)s, %(thread_id)s, 'update', %(graph_id)s,
+        'leased', nextval('threadmill.token_seq'), %(worker_id)s,
+        clock_timestamp() + make_interval(secs => %(lease_seconds)s), 1)
+RETURNING token
+
+-- name: end_update
+-- Whoever ends it first hands the thread on; the others learn that it is over.
+WITH a AS (
+  DELETE FROM threadmill.activation
+   WHERE tenant_id = %(tenant)s AND activation_id = %(activation_id)s
+     AND token = %(token)s AND kind = 'update'
+  RETURNING 1
+)
+SELECT threadmill.require(EXISTS (SELECT FROM a), 'lease_lost')
+
+-- name: ping
+SELECT 1 AS answer

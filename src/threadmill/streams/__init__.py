@@ -1,0 +1,1 @@
+"""The replayable event log of a thread: the port and its adapters."""

@@ -1,0 +1,1 @@
+"""The worker process: slots that claim activations and carry them out."""

@@ -1,0 +1,102 @@
+"""Slots: how many activations a worker runs at once.
+
+A blocking node runs in a thread, and a thread cannot be cancelled. Its slot stays taken
+until the thread returns, whatever has become of the activation: otherwise stuck nodes
+would pile up behind a worker that looks idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
+from typing import Any, Final
+
+_SLOT: Final[ContextVar[Slot | None]] = ContextVar("slot", default=None)
+# Wide supersteps of blocking nodes want more threads than slots.
+_THREADS_PER_SLOT: Final = 4
+_THREADS_MIN: Final = 32
+
+
+class Slot:
+    """One taken slot; free again when its activation and its threads are through."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._users = 1
+
+    def enter(self) -> None:
+        """Marks the running task: threads that it starts belong to this slot."""
+        _SLOT.set(self)
+
+    def hold(self) -> None:
+        """Somebody else uses the slot too."""
+        self._users += 1
+
+    def let_go(self) -> None:
+        """One user less; called on the event loop."""
+        self._users -= 1
+        if self._users == 0:
+            self._slots.put_back()
+
+
+class Slots:
+    """Counts taken slots. Belongs to one event loop.
+
+    Args:
+        total: how many there are.
+        on_free: called when a slot becomes free.
+    """
+
+    def __init__(self, total: int, *, on_free: Callable[[], None]) -> None:
+        self.total = total
+        self.taken = 0
+        self._on_free = on_free
+
+    @property
+    def free(self) -> int:
+        """How many may be taken now."""
+        return self.total - self.taken
+
+    def take(self) -> Slot:
+        """Takes one; the caller has seen that one is free."""
+        self.taken += 1
+        return Slot(self)
+
+    def put_back(self) -> None:
+        """Called by the slot itself."""
+        self.taken -= 1
+        self._on_free()
+
+
+class SlotThreads(ThreadPoolExecutor):
+    """The event loop's executor: threads hold the slot of the task that starts them.
+
+    Args:
+        slots: how many slots the worker has.
+        loop: the worker's loop.
+    """
+
+    def __init__(self, slots: int, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            max_workers=max(_THREADS_MIN, slots * _THREADS_PER_SLOT),
+            thread_name_prefix="node",
+        )
+        self._loop = loop
+
+    def submit(
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Future[Any]:
+        """Starts `fn` in a thread; see `ThreadPoolExecutor.submit`."""
+        slot = _SLOT.get()
+        if slot is None:
+            return super().submit(fn, *args, **kwargs)
+        slot.hold()
+        future = super().submit(fn, *args, **kwargs)
+        future.add_done_callback(lambda _: self._let_go(slot))
+        return future
+
+    def _let_go(self, slot: Slot) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(slot.let_go)

@@ -1,0 +1,249 @@
+"""Claims activations while slots are free, and carries them out.
+
+Hints say when to look; without any, it looks every few seconds. A claim is worked on
+until its run ends, it is handed over, or the lease is lost: then the attempt is told to
+stop, and whatever it still writes is refused by the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import structlog
+
+from threadmill.engine.activate import Attempt
+from threadmill.engine.activation.stop import StopReason
+from threadmill.errors import Error
+from threadmill.worker.slots import Slot, Slots, SlotThreads
+
+if TYPE_CHECKING:
+    from threadmill.domain.lease import LeaseTimes
+    from threadmill.engine.activate import Activate
+    from threadmill.engine.graphs import GraphCatalogue
+    from threadmill.stores.base import Claim, Dispatcher
+
+_log = structlog.get_logger(__name__)
+
+_WATCH_SECONDS: Final = 0.25
+_HAND_BACK_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRules:
+    """How a worker behaves.
+
+    Args:
+        slots: activations at once.
+        poll_seconds: the longest between two looks without a hint.
+        retry_seconds: pause after the store did not answer.
+        grace_seconds: how long a drain lets nodes finish.
+    """
+
+    slots: int = 10
+    poll_seconds: float = 2.0
+    retry_seconds: float = 0.5
+    grace_seconds: float = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatistics:
+    """What a worker is doing."""
+
+    slots: int
+    taken: int
+    running: int
+    claimed: int
+    draining: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    attempt: Attempt
+    claimed_at: float
+    deadline_at: float
+    task: asyncio.Task[None] | None = None
+
+
+class Worker:
+    """One worker of a process; a `HintReceiver`. Belongs to one event loop.
+
+    Args:
+        worker_id: as announced to the fleet.
+        graphs: only runs of graphs that loaded here are claimed.
+        dispatcher: where claims come from.
+        activate: carries a claim out.
+        times: of leases.
+        rules: slots and pauses.
+    """
+
+    def __init__(
+        self,
+        *,
+        worker_id: UUID,
+        graphs: GraphCatalogue,
+        dispatcher: Dispatcher,
+        activate: Activate,
+        times: LeaseTimes,
+        rules: WorkerRules,
+    ) -> None:
+        self._worker_id = worker_id
+        self._graphs = graphs
+        self._dispatcher = dispatcher
+        self._activate = activate
+        self._times = times
+        self._rules = rules
+        self._wake = asyncio.Event()
+        self._slots = Slots(rules.slots, on_free=self._wake.set)
+        self._running: dict[tuple[UUID, int], _Running] = {}
+        self._contended = False
+        self._claimed = 0
+        self._draining = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        loop.set_default_executor(SlotThreads(rules.slots, loop))
+
+    async def run(self) -> None:
+        """Works until `drain`; returns when every activation is through or handed back.
+
+        Cancellation leaves activations leased; they are re-opened by others.
+        """
+        watching = asyncio.create_task(self._watch_deadlines(), name="lease-watch")
+        try:
+            while not self._draining.is_set():
+                self._wake.clear()
+                if not await self._claim_some():
+                    await self._wait()
+            await self._hand_back()
+        finally:
+            watching.cancel()
+
+    def drain(self) -> None:
+        """Stops claiming; attempts leave at their next superstep."""
+        self._draining.set()
+        self._wake.set()
+
+    def statistics(self) -> WorkerStatistics:
+        """What the worker is doing now."""
+        return WorkerStatistics(
+            slots=self._slots.total,
+            taken=self._slots.taken,
+            running=len(self._running),
+            claimed=self._claimed,
+            draining=self._draining.is_set(),
+        )
+
+    # --- claiming ------------------------------------------------------------------
+
+    async def _claim_some(self) -> bool:
+        """Claims for the free slots; True if it may be worth looking again at once."""
+        free = self._slots.free
+        graphs = self._graphs.ids
+        if free <= 0 or not graphs:
+            return False
+        asked_at = time.monotonic()
+        try:
+            claims = await self._dispatcher.claim(
+                self._worker_id, graphs, free, self._times.lease_seconds
+            )
+        except Error as error:
+            _log.warning("worker.claim_failed", cause=str(error))
+            await asyncio.sleep(self._rules.retry_seconds)
+            return True
+        for claim in claims:
+            self._start(claim, asked_at)
+        self._contended = len(claims) == free
+        return False
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(
+                self._rules.poll_seconds * random.uniform(0.5, 1.0)  # noqa: S311
+            ):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _start(self, claim: Claim, asked_at: float) -> None:
+        attempt = Attempt(
+            claim,
+            contended=lambda: self._contended,
+            draining=self._draining.is_set,
+        )
+        running = _Running(attempt, asked_at, self._times.deadline(asked_at))
+        self._running[claim.key] = running
+        self._claimed += 1
+        running.task = self._loop.create_task(
+            self._carry_out(running, self._slots.take()), name=f"run-{claim.run_id}"
+        )
+
+    async def _carry_out(self, running: _Running, slot: Slot) -> None:
+        slot.enter()
+        try:
+            await self._activate.carry_out(running.attempt)
+        except Exception:
+            # Our bug, not the graph's: the lease runs out and another attempt begins.
+            _log.exception("worker.attempt_crashed")
+        finally:
+            self._running.pop(running.attempt.claim.key, None)
+            slot.let_go()
+
+    # --- leases ----------------------------------------------------------------------
+
+    def renewed(self, asked_at: float, held: Mapping[UUID, int]) -> None:
+        """The renewal thread's report; called from that thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._renewed, asked_at, held)
+
+    def _renewed(self, asked_at: float, held: Mapping[UUID, int]) -> None:
+        for (activation_id, token), running in list(self._running.items()):
+            if running.claimed_at >= asked_at:
+                continue
+            if held.get(activation_id) == token:
+                running.deadline_at = self._times.deadline(asked_at)
+            else:
+                running.attempt.stop.request(StopReason.LEASE_LOST)
+
+    async def _watch_deadlines(self) -> None:
+        """Gives up what could not be renewed, before the database gives it away."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            now = time.monotonic()
+            for running in list(self._running.values()):
+                if now >= running.deadline_at:
+                    running.attempt.stop.request(StopReason.LEASE_LOST)
+
+    # --- draining ----------------------------------------------------------------------
+
+    async def _hand_back(self) -> None:
+        """Lets attempts leave by themselves, then hands back what is left."""
+        await self._wait_for_attempts(self._rules.grace_seconds)
+        for running in list(self._running.values()):
+            running.attempt.stop.request(StopReason.DRAIN)
+        await self._wait_for_attempts(_HAND_BACK_SECONDS)
+
+    async def _wait_for_attempts(self, seconds: float) -> None:
+        tasks = [r.task for r in self._running.values() if r.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+
+    # --- hints -----------------------------------------------------------------------
+
+    def on_ready(self, graph_id: str | None) -> None:  # noqa: ARG002
+        """See `HintReceiver.on_ready`."""
+        self._contended = self._contended or self._slots.free == 0
+        self._wake.set()
+
+    def on_moved(self, tenant: str | None, thread_id: UUID | None) -> None:
+        """See `HintReceiver.on_moved`; threads do not concern a worker."""
+
+    def on_stop(self, activation_id: UUID, token: int) -> None:
+        """See `HintReceiver.on_stop`."""
+        running = self._running.get((activation_id, token))
+        if running is not None:
+            running.attempt.stop.request(StopReason.CANCELLED)
