@@ -10,8 +10,6 @@ BIN := .venv/bin
 # Two workers suit two cores; the tests wait for processes more than they compute.
 PYTEST_WORKERS ?= 2
 PYTEST_ARGS ?=
-# What `make test-oldest` runs: all that depends on LangGraph's own behaviour.
-OLDEST_TESTS ?= $(wildcard tests/parity tests/engine tests/checkpoints)
 
 .PHONY: help
 help: ## list the tasks
@@ -42,9 +40,9 @@ test: setup ## run all tests (PYTEST_ARGS="-k name" selects)
 	$(BIN)/pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 .PHONY: test-oldest
-test-oldest: ## run the tests that depend on LangGraph on the oldest one allowed
+test-oldest: ## run the tests marked "langgraph" on the oldest one allowed
 	@scripts/setup .venv-oldest requirements-oldest.lock
-	.venv-oldest/bin/pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS) $(OLDEST_TESTS)
+	.venv-oldest/bin/pytest -n $(PYTEST_WORKERS) -m langgraph $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: setup ## measure runs against LangGraph's own PostgreSQL saver

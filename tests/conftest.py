@@ -1,3 +1,8 @@
 """What every test may use: each family of fixtures is one file in tests/fixtures."""
 
-pytest_plugins = ["tests.fixtures.postgres"]
+pytest_plugins = [
+    "tests.fixtures.cluster",
+    "tests.fixtures.database",
+    "tests.fixtures.fleet",
+    "tests.fixtures.postgres",
+]

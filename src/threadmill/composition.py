@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from threadmill import __version__
 from threadmill.brokers.base import HintReceiver
@@ -22,14 +22,16 @@ from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.checkpoints.saver import PostgresSaver
 from threadmill.domain.lease import LeaseTimes
 from threadmill.drivers.postgres.database import Database, Limits, connection_info
-from threadmill.drivers.postgres.migrate import require_current
+from threadmill.drivers.postgres.migrate import migrate, require_current
+from threadmill.drivers.postgres.reach import OnRetry, reach
 from threadmill.engine.activate import Activate, ActivateRules
 from threadmill.engine.activation.entry import EntryLimits
 from threadmill.engine.graphs import GraphCatalogue
 from threadmill.engine.sweep import Sweep, SweepRules
 from threadmill.errors import BadSetting
+from threadmill.faults import Faults
 from threadmill.settings import Settings
-from threadmill.stores.base import Member, Retention
+from threadmill.stores.base import Claim, Member, Retention
 from threadmill.stores.postgres.assistants import PostgresAssistants
 from threadmill.stores.postgres.dispatcher import PostgresDispatcher
 from threadmill.stores.postgres.members import PostgresMembers
@@ -57,6 +59,7 @@ class Core:
     checkpoints: PostgresCheckpoints
     stream: PostgresStream
     hints: PostgresHints
+    faults: Faults
 
     def saver(self, tenant: str) -> PostgresSaver:
         """A LangGraph saver of one tenant, for reading."""
@@ -127,6 +130,37 @@ def direct_uri(settings: Settings) -> str | None:
     return database_uri(settings) if settings.prepared_statements else None
 
 
+async def reach_database(settings: Settings, on_retry: OnRetry) -> None:
+    """Waits, for a bounded while, until the database lets this process in.
+
+    Raises:
+        BadSetting: no database is configured.
+        StoreUnavailable: it does not answer; the message says where it was looked for.
+    """
+    await reach(database_uri(settings), limits=limits_of(settings), on_retry=on_retry)
+
+
+async def require_schema(settings: Settings) -> None:
+    """Refuses to go on with a missing or older schema.
+
+    Raises:
+        BadSetting: no database is configured.
+        SchemaOutdated: `threadmill migrate` must be run first.
+    """
+    await require_current(database_uri(settings), limits=limits_of(settings))
+
+
+async def migrate_database(settings: Settings) -> Sequence[str]:
+    """Brings the schema up to date and names what was applied; safe at the same time.
+
+    Raises:
+        SetupError: PostgreSQL is too old, or the login may not.
+        StoreUnavailable: the database does not answer.
+    """
+    applied = await migrate(database_uri(settings), limits=limits_of(settings))
+    return [f"{migration.id:04d}_{migration.name}" for migration in applied]
+
+
 @asynccontextmanager
 async def open_core(
     settings: Settings, graphs: GraphCatalogue, member: Member
@@ -147,7 +181,7 @@ async def open_core(
     try:
         members = PostgresMembers(database, present=direct_uri(settings) is not None)
         lock_key = await members.join(member)
-        hints = PostgresHints(database)
+        hints = PostgresHints(database, origin=str(member.worker_id))
         await hints.start()
         try:
             yield _core(settings, graphs, member, lock_key, database, members, hints)
@@ -187,6 +221,7 @@ def _core(
         checkpoints=PostgresCheckpoints(database, codec),
         stream=PostgresStream(database),
         hints=hints,
+        faults=Faults(os.environ.get("THREADMILL_FAULTS", "")),
     )
 
 
@@ -209,6 +244,7 @@ def build_worker(core: Core) -> Worker:
             token_flush_seconds=settings.token_flush_seconds,
             recursion_limit=settings.recursion_limit,
         ),
+        faults=core.faults,
     )
     return Worker(
         worker_id=core.member.worker_id,
@@ -221,6 +257,7 @@ def build_worker(core: Core) -> Worker:
             poll_seconds=settings.poll_seconds,
             grace_seconds=settings.drain_grace_seconds,
         ),
+        faults=core.faults,
     )
 
 
@@ -275,7 +312,9 @@ async def in_fleet(
             info = connection_info(
                 direct, name=f"{core.member.name} hints", limits=core.database.limits
             )
-            listener = PostgresListener(info, receivers)
+            listener = PostgresListener(
+                info, receivers, origin=str(core.member.worker_id)
+            )
             await listener.start()
         yield
     finally:
@@ -287,5 +326,5 @@ async def in_fleet(
         await asyncio.to_thread(renewal.stop)
 
 
-def _ignore(_asked_at: float, _held: Mapping[UUID, int]) -> None:
-    """A process without a worker has only short leases of its own updates."""
+def _ignore(_asked_at: float, _held: Sequence[Claim]) -> None:
+    """A process without a worker holds no claims."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ import pytest
 
 from tests.drivers.embedded_owners import (
     AS_ROOT,
+    GONE_SECONDS,
     OWNER,
     Gone,
     OwnerProcess,
@@ -31,6 +33,8 @@ from tests.drivers.embedded_owners import (
     supervisor_pid,
 )
 from threadmill.drivers.embedded import EmbeddedPostgres
+from threadmill.drivers.embedded.account import choose_account
+from threadmill.drivers.embedded.binaries import runnable_binaries
 from threadmill.drivers.embedded.layout import Layout
 from threadmill.errors import SetupError
 
@@ -307,6 +311,32 @@ def test_a_number_that_is_used_again_by_a_stranger_does_not_stop_the_start(
             assert query(server.uri, "SELECT 1") == 1
         assert stranger.poll() is None
         stranger.kill()
+
+
+def test_a_server_without_a_supervisor_is_stopped_before_the_next_start(
+    data_dir: Path,
+) -> None:
+    """As on systems without a death signal, where it outlives its supervisor."""
+    with EmbeddedPostgres(data_dir, fsync=False):
+        pass
+    pgdata = data_dir / "pgdata"
+    account = choose_account(data_dir, pgdata)
+    program = runnable_binaries(account, data_dir).postgres
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    command: list[str | Path] = [program, "-D", pgdata, "-p", str(port)]
+    command += ["-c", "unix_socket_directories="]
+    with account.spawn(command) as orphan:
+        wait_until_ready(pgdata)
+        with EmbeddedPostgres(data_dir, fsync=False) as server:
+            assert query(server.uri, "SELECT 1") == 1
+            assert orphan.wait(timeout=GONE_SECONDS) == 0
+
+
+def wait_until_ready(pgdata: Path) -> None:
+    status = pgdata / "postmaster.pid"
+    while not status.exists() or "ready" not in status.read_text():
+        os.sched_yield()
 
 
 def test_data_of_another_major_version_is_refused(data_dir: Path) -> None:

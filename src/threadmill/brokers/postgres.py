@@ -41,18 +41,19 @@ class PostgresHints:
 
     Args:
         database: publishes; needs no session of its own.
-        local: receivers in this very process, told at once.
+        origin: names this process; its own hints do not come back to it.
     """
 
-    def __init__(self, database: Database, local: Sequence[HintReceiver] = ()) -> None:
+    def __init__(self, database: Database, *, origin: str) -> None:
         self._database = database
-        self._local = list(local)
+        self._origin = origin
+        self._local: list[HintReceiver] = []
         self._waiting: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def add_local(self, receiver: HintReceiver) -> None:
-        """Tells a receiver of this process too, without the way through the wire."""
+        """Tells a receiver of this process at once, without the way over the wire."""
         self._local.append(receiver)
 
     def ready(self, graph_id: str) -> None:
@@ -75,7 +76,7 @@ class PostgresHints:
 
     def _publish(self, payload: str) -> None:
         if len(self._waiting) < _WAITING_MAX:
-            self._waiting[payload] = None
+            self._waiting[f"{self._origin} {payload}"] = None
             self._wake.set()
 
     async def start(self) -> None:
@@ -115,7 +116,8 @@ class PostgresListener:
 
     Args:
         conninfo: of a direct connection: a transaction pooler loses LISTEN.
-        receivers: told of every hint.
+        receivers: told of every hint from other processes.
+        origin: names this process.
         retry_seconds: between attempts to connect.
     """
 
@@ -124,10 +126,12 @@ class PostgresListener:
         conninfo: str,
         receivers: Sequence[HintReceiver],
         *,
+        origin: str,
         retry_seconds: float = 0.5,
     ) -> None:
         self._conninfo = conninfo
         self._receivers = list(receivers)
+        self._origin = origin
         self._retry_seconds = retry_seconds
         self._task: asyncio.Task[None] | None = None
         self.listening = asyncio.Event()
@@ -166,7 +170,10 @@ class PostgresListener:
                 self._deliver(notify.payload)
 
     def _deliver(self, payload: str) -> None:
-        kind, _, rest = payload.partition(" ")
+        origin, _, hint = payload.partition(" ")
+        if origin == self._origin:
+            return
+        kind, _, rest = hint.partition(" ")
         first, _, second = rest.partition(" ")
         for receiver in self._receivers:
             if kind == _READY:

@@ -31,7 +31,7 @@ class BlockingSaver(BaseCheckpointSaver[int]):
     """Synchronous methods over asynchronous ones; they block the calling thread.
 
     Raises:
-        InvariantViolated: called on the event loop that would have to answer.
+        InvalidRequest: called on the event loop that would have to answer.
     """
 
     _home: Home

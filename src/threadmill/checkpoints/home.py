@@ -12,7 +12,7 @@ import threading
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from threadmill.errors import InvariantViolated, SetupError, StoreUnavailable
+from threadmill.errors import InvalidRequest, SetupError, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -61,7 +61,7 @@ class Home:
 
         Raises:
             SetupError: there is no home yet, or no longer.
-            InvariantViolated: called at home itself, where it would never return.
+            InvalidRequest: called at home itself, where it would never return.
             StoreUnavailable: the home loop does not run.
         """
         running = running_loop()
@@ -72,7 +72,7 @@ class Home:
                 "that has to answer it; use the async interface there "
                 "(`await graph.ainvoke(...)`, `await saver.aget_tuple(...)`)"
             )
-            raise InvariantViolated(msg)
+            raise InvalidRequest(msg)
         future = self._send(work)
         try:
             return future.result(self._wait_seconds)

@@ -1,0 +1,18 @@
+"""The command line: `threadmill dev|serve|worker|migrate|doctor|version`.
+
+Others script against it: names, options, exit codes and the two `*.ready` log lines are
+part of the interface (docs/reference/cli.md). Each command is one file; what they share
+is how a project is read (`project`), how a process lives and ends (`life`) and what a
+process of the fleet runs (`member`).
+
+Importing this package loads nothing, so that `--help` answers at once.
+"""
+
+
+def main() -> None:
+    """Runs the command line; the entry of the `threadmill` program."""
+    import sys
+
+    from threadmill.cli.program import run
+
+    sys.exit(run(sys.argv[1:]))

@@ -32,6 +32,7 @@ from threadmill.errors import (
     PayloadTooLarge,
     Unavailable,
 )
+from threadmill.faults import Faults
 from threadmill.stores.base import Claim, Dispatcher, Ending, Next, Run
 from threadmill.streams.base import NewEvent
 
@@ -99,6 +100,7 @@ class Activate:
         hints: told after commits.
         rules: when to leave.
         limits: bounds of an entry.
+        faults: what tests make happen at named points.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Activate:
         hints: Hints,
         rules: ActivateRules,
         limits: EntryLimits,
+        faults: Faults | None = None,
     ) -> None:
         self._graphs = graphs
         self._dispatcher = dispatcher
@@ -119,6 +122,7 @@ class Activate:
         self._hints = hints
         self._rules = rules
         self._limits = limits
+        self._faults = faults or Faults()
 
     async def carry_out(self, attempt: Attempt) -> None:
         """Runs one claim to its end, its hand-over, or its loss.
@@ -130,14 +134,7 @@ class Activate:
         log = _log.bind(
             tenant=claim.tenant, thread=str(claim.thread_id), run=str(claim.run_id)
         )
-        fence = Fence(
-            tenant=claim.tenant,
-            thread_id=claim.thread_id,
-            activation_id=claim.activation_id,
-            token=claim.token,
-            run_id=claim.run_id,
-            attempt=claim.attempt,
-        )
+        fence = fence_of(claim)
         try:
             await self._carry_out(attempt, fence)
         except LeaseLost:
@@ -165,6 +162,7 @@ class Activate:
             self._dispatcher.begin(claim),
             self._checkpoints.get(claim.tenant, str(claim.thread_id), ""),
         )
+        await self._faults.at("begin.after")
         fence = _with_attempt(fence, run)
         if claim.attempt > self._rules.attempts_max:
             await self._finish(fence, RunEvent.FAIL, spent(claim.attempt - 1))
@@ -194,6 +192,7 @@ class Activate:
                     hand_over=lambda: attempt.hand_over(self._rules),
                     limits=self._limits,
                     first_claim=attempt.claim.attempt <= 1,
+                    faults=self._faults,
                     on_events=lambda: self._hints.moved(fence.tenant, fence.thread_id),
                 )
                 return await entry.run(
@@ -253,9 +252,11 @@ class Activate:
     ) -> None:
         described = describe(error) if error is not None else None
         last = [NewEvent("error", encode(described))] if described else []
+        await self._faults.at("finish.before")
         goes_on = await self._dispatcher.finish(
             fence, Ending(event, error=described, events=[*events, *last])
         )
+        await self._faults.at("finish.after")
         self._hints.moved(fence.tenant, fence.thread_id)
         self._hint_next(goes_on)
 
@@ -266,6 +267,7 @@ class Activate:
     async def _give_back(
         self, fence: Fence, *, delay_seconds: float, count_attempt: bool = False
     ) -> None:
+        await self._faults.at("release.before")
         try:
             await self._dispatcher.release(
                 fence, count_attempt=count_attempt, delay_seconds=delay_seconds
@@ -273,6 +275,18 @@ class Activate:
         except Unavailable:
             # The lease runs out by itself.
             return
+
+
+def fence_of(claim: Claim) -> Fence:
+    """The right that a claim gives."""
+    return Fence(
+        tenant=claim.tenant,
+        thread_id=claim.thread_id,
+        activation_id=claim.activation_id,
+        token=claim.token,
+        run_id=claim.run_id,
+        attempt=claim.attempt,
+    )
 
 
 def describe(error: BaseException) -> Mapping[str, str]:

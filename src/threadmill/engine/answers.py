@@ -47,7 +47,7 @@ class Answers:
         runs: where runs are.
         checkpoints: where their state is.
         graphs: says which channels are a graph's output.
-        saver: a LangGraph saver of one tenant that only reads.
+        saver: a LangGraph saver of one tenant, for reading.
     """
 
     def __init__(

@@ -20,6 +20,7 @@ from langgraph.errors import InvalidUpdateError
 from langgraph.types import StateSnapshot
 
 from threadmill.domain.run import ThreadStatus
+from threadmill.engine.fenced_saver import FencedSaver
 from threadmill.engine.graph_factories import GraphUse
 from threadmill.engine.values import (
     interrupt_json,
@@ -94,9 +95,8 @@ class States:
     Args:
         threads: where threads are.
         graphs: what is served.
-        checkpoints: reads heads for lists.
-        saver: a LangGraph saver of one tenant that only reads.
-        fenced: a LangGraph saver that writes under a fence.
+        checkpoints: where state is.
+        saver: a LangGraph saver of one tenant, for reading.
         hints: told when a run may go on after a change.
         member: this process, as the owner of changes under way.
         lease_seconds: how long a change may take.
@@ -109,7 +109,6 @@ class States:
         graphs: GraphCatalogue,
         checkpoints: Checkpoints,
         saver: Callable[[str], BaseCheckpointSaver[Any]],
-        fenced: Callable[[Fence], BaseCheckpointSaver[Any]],
         hints: Hints,
         member: UUID,
         lease_seconds: float,
@@ -118,7 +117,6 @@ class States:
         self._graphs = graphs
         self._checkpoints = checkpoints
         self._saver = saver
-        self._fenced = fenced
         self._hints = hints
         self._member = member
         self._lease_seconds = lease_seconds
@@ -241,8 +239,11 @@ class States:
         as_node: str | None,
     ) -> tuple[RunnableConfig, ThreadStatus]:
         config = at.config(fence.thread_id)
+        saver = FencedSaver(
+            store=self._checkpoints, reads=self._saver(fence.tenant), fence=fence
+        )
         async with self._graph(
-            graph_id, config, self._fenced(fence), access="threads.update"
+            graph_id, config, saver, access="threads.update"
         ) as graph:
             with _ClientErrors("the graph refuses the update"):
                 written = await graph.aupdate_state(config, values, as_node=as_node)

@@ -23,6 +23,7 @@ from threadmill.engine.run_config import (
     split_position,
 )
 from threadmill.errors import InvalidRequest, NotFound, RequestError
+from threadmill.faults import Faults
 from threadmill.stores.base import NewAssistant, NewRun
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Submit:
         graphs: what is served.
         hints: told after the commit that a graph has work.
         limits: bounds and defaults.
+        faults: what tests make happen around the commit.
     """
 
     def __init__(
@@ -127,12 +129,14 @@ class Submit:
         graphs: GraphCatalogue,
         hints: Hints,
         limits: SubmitLimits,
+        faults: Faults | None = None,
     ) -> None:
         self._runs = runs
         self._assistants = assistants
         self._graphs = graphs
         self._hints = hints
         self._limits = limits
+        self._faults = faults or Faults()
 
     async def __call__(self, tenant: str, request: RunRequest) -> Accepted:
         """Stores the run durably and hints that there is work.
@@ -151,7 +155,9 @@ class Submit:
         _check(request)
         target = await self._target(tenant, request.assistant_id)
         new = await self._new_run(request, target)
+        await self._faults.at("accept.before")
         accepted = await self._runs.accept(tenant, new)
+        await self._faults.at("accept.after")
         if accepted.new:
             self._hints.ready(target.graph.id)
         return accepted

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from threadmill.engine.wire_json import encode_bytes
 from threadmill.errors import Error, NotFound, Unavailable
 from threadmill.server.live import LiveResponse
-from threadmill.server.sse import HEARTBEAT, MEDIA_TYPE, error_frame, frames
+from threadmill.server.sse import HEARTBEAT, MEDIA_TYPE, frames
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -71,6 +71,8 @@ def streaming(
     """Sends the run's events as they commit, until it has ended.
 
     Every event of the log has an id; it is shown only if the run was made resumable.
+    A database that stays away closes the stream; no event says so, because clients
+    take `error` for the end of the run.
     """
     ids = bool(run.kwargs.get("resumable"))
 
@@ -83,11 +85,8 @@ def streaming(
             modes=modes,
             waiter=waiter,
         )
-        try:
-            async for batch in events:
-                yield frames(batch, ids=ids)
-        except Unavailable as error:
-            yield error_frame(error)
+        async for batch in events:
+            yield frames(batch, ids=ids)
 
     return LiveResponse(
         body(),

@@ -8,11 +8,12 @@ from uuid import UUID
 
 from fastapi import Depends, Path, Request
 
+from threadmill.composition import Core
 from threadmill.engine.answers import Answers
 from threadmill.engine.cancel import Cancel
 from threadmill.engine.graphs import GraphCatalogue
 from threadmill.engine.states import States
-from threadmill.engine.submit import Submit, default_assistants
+from threadmill.engine.submit import Submit, SubmitLimits, default_assistants
 from threadmill.engine.watch import StreamRun, WaitForRun, Watch
 from threadmill.server.live import Drain
 from threadmill.stores.base import Assistants, Runs, Threads
@@ -52,6 +53,54 @@ class Services:
             Unavailable: the database does not answer.
         """
         await self.assistants.ensure(TENANT, default_assistants(self.graphs))
+
+
+def build_services(core: Core) -> Services:
+    """The services of a server process.
+
+    `watch` is a receiver of hints, for `in_fleet`; `drain` is for the `HttpServer`.
+    """
+    settings = core.settings
+    watch = Watch(poll_seconds=settings.poll_seconds)
+    return Services(
+        graphs=core.graphs,
+        assistants=core.assistants,
+        threads=core.threads,
+        runs=core.runs,
+        stream=core.stream,
+        submit=Submit(
+            runs=core.runs,
+            assistants=core.assistants,
+            graphs=core.graphs,
+            hints=core.hints,
+            limits=SubmitLimits(
+                recursion_limit=settings.recursion_limit,
+                queue_per_thread_max=settings.queue_per_thread_max,
+                idempotency_ttl_seconds=settings.idempotency_ttl_seconds,
+            ),
+        ),
+        cancel=Cancel(core.runs, core.hints),
+        states=States(
+            threads=core.threads,
+            graphs=core.graphs,
+            checkpoints=core.checkpoints,
+            saver=core.saver,
+            hints=core.hints,
+            member=core.member.worker_id,
+            lease_seconds=settings.lease_seconds,
+        ),
+        answers=Answers(
+            runs=core.runs,
+            checkpoints=core.checkpoints,
+            graphs=core.graphs,
+            saver=core.saver,
+        ),
+        wait=WaitForRun(core.runs, watch),
+        follow=StreamRun(core.stream, watch),
+        watch=watch,
+        drain=Drain(),
+        keepalive_seconds=settings.keepalive_seconds,
+    )
 
 
 async def services(request: Request) -> Services:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from threadmill.engine.wire_json import encode
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -33,9 +31,3 @@ def frame(event: str, data: str, event_id: str | None = None) -> bytes:
 def frames(events: Iterable[Event], *, ids: bool) -> bytes:
     """Events of the log, with their ids if the client may come back with them."""
     return b"".join(frame(e.event, e.data, e.id if ids else None) for e in events)
-
-
-def error_frame(error: BaseException) -> bytes:
-    """The event that ends a stream which cannot go on."""
-    shown = {"error": type(error).__name__, "message": str(error)}
-    return frame("error", encode(shown))

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import structlog
 
-from threadmill.engine.activate import Attempt
+from threadmill.engine.activate import Attempt, fence_of
 from threadmill.engine.activation.stop import StopReason
 from threadmill.errors import Error
 from threadmill.worker.slots import Slot, Slots, SlotThreads
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from threadmill.domain.lease import LeaseTimes
     from threadmill.engine.activate import Activate
     from threadmill.engine.graphs import GraphCatalogue
+    from threadmill.faults import Faults
     from threadmill.stores.base import Claim, Dispatcher
 
 _log = structlog.get_logger(__name__)
@@ -80,6 +81,7 @@ class Worker:
         activate: carries a claim out.
         times: of leases.
         rules: slots and pauses.
+        faults: what tests make happen at named points.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Worker:
         activate: Activate,
         times: LeaseTimes,
         rules: WorkerRules,
+        faults: Faults,
     ) -> None:
         self._worker_id = worker_id
         self._graphs = graphs
@@ -98,11 +101,15 @@ class Worker:
         self._activate = activate
         self._times = times
         self._rules = rules
+        self._faults = faults
         self._wake = asyncio.Event()
-        self._slots = Slots(rules.slots, on_free=self._wake.set)
+        self._slots = Slots(rules.slots, on_free=self._on_free)
         self._running: dict[tuple[UUID, int], _Running] = {}
         self._contended = False
+        self._claiming = False
         self._claimed = 0
+        self._claimed_at = 0.0
+        self._giving_back: set[asyncio.Task[None]] = set()
         self._draining = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._loop = loop
@@ -147,18 +154,29 @@ class Worker:
         if free <= 0 or not graphs:
             return False
         asked_at = time.monotonic()
+        self._claiming = True
         try:
             claims = await self._dispatcher.claim(
                 self._worker_id, graphs, free, self._times.lease_seconds
             )
+            if claims:
+                await self._faults.at("claim.after")
+            for claim in claims:
+                self._start(claim, asked_at)
         except Error as error:
             _log.warning("worker.claim_failed", cause=str(error))
             await asyncio.sleep(self._rules.retry_seconds)
             return True
-        for claim in claims:
-            self._start(claim, asked_at)
+        finally:
+            self._claiming = False
+            self._claimed_at = time.monotonic()
         self._contended = len(claims) == free
         return False
+
+    def _on_free(self) -> None:
+        # Nobody waits for the slot unless the last look filled them all.
+        if self._contended or self._draining.is_set():
+            self._wake.set()
 
     async def _wait(self) -> None:
         try:
@@ -195,19 +213,37 @@ class Worker:
 
     # --- leases ----------------------------------------------------------------------
 
-    def renewed(self, asked_at: float, held: Mapping[UUID, int]) -> None:
+    def renewed(self, asked_at: float, held: Sequence[Claim]) -> None:
         """The renewal thread's report; called from that thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._renewed, asked_at, held)
 
-    def _renewed(self, asked_at: float, held: Mapping[UUID, int]) -> None:
-        for (activation_id, token), running in list(self._running.items()):
+    def _renewed(self, asked_at: float, held: Sequence[Claim]) -> None:
+        keys = {claim.key for claim in held}
+        for key, running in list(self._running.items()):
             if running.claimed_at >= asked_at:
                 continue
-            if held.get(activation_id) == token:
+            if key in keys:
                 running.deadline_at = self._times.deadline(asked_at)
             else:
                 running.attempt.stop.request(StopReason.LEASE_LOST)
+        if self._claiming or self._claimed_at >= asked_at:
+            return
+        # Held in our name, and nobody here works on it: the answer to a claim, or a
+        # hand-back, was lost with its connection. Renewing would keep it for ever.
+        for claim in held:
+            if claim.key not in self._running:
+                task = self._loop.create_task(self._give_back(claim))
+                self._giving_back.add(task)
+                task.add_done_callback(self._giving_back.discard)
+
+    async def _give_back(self, claim: Claim) -> None:
+        try:
+            await self._dispatcher.release(fence_of(claim), count_attempt=False)
+        except Error as error:
+            _log.warning("worker.give_back_failed", cause=str(error))
+        else:
+            self._wake.set()
 
     async def _watch_deadlines(self) -> None:
         """Gives up what could not be renewed, before the database gives it away."""

@@ -1,10 +1,13 @@
 """The only way to the database: one transaction is one pipeline.
 
-A transaction is written down first and sent as a whole when its block ends: BEGIN,
-the role and the tenant (both local to the transaction), the statements, COMMIT, in
-one round trip. No client decision lies between BEGIN and COMMIT, so a frozen
-process holds no lock, and nobody can forget the tenant: a transaction without one
-sees empty tables.
+A transaction is written down first and sent as a whole when its block ends: the role
+and the tenant (both local to the transaction), then the statements, in one round
+trip. No client decision lies in between, so a frozen process holds no lock, and nobody
+can forget the tenant: a transaction without one sees empty tables.
+
+Without a BEGIN, PostgreSQL runs everything up to the pipeline's end as one transaction
+("Pipelining", Frontend/Backend Protocol); two messages less than with one. Only a read
+of several statements needs a BEGIN, to see one snapshot.
 
 Conditions inside a transaction are SQL: `threadmill.require(...)` aborts it with
 an error of Threadmill's tree.
@@ -18,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
@@ -34,8 +37,11 @@ Row = dict[str, Any]
 
 _ENTER = (
     b"SELECT set_config('role', 'threadmill_app', true),"
-    b" set_config('threadmill.tenant', %s, true),"
-    b" set_config('statement_timeout', %s, true),"
+    b" set_config('threadmill.tenant', %s, true)"
+)
+# Behind a transaction pooler a session's settings are somebody else's too.
+_ENTER_POOLED = (
+    _ENTER + b", set_config('statement_timeout', %s, true),"
     b" set_config('lock_timeout', %s, true),"
     b" set_config('idle_in_transaction_session_timeout', %s, true)"
 )
@@ -117,13 +123,12 @@ class Database:
         self, uri: str, *, name: str, limits: Limits, prepare: bool = True
     ) -> None:
         self.limits = limits
-        self._conninfo = connection_info(uri, name=name, limits=limits)
-        self._recheck: asyncio.Task[None] | None = None
-        self._timeouts = (
-            f"{limits.statement_timeout_seconds * 1000:.0f}",
-            f"{limits.lock_timeout_seconds * 1000:.0f}",
-            f"{limits.idle_in_transaction_seconds * 1000:.0f}",
+        self._conninfo = connection_info(
+            uri, name=name, limits=limits, session_timeouts=prepare
         )
+        self._recheck: asyncio.Task[None] | None = None
+        self._enter = _ENTER if prepare else _ENTER_POOLED
+        self._enter_timeouts = () if prepare else tuple(_timeouts(limits).values())
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Row]] = (
             AsyncConnectionPool(
                 self._conninfo,
@@ -204,15 +209,20 @@ class Database:
         self, connection: psycopg.AsyncConnection[Row], tx: Transaction
     ) -> None:
         cursors = []
+        snapshot = tx.read_only and len(tx.statements) > 1
         try:
             async with connection.pipeline():
-                await connection.execute(_READ_ONLY if tx.read_only else b"BEGIN")
-                await connection.execute(_ENTER, (tx.tenant, *self._timeouts))
+                if snapshot:
+                    await connection.execute(_READ_ONLY)
+                await connection.execute(
+                    self._enter, (tx.tenant, *self._enter_timeouts)
+                )
                 for result, params in tx.statements:
                     cursor = connection.cursor()
                     await cursor.execute(result.query.text, params)
                     cursors.append(cursor)
-                await connection.execute(b"COMMIT")
+                if snapshot:
+                    await connection.execute(b"COMMIT")
         except psycopg.Error:
             if not connection.broken:
                 await connection.rollback()
@@ -237,15 +247,36 @@ class Database:
         return self._pool.get_stats()
 
 
-def connection_info(uri: str, *, name: str, limits: Limits) -> str:
+def _timeouts(limits: Limits) -> dict[str, str]:
+    return {
+        "statement_timeout": f"{limits.statement_timeout_seconds * 1000:.0f}",
+        "lock_timeout": f"{limits.lock_timeout_seconds * 1000:.0f}",
+        "idle_in_transaction_session_timeout": (
+            f"{limits.idle_in_transaction_seconds * 1000:.0f}"
+        ),
+    }
+
+
+def connection_info(
+    uri: str, *, name: str, limits: Limits, session_timeouts: bool = False
+) -> str:
     """`uri` with the timeouts that keep a connection from hanging.
+
+    Args:
+        uri: a libpq URI or conninfo.
+        name: shown as `application_name`.
+        limits: the bounds.
+        session_timeouts: whether statements are bounded by the session's settings.
 
     Raises:
         StoreUnavailable: the URI cannot be parsed (its text is not repeated).
     """
+    options = "".join(f" -c {k}={v}" for k, v in _timeouts(limits).items())
     try:
+        given = conninfo_to_dict(uri).get("options") or ""
         return make_conninfo(
             uri,
+            options=f"{given}{options if session_timeouts else ''}".strip() or None,
             application_name=name,
             connect_timeout=max(2, round(limits.connect_timeout_seconds)),
             keepalives=1,

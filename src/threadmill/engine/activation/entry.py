@@ -16,7 +16,12 @@ from typing import Any, Final
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.errors import GraphDrained, GraphRecursionError
+from langgraph.errors import (
+    ErrorCode,
+    GraphDrained,
+    GraphRecursionError,
+    create_error_message,
+)
 from langgraph.pregel import Pregel
 from langgraph.runtime import RunControl, Runtime
 
@@ -28,6 +33,7 @@ from threadmill.engine.activation.tap import Tap
 from threadmill.engine.activation.tasks import KEY as SUBMIT_KEY
 from threadmill.engine.activation.tasks import TaskStarter
 from threadmill.errors import Error, LeaseLost
+from threadmill.faults import Faults
 from threadmill.stores.base import Run
 from threadmill.streams.base import NewEvent
 
@@ -35,6 +41,21 @@ STREAM_KEY: Final = "__pregel_stream"
 RUNTIME_KEY: Final = "__pregel_runtime"
 # LangGraph counts one superstep for the input and one more to stop at.
 _STEPS_AROUND: Final = 2
+
+
+class _StepsLeft(int):
+    """A recursion limit that may be below 1.
+
+    LangGraph takes no such limit from users. An entry near the end of its run has one:
+    so it tells the same `RemainingSteps` and gives up at the same superstep as a run
+    that was never left.
+    """
+
+    def __lt__(self, other: int) -> bool:
+        return other != 1 and int(self) < other
+
+    def __hash__(self) -> int:
+        return int.__hash__(self)
 
 
 class Outcome(StrEnum):
@@ -93,6 +114,7 @@ class Entry:
         limits: bounds.
         first_claim: False after a loss: then the first checkpoint counts as progress.
         on_events: told after each commit with events.
+        faults: what tests make happen around commits.
     """
 
     def __init__(
@@ -108,6 +130,7 @@ class Entry:
         limits: EntryLimits,
         first_claim: bool,
         on_events: Callable[[], None],
+        faults: Faults | None = None,
     ) -> None:
         self._run = run
         self._head = head
@@ -133,9 +156,9 @@ class Entry:
             tap=self._tap,
             control=self._control,
             hand_over=hand_over,
-            stop_step=self._stop_step(),
             progressed=first_claim,
             on_events=on_events,
+            faults=faults or Faults(),
         )
         self._tasks = TaskStarter(
             recursion_limit=self._recursion_limit,
@@ -179,9 +202,6 @@ class Entry:
 
     async def _drive(self) -> None:
         """Lets LangGraph run; every effect goes through saver and tap."""
-        head_step = self._head.metadata.get("step", -2) if self._head else -2
-        if self._reentry and head_step >= self._stop_step():
-            raise GraphRecursionError(self._out_of_steps())
         given = entry_input(self._run.kwargs, self._head, self._run.run_id)
         kwargs = self._run.kwargs
         options: dict[str, Any] = {
@@ -192,18 +212,23 @@ class Entry:
             "interrupt_before": kwargs.get("interrupt_before"),
             "interrupt_after": kwargs.get("interrupt_after"),
         }
-        config = self._config(head_step)
-        if "events" in self._modes:
-            async for event in self._graph.astream_events(
-                given, config, version="v2", **options
-            ):
-                self._tap.write_event(event)
-            return
-        chunks: AsyncIterator[Any] = self._graph.astream(given, config, **options)
-        async for _ in chunks:
-            pass
+        config = self._config()
+        try:
+            if "events" in self._modes:
+                async for event in self._graph.astream_events(
+                    given, config, version="v2", **options
+                ):
+                    self._tap.write_event(event)
+                return
+            chunks: AsyncIterator[Any] = self._graph.astream(given, config, **options)
+            async for _ in chunks:
+                pass
+        except GraphRecursionError as error:
+            if self._saver.step < self._stop_step():
+                raise  # a subgraph's own
+            raise GraphRecursionError(self._out_of_steps()) from error
 
-    def _config(self, head_step: int) -> RunnableConfig:
+    def _config(self) -> RunnableConfig:
         run = self._run
         given: Mapping[str, Any] = run.kwargs.get("config") or {}
         configurable = dict(given.get("configurable") or {})
@@ -239,7 +264,7 @@ class Entry:
                 "run_attempt": run.attempt,
             },
             callbacks=[*self._tap.handlers()],
-            recursion_limit=self._remaining(head_step),
+            recursion_limit=self._remaining(),
         )
 
     # --- supersteps left -----------------------------------------------------------
@@ -253,17 +278,19 @@ class Entry:
         """The superstep at which LangGraph gives up; the same in every entry."""
         return self._run.start_step + self._recursion_limit + _STEPS_AROUND
 
-    def _remaining(self, head_step: int) -> int:
+    def _remaining(self) -> int:
         if not self._reentry:
             return self._recursion_limit
-        # LangGraph takes no limit below 1; the saver ends the run at its last step.
-        return max(1, self._stop_step() - head_step - _STEPS_AROUND)
+        return _StepsLeft(self._stop_step() - self._saver.step - _STEPS_AROUND)
 
     def _out_of_steps(self) -> str:
-        return (
-            f"Recursion limit of {self._recursion_limit} reached without hitting a "
-            "stop condition. You can increase the limit by setting the "
-            "`recursion_limit` config key."
+        return create_error_message(
+            message=(
+                f"Recursion limit of {self._recursion_limit} reached without hitting a "
+                "stop condition. You can increase the limit by setting the "
+                "`recursion_limit` config key."
+            ),
+            error_code=ErrorCode.GRAPH_RECURSION_LIMIT,
         )
 
     # --- breakpoints -----------------------------------------------------------------
@@ -280,8 +307,10 @@ class Entry:
             return False
         if head.metadata.get("source") not in {"loop", "input"}:
             return False
-        if before and _hits(before, await self._nodes_at(head.checkpoint["id"])):
-            return True
+        stepped = self._saver.step < self._stop_step()
+        if before and stepped:
+            if _hits(before, await self._nodes_at(head.checkpoint["id"])):
+                return True
         if not after or head.metadata.get("source") != "loop" or not head.parent_id:
             return False
         return _hits(after, await self._nodes_at(head.parent_id))
@@ -304,10 +333,7 @@ class Entry:
         error = driving.exception() if not driving.cancelled() else None
         self._raise_failure()
         if isinstance(error, GraphDrained):
-            if self._saver.out_of_steps:
-                error = GraphRecursionError(self._out_of_steps())
-            else:
-                return await self._handed_over()
+            return await self._handed_over()
         await self._saver.flush()
         events = self._tap.take_all(checkpoints=True)
         if error is not None:
@@ -348,7 +374,7 @@ class Entry:
                 await task
         await self._tasks.close()
 
-    # --- tokens ------------------------------------------------------------------------
+    # --- tokens ------------------------------------------------------------------
 
     def _on_loose(self) -> None:
         self._loop.call_soon_threadsafe(self._loose.set)

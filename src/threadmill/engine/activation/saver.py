@@ -47,6 +47,7 @@ from threadmill.checkpoints.base import (
 )
 from threadmill.engine.activation.tap import Owner, Tap
 from threadmill.errors import LeaseLost
+from threadmill.faults import Faults
 
 RESUMING: Final = "__pregel_resuming"
 START: Final = "__start__"
@@ -66,8 +67,8 @@ class ActivationSaver(BaseCheckpointSaver[Any]):
         tap: the attempt's event recorder.
         control: LangGraph's own switch for leaving at the next superstep.
         hand_over: asked after each superstep with user nodes: leave now?
-        stop_step: the last superstep that the run may reach.
         progressed: whether the claim counts as a first attempt already.
+        faults: what tests make happen around commits.
         on_events: told after each commit with events.
     """
 
@@ -82,9 +83,9 @@ class ActivationSaver(BaseCheckpointSaver[Any]):
         tap: Tap,
         control: RunControl,
         hand_over: Callable[[], bool],
-        stop_step: int,
         progressed: bool,
         on_events: Callable[[], None],
+        faults: Faults,
     ) -> None:
         super().__init__(serde=reads.serde)
         self._store = store
@@ -95,7 +96,6 @@ class ActivationSaver(BaseCheckpointSaver[Any]):
         self._tap = tap
         self._control = control
         self._hand_over = hand_over
-        self._stop_step = stop_step
         self._expected = head.checkpoint["id"] if head else None
         self._thread = str(fence.thread_id)
         self._queue: list[_Item] = []
@@ -103,10 +103,11 @@ class ActivationSaver(BaseCheckpointSaver[Any]):
         self._entered = False
         self._progressed = progressed
         self._on_events = on_events
+        self._faults = faults
         self.failure: BaseException | None = None
         self.failed = asyncio.Event()
         self.released = False
-        self.out_of_steps = False
+        self.step: int = head.metadata.get("step", -2) if head else -2
 
     # --- what LangGraph's loop calls -------------------------------------------
 
@@ -144,6 +145,7 @@ class ActivationSaver(BaseCheckpointSaver[Any]):
         await self._commit(put, release=release)
         if not put.ns:
             self._expected = checkpoint["id"]
+            self.step = metadata["step"]
         self._tap.end_superstep(put.ns)
         return self._config(put.ns, checkpoint["id"])
 
@@ -187,12 +189,14 @@ class ActivationSaver(BaseCheckpointSaver[Any]):
             if not (commit.writes or commit.puts or commit.events):
                 return
             try:
+                await self._faults.at("commit.before")
                 await self._store.commit(
                     self._fence.tenant, self._thread, commit, self._fence
                 )
             except BaseException as error:
                 self.refuse(error)
                 raise
+            await self._faults.at("commit.after")
             self.released = self.released or release
             self._progressed = self._progressed or commit.progress
         if commit.events:
@@ -243,10 +247,6 @@ class ActivationSaver(BaseCheckpointSaver[Any]):
     def _after_root(self, metadata: CheckpointMetadata) -> bool:
         """Decides, before a root checkpoint is committed, whether to leave after it."""
         if metadata.get("source") != "loop":
-            return False
-        if metadata["step"] >= self._stop_step:
-            self.out_of_steps = True
-            self._control.request_drain("out of steps")
             return False
         if set(self._tap.names("")) <= {START} or not self._hand_over():
             return False

@@ -26,7 +26,8 @@ class TaskStarter:
 
     def __init__(self, *, recursion_limit: int, max_concurrency: int | None) -> None:
         self._recursion_limit = recursion_limit
-        self._gate = asyncio.Semaphore(max_concurrency) if max_concurrency else None
+        self._max_concurrency = max_concurrency
+        self._gates: dict[int, asyncio.Semaphore] = {}
         self._running: set[asyncio.Task[Any]] = set()
         self.started = 0
 
@@ -38,10 +39,10 @@ class TaskStarter:
         self,
         fn: Callable[..., Awaitable[Any]],
         *args: Any,
-        __name__: str | None = None,
-        __cancel_on_exit__: bool = False,
-        __reraise_on_exit__: bool = True,
-        __next_tick__: bool = False,
+        __name__: str | None = None,  # noqa: A002  # LangGraph's name
+        __cancel_on_exit__: bool = False,  # noqa: ARG002  # `close` cancels all
+        __reraise_on_exit__: bool = True,  # noqa: ARG002  # the runner raises
+        __next_tick__: bool = False,  # noqa: ARG002  # always so
         **kwargs: Any,
     ) -> asyncio.Future[Any]:
         """LangGraph's own signature: the first argument after `fn` is the task."""
@@ -60,9 +61,12 @@ class TaskStarter:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        if self._gate is None:
+        if not self._max_concurrency:
             return await fn(*args, **kwargs)
-        async with self._gate:
+        # A caller waits for what it calls: they must not queue for the same gate.
+        depth = _call_depth(args[0].path)
+        gate = self._gates.setdefault(depth, asyncio.Semaphore(self._max_concurrency))
+        async with gate:
             return await fn(*args, **kwargs)
 
     def _adapt(self, task: Any) -> None:
@@ -77,3 +81,11 @@ class TaskStarter:
             task.cancel()
         if running:
             await asyncio.wait(running)
+
+
+def _call_depth(path: tuple[Any, ...]) -> int:
+    """How many `@task` calls lie between a task and its node."""
+    depth = 0
+    while path and path[-1] is True:
+        path, depth = path[1], depth + 1
+    return depth

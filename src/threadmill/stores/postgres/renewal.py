@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
-from uuid import UUID
 
 import psycopg
 import structlog
+from psycopg.rows import dict_row
 
 from threadmill.drivers.postgres.sql import Queries
+from threadmill.stores.base import Claim
+from threadmill.stores.postgres.rows import claim_of
 
 if TYPE_CHECKING:
     from threadmill.domain.lease import LeaseTimes
+    from threadmill.drivers.postgres.database import Row
     from threadmill.stores.base import Member
 
 _log = structlog.get_logger(__name__)
@@ -29,7 +32,7 @@ RENEWAL = Queries(__package__, "renewal.sql")
 _RECONNECT_SECONDS: Final = 0.1
 _STOP_SECONDS: Final = 5.0
 
-OnRenewed = Callable[[float, Mapping[UUID, int]], None]
+OnRenewed = Callable[[float, Sequence[Claim]], None]
 
 
 class RenewalThread:
@@ -41,7 +44,7 @@ class RenewalThread:
         lock_key: its presence lock, None where sessions are not its own.
         times: how long leases hold and how often they are renewed.
         on_renewed: called from the thread with the monotonic time just before the
-            renewal was sent, and the token of every activation still held.
+            renewal was sent, and every claim that the database says is held.
     """
 
     def __init__(
@@ -81,17 +84,25 @@ class RenewalThread:
                 self._ended.wait(_RECONNECT_SECONDS)
 
     def _hold_session(self) -> None:
-        with psycopg.connect(self._conninfo, autocommit=True) as connection:
-            if self._lock_key is not None:
-                connection.execute(
-                    RENEWAL.hold_presence.text, {"lock_key": self._lock_key}
-                )
+        present = self._lock_key is None
+        with psycopg.connect(
+            self._conninfo, autocommit=True, row_factory=dict_row
+        ) as connection:
             while not self._ended.is_set():
+                present = present or self._take_lock(connection)
                 asked_at = time.monotonic()
                 self._on_renewed(asked_at, self._renew(connection))
-                self._ended.wait(self._times.renew_seconds)
+                self._ended.wait(
+                    self._times.renew_seconds if present else _RECONNECT_SECONDS
+                )
 
-    def _renew(self, connection: psycopg.Connection) -> dict[UUID, int]:
+    def _take_lock(self, connection: psycopg.Connection[Row]) -> bool:
+        taken = connection.execute(
+            RENEWAL.hold_presence.text, {"lock_key": self._lock_key}
+        ).fetchone()
+        return taken is not None and bool(taken["pg_try_advisory_lock"])
+
+    def _renew(self, connection: psycopg.Connection[Row]) -> list[Claim]:
         member = self._member
         with connection.transaction():
             connection.execute(RENEWAL.enter.text)
@@ -115,4 +126,4 @@ class RenewalThread:
                     "lease_seconds": self._times.lease_seconds,
                 },
             ).fetchall()
-        return dict(held)
+        return [claim_of(row) for row in held]

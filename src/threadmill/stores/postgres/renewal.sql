@@ -1,7 +1,8 @@
 -- One member's session: presence and leases.
 
 -- name: hold_presence
-SELECT pg_advisory_lock(29805, %(lock_key)s)
+-- Tried, not awaited: an older session of ours may not have been noticed dead yet.
+SELECT pg_try_advisory_lock(29805, %(lock_key)s)
 
 -- name: enter
 SELECT set_config('role', 'threadmill_app', true),
@@ -17,5 +18,5 @@ VALUES (%(worker_id)s, %(name)s, %(role)s, %(version)s, %(graphs)s, %(labels)s,
 ON CONFLICT (worker_id) DO UPDATE SET seen_at = now()
 
 -- name: renew
-SELECT activation_id, token
-  FROM threadmill.renew(%(worker_id)s, make_interval(secs => %(lease_seconds)s))
+SELECT * FROM threadmill.renew(%(worker_id)s,
+                               make_interval(secs => %(lease_seconds)s))

@@ -331,13 +331,16 @@ CREATE FUNCTION threadmill.claim(
   RETURNING a.tenant_id, a.activation_id, a.thread_id, a.run_id, a.token, a.attempt
 $$;
 
--- Extends every lease that the worker still holds; what is not returned is lost.
+-- Extends every lease that the worker still holds; what is not returned is lost. An
+-- update is short and is not extended: its lease bounds how long a dead one blocks.
 CREATE FUNCTION threadmill.renew(worker uuid, lease interval)
-RETURNS TABLE (activation_id uuid, token bigint)
-LANGUAGE sql SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
+RETURNS TABLE (
+  tenant_id text, activation_id uuid, thread_id uuid, run_id uuid, token bigint,
+  attempt integer
+) LANGUAGE sql SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
   UPDATE activation a SET lease_until = clock_timestamp() + renew.lease
-   WHERE a.worker_id = renew.worker AND a.state = 'leased'
-  RETURNING a.activation_id, a.token
+   WHERE a.worker_id = renew.worker AND a.state = 'leased' AND a.kind = 'step'
+  RETURNING a.tenant_id, a.activation_id, a.thread_id, a.run_id, a.token, a.attempt
 $$;
 
 -- Re-opens activations whose lease has run out, or that belong to `dead`. The

@@ -1,0 +1,205 @@
+"""Runs the contenders in turn, round by round, and prints their ratios."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg import sql
+from rich.console import Console
+from rich.table import Table
+
+from bench.contenders import Contender, in_process, served
+from bench.flights import Flights, counting_proxy
+from threadmill.drivers.embedded import EmbeddedPostgres
+from threadmill.drivers.postgres.migrate import migrate
+
+_NAMES = ("in-process", "burst", "node")
+_CLIENTS = (1, 8, 32)
+
+
+@dataclass
+class Measured:
+    """What one contender did."""
+
+    latencies: list[float] = field(default_factory=list)
+    per_second: dict[int, list[float]] = field(default_factory=dict)
+    cpu: list[float] = field(default_factory=list)
+    commits: float = 0.0
+    wal: float = 0.0
+    flights: float = 0.0
+
+
+async def sequential(contender: Contender, turns: int, into: Measured) -> None:
+    """One client, one turn after the other."""
+    for _ in range(turns):
+        started = time.perf_counter()
+        await contender.turn()
+        into.latencies.append(time.perf_counter() - started)
+
+
+async def concurrent(
+    contender: Contender, clients: int, turns: int, into: Measured
+) -> None:
+    """Many clients; each goes on as soon as it is answered."""
+    left = turns
+
+    async def client() -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            await contender.turn()
+
+    started, cpu = time.perf_counter(), contender.cpu_seconds()
+    await asyncio.gather(*(client() for _ in range(clients)))
+    took = time.perf_counter() - started
+    into.per_second.setdefault(clients, []).append(turns / took)
+    into.cpu.append((contender.cpu_seconds() - cpu) / turns)
+
+
+async def count(
+    contender: Contender, uri: str, flights: Flights, turns: int, into: Measured
+) -> None:
+    """Commits, WAL and round trips per turn, nothing timed."""
+    async with await psycopg.AsyncConnection.connect(uri, autocommit=True) as watch:
+        before, seen = await _counters(watch), flights.count
+        for _ in range(turns):
+            await contender.turn()
+        into.flights = (flights.count - seen) / turns
+        after = await _counters(watch)
+    into.commits = (after[0] - before[0]) / turns
+    into.wal = (after[1] - before[1]) / turns
+
+
+async def _counters(watch: psycopg.AsyncConnection) -> tuple[int, int]:
+    # Sessions report their commits once a second at most.
+    await asyncio.sleep(1.5)
+    row = await (
+        await watch.execute(
+            "SELECT sum(xact_commit)::bigint, "
+            "pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint "
+            "FROM pg_stat_database WHERE datname LIKE 'bench%'"
+        )
+    ).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+@asynccontextmanager
+async def contenders(
+    server: EmbeddedPostgres, folder: Path, port: int | None = None
+) -> AsyncIterator[dict[str, Contender]]:
+    """All three, each with a database of its own, reached through `port` if given."""
+    async with AsyncExitStack() as stack:
+        uris = {name: await _database(server, name, port) for name in _NAMES}
+        plain: Contender = await stack.enter_async_context(
+            in_process(uris["in-process"])
+        )
+        found = {"in-process": plain}
+        for dispatch in ("burst", "node"):
+            place = folder / f"{dispatch}{port or ''}"
+            place.mkdir()
+            found[dispatch] = await stack.enter_async_context(
+                served(uris[dispatch], dispatch, place)
+            )
+        yield found
+
+
+async def _database(server: EmbeddedPostgres, name: str, port: int | None) -> str:
+    database = f"bench_{name.replace('-', '_')}_{port or 'direct'}"
+    async with await psycopg.AsyncConnection.connect(
+        server.tcp_uri, autocommit=True
+    ) as admin:
+        await admin.execute(
+            sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database))
+        )
+    uri = server.tcp_uri.rsplit("/", 1)[0] + f"/{database}"
+    if name != "in-process":
+        await migrate(uri)
+    if port is not None:
+        own = urlsplit(server.tcp_uri).port
+        uri = uri.replace(f":{own}/", f":{port}/")
+    return uri
+
+
+async def run(args: argparse.Namespace, console: Console) -> dict[str, Measured]:
+    """The whole benchmark."""
+    results = {name: Measured() for name in _NAMES}
+    with tempfile.TemporaryDirectory() as name, EmbeddedPostgres(
+        Path(name) / "pg"
+    ) as server:
+        folder = Path(name)
+        async with contenders(server, folder) as found:
+            for number in range(args.rounds):
+                console.print(f"round {number + 1} of {args.rounds}", style="dim")
+                for key, contender in found.items():
+                    await sequential(contender, args.turns, results[key])
+                for clients in _CLIENTS:
+                    for key, contender in found.items():
+                        await concurrent(
+                            contender, clients, args.turns * 2, results[key]
+                        )
+        console.print("counting commits, WAL and round trips", style="dim")
+        own = urlsplit(server.tcp_uri).port
+        assert own is not None
+        async with counting_proxy("127.0.0.1", own) as flights:
+            async with contenders(server, folder, flights.port) as found:
+                for key, contender in found.items():
+                    await count(
+                        contender, server.tcp_uri, flights, args.turns, results[key]
+                    )
+    return results
+
+
+def table(results: dict[str, Measured]) -> Table:
+    """One column per contender; ratios to the first in brackets."""
+    shown = Table(title="a turn of three nodes on a new thread")
+    shown.add_column("")
+    for name in _NAMES:
+        shown.add_column(name, justify="right")
+    base = results["in-process"]
+
+    def row(title: str, values: Sequence[float], unit: str) -> None:
+        first = values[0] or float("nan")
+        cells = [f"{values[0]:.1f} {unit}"]
+        cells += [f"{v:.1f} {unit} ({v / first:.2f}x)" for v in values[1:]]
+        shown.add_row(title, *cells)
+
+    every = [results[name] for name in _NAMES]
+    row("p50", [statistics.median(m.latencies) * 1e3 for m in every], "ms")
+    row("p95", [statistics.quantiles(m.latencies, n=20)[18] * 1e3 for m in every], "ms")
+    for clients in _CLIENTS:
+        row(
+            f"runs/s, {clients} clients",
+            [statistics.median(m.per_second[clients]) for m in every],
+            "",
+        )
+    row("CPU per run", [statistics.median(m.cpu) * 1e3 for m in every], "ms")
+    row("commits per run", [m.commits for m in every], "")
+    row("round trips per run", [m.flights for m in every], "")
+    row("WAL per run", [m.wal / 1024 for m in every], "KiB")
+    assert base.latencies
+    return shown
+
+
+def main() -> None:
+    """Parses the options and prints the table."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of all contenders")
+    parser.add_argument("--turns", type=int, default=40, help="turns per round")
+    args = parser.parse_args()
+    console = Console()
+    console.print(table(asyncio.run(run(args, console))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""What commands print for people: plain text, coloured where a terminal shows it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal, TextIO
+
+import typer
+
+from threadmill.logs import has_colour, redact
+
+Colour = Literal["red", "yellow", "green", "cyan", "bright_black"]
+
+
+def say(text: str = "") -> None:
+    """Prints a line on standard output, at once."""
+    print(text, flush=True)  # noqa: T201 - the command line's own output
+
+
+def complain(text: str) -> None:
+    """Prints an error on standard error, without the passwords that may stand in it."""
+    head = paint("error:", "red", stream=sys.stderr)
+    print(head, redact(text), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def paint(text: str, colour: Colour, *, stream: TextIO | None = None) -> str:
+    """`text` in a colour, if `stream` (standard output when None) shows colours."""
+    shown = has_colour(sys.stdout if stream is None else stream)
+    return typer.style(text, fg=colour) if shown else text
+
+
+def sign(good: str, plain: str) -> str:
+    """`good` if standard output can show it, else `plain`."""
+    try:
+        good.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return plain
+    return good

@@ -1,0 +1,55 @@
+"""What every command does with the database before it works: wait for it, check it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+
+from threadmill.composition import (
+    migrate_database,
+    reach_database,
+    require_schema,
+)
+
+if TYPE_CHECKING:
+    from threadmill.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+
+def await_database(settings: Settings) -> None:
+    """Returns when the database answers and its schema is current.
+
+    Raises:
+        BadSetting: no database is configured.
+        StoreUnavailable: it does not answer within some ten seconds.
+        SchemaOutdated: the message names `threadmill migrate`.
+    """
+
+    async def check() -> None:
+        await reach_database(settings, _tell)
+        await require_schema(settings)
+
+    asyncio.run(check())
+
+
+def upgrade_database(settings: Settings) -> Sequence[str]:
+    """The same, but brings the schema up to date; gives the names of what was applied.
+
+    Raises:
+        BadSetting, StoreUnavailable: as `await_database`.
+        SetupError: PostgreSQL is too old, or the login may not migrate.
+    """
+
+    async def upgrade() -> Sequence[str]:
+        await reach_database(settings, _tell)
+        return await migrate_database(settings)
+
+    return asyncio.run(upgrade())
+
+
+def _tell(reason: str) -> None:
+    _log.warning("database.unreachable", cause=reason, remedy="trying again")

@@ -1,0 +1,174 @@
+"""How a process lives: until a signal, and then no longer than it promised.
+
+The first SIGTERM or SIGINT asks: the process drains and ends with 0. A second one ends
+it at once. However the asking goes, two watchdogs see to the end: one for a drain that
+takes longer than its grace, one for threads that never return, which Python's own exit
+would wait for.
+
+Signals are handled between two byte codes of the main thread and not by the event loop,
+so that they work while a node blocks the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Final
+
+import structlog
+
+from threadmill.cli.console import complain
+from threadmill.errors import Error
+
+_log = structlog.get_logger(__name__)
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+# On top of the grace: what a drain hands back, and closing connections.
+_MARGIN_SECONDS: Final = 15.0
+_THREADS_SECONDS: Final = 2.0
+_LAST_LINE_SECONDS: Final = 0.5
+
+
+class Stop:
+    """Whether this process was asked to end; belongs to one event loop.
+
+    Until `heeded`, being asked cancels the start-up: there is nothing to drain.
+
+    Args:
+        grace_seconds: how long a drain takes at most.
+    """
+
+    def __init__(self, *, grace_seconds: float) -> None:
+        self._grace_seconds = grace_seconds
+        self._loop = asyncio.get_running_loop()
+        self._starting = asyncio.current_task()
+        self._event = asyncio.Event()
+        self._signalled = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody did."""
+        return self._event.is_set()
+
+    async def heeded(self) -> None:
+        """Waits until somebody asks; from now on that is all that asking does."""
+        self._starting = None
+        await self._event.wait()
+
+    def ask(self) -> None:
+        """Asks the process to end; called on the event loop, safe to call twice."""
+        self._event.set()
+        if self._starting is not None:
+            self._starting.cancel()
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Signals ask, while the block runs; the second one ends the process."""
+        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            # Asked already: from here on a signal ends the process at once.
+            for number, handler in before.items():
+                signal.signal(number, _end_now if self._signalled else handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._signalled:
+            _end_now(number, frame)
+        self._signalled = True
+        _end_within(
+            self._grace_seconds + _MARGIN_SECONDS, 1, why="it did not drain in time"
+        )
+        # Not here: a logger's lock may be held by the very line that is interrupted.
+        self._loop.call_soon_threadsafe(self._tell_and_ask, number)
+
+    def _tell_and_ask(self, number: int) -> None:
+        _log.info("process.stopping", signal=signal.Signals(number).name)
+        self.ask()
+
+
+Main = Callable[[Stop], Awaitable[None]]
+
+
+def live(main: Main, *, grace_seconds: float) -> int:
+    """Runs `main` on a new event loop until it returns; gives the exit code.
+
+    The process ends a moment after that, whatever threads still run.
+
+    Args:
+        main: told through its `Stop` when to end.
+        grace_seconds: how long it then takes at most.
+    """
+
+    async def until_stopped() -> None:
+        stop = Stop(grace_seconds=grace_seconds)
+        with stop.on_signals():
+            try:
+                await main(stop)
+            except asyncio.CancelledError:
+                if not stop.asked:
+                    raise
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        code = 0
+        try:
+            runner.run(until_stopped())
+        except Exception as error:  # noqa: BLE001 - the root of the process
+            code = _report(error)
+        # Closing the loop waits for threads, and so does Python after it.
+        _end_within(_THREADS_SECONDS, code, why="threads are still running")
+    return code
+
+
+def _report(error: BaseException) -> int:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, Error):
+        complain(str(error))
+    else:
+        _log.critical("process.failed", exc_info=error)
+    return 1
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The event loop of uvloop, which is not installed on Windows."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _end_within(seconds: float, code: int, *, why: str) -> None:
+    """Ends the process after a while, if it has not ended by itself."""
+
+    def watch() -> None:
+        time.sleep(seconds)
+        # A thread that is stuck may hold the logs' lock: nobody waits for this line.
+        line = threading.Thread(target=tell, daemon=True)
+        line.start()
+        line.join(_LAST_LINE_SECONDS)
+        _leave(code)
+
+    def tell() -> None:
+        _log.warning("process.ended_by_force", why=why)
+
+    threading.Thread(target=watch, name="end", daemon=True).start()
+
+
+def _end_now(number: int, _frame: FrameType | None) -> None:
+    _leave(128 + number)
+
+
+def _leave(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, RuntimeError):
+            stream.flush()
+    os._exit(code)

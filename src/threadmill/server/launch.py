@@ -1,0 +1,151 @@
+"""From an HTTP request to an accepted run; shared by all routes that create one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from langchain_core.utils.uuid import uuid7
+
+from threadmill.engine.submit import RunRequest
+from threadmill.errors import InvalidRequest
+from threadmill.server.requests import (
+    RunBody,
+    body_hash,
+    checked,
+    idempotency_key,
+    json_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.requests import Request
+
+    from threadmill.engine.watch import Waiter
+    from threadmill.server.services import Services
+    from threadmill.stores.base import Run
+
+_REQUEST_ID_MAX = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a route creates runs.
+
+    Args:
+        thread_id: None for stateless runs.
+        default_modes: what is streamed if the client does not say.
+    """
+
+    thread_id: UUID | None = None
+    default_modes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """An accepted run.
+
+    Args:
+        waiter: watches it since before it was accepted; None for an older run that an
+            idempotency key named.
+        cancel_when_gone: the client wants it cancelled when it disconnects.
+    """
+
+    run: Run
+    waiter: Waiter | None
+    cancel_when_gone: bool
+
+
+async def launch(
+    services: Services, tenant: str, request: Request, how: Launch
+) -> Launched:
+    """Accepts the run that the request's body describes.
+
+    Raises:
+        Error: see `Submit`.
+    """
+    return await launch_one(
+        services, tenant, await json_of(request), request.headers, how
+    )
+
+
+async def launch_one(
+    services: Services,
+    tenant: str,
+    value: Any,
+    headers: Mapping[str, str],
+    how: Launch,
+) -> Launched:
+    """The same for a body that was read already."""
+    body = checked(RunBody, value)
+    asked = run_request(body, value, headers, how)
+    waiter = services.watch.waiter(tenant, asked.thread_id)
+    accepted = await services.submit(tenant, asked)
+    return Launched(
+        accepted.run,
+        waiter if accepted.new else None,
+        cancel_when_gone=body.on_disconnect == "cancel",
+    )
+
+
+def run_request(
+    body: RunBody, value: Any, headers: Mapping[str, str], how: Launch
+) -> RunRequest:
+    """The engine's form of a checked body.
+
+    Raises:
+        InvalidRequest: the idempotency key or the request id is not valid.
+    """
+    key = idempotency_key(headers)
+    where = "stateless" if how.thread_id is None else str(how.thread_id)
+    return RunRequest(
+        assistant_id=body.assistant_id,
+        thread_id=how.thread_id or uuid7(),
+        stateless=how.thread_id is None,
+        input=body.input,
+        command=body.command,
+        config=body.config or {},
+        context=body.context,
+        metadata=body.metadata or {},
+        checkpoint=body.checkpoint,
+        checkpoint_id=body.checkpoint_id,
+        stream_mode=_modes(body.stream_mode, how.default_modes),
+        stream_subgraphs=bool(body.stream_subgraphs),
+        stream_resumable=bool(body.stream_resumable),
+        interrupt_before=_nodes(body.interrupt_before),
+        interrupt_after=_nodes(body.interrupt_after),
+        multitask_strategy=body.multitask_strategy,
+        if_not_exists=body.if_not_exists,
+        on_completion=body.on_completion,
+        durability=body.durability,
+        checkpoint_during=body.checkpoint_during,
+        after_seconds=body.after_seconds,
+        feedback_keys=body.feedback_keys,
+        webhook=body.webhook,
+        idempotency_key=key,
+        body_hash=b"" if key is None else body_hash(value, where),
+        request_id=_request_id(headers),
+    )
+
+
+def _modes(asked: str | list[str] | None, default: Sequence[str]) -> Sequence[str]:
+    if asked is None:
+        return default
+    modes = [asked] if isinstance(asked, str) else asked
+    return tuple(dict.fromkeys(modes))
+
+
+def _nodes(asked: str | list[str] | None) -> str | list[str] | None:
+    """All nodes ("*") or a list of names; one name may stand alone."""
+    return [asked] if isinstance(asked, str) and asked != "*" else asked
+
+
+def _request_id(headers: Mapping[str, str]) -> str | None:
+    request_id = headers.get("x-request-id")
+    if request_id is not None and len(request_id) > _REQUEST_ID_MAX:
+        msg = f"x-request-id must have at most {_REQUEST_ID_MAX} characters"
+        raise InvalidRequest(msg)
+    return request_id

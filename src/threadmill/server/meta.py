@@ -1,0 +1,50 @@
+"""What the server says about itself: `/ok` for load balancers, `/info` for clients."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from threadmill import __version__
+from threadmill.errors import Unavailable
+from threadmill.server.errors import detail
+from threadmill.server.services import Needs
+from threadmill.server.wire import json_response
+
+router = APIRouter(tags=["server"])
+
+
+@router.get("/ok")
+@router.get("/", include_in_schema=False)
+async def ok(services: Needs, check_db: Annotated[str, Query()] = "1") -> Response:
+    """Whether this server can serve; `check_db=0` leaves the database out."""
+    checked = check_db.lower() not in {"0", "false"}
+    if checked:
+        try:
+            await services.threads.ping()
+        except Unavailable as error:
+            return detail(500, str(error))
+    return json_response(
+        {"ok": True, "services": {"database": "ok"} if checked else {}}
+    )
+
+
+@router.get("/info")
+async def info() -> Response:
+    """Versions, and which optional parts of the interface are there."""
+    return json_response(
+        {
+            "version": __version__,
+            "langgraph_py_version": version("langgraph"),
+            "flags": {
+                "assistants": True,
+                "crons": False,
+                "langsmith": False,
+                "langsmith_tracing_replicas": False,
+            },
+            "host": {"kind": "self-hosted"},
+        }
+    )

@@ -1,0 +1,170 @@
+"""Runs outlive their workers; stale workers change nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.acceptance.verify import settle, verify
+from tests.fixtures.cluster import Cluster, Process, send, send_somewhere
+
+pytestmark = pytest.mark.timeout(240)
+
+NODES = ("receive", "process", "save")
+
+
+async def _standby(cluster: Cluster) -> Process:
+    """A worker that is ready and does nothing until it is continued."""
+    worker = await cluster.start_worker(THREADMILL_DISPATCH="burst")
+    worker.send(signal.SIGSTOP)
+    return worker
+
+
+def _held(cluster: Cluster, node: str) -> dict[str, Any]:
+    gate = cluster.folder / f"gate-{node}"
+    configurable = {"hold": node, "gate": str(gate)}
+    return {"config": {"configurable": configurable}}
+
+
+@pytest.mark.parametrize("dispatch", ["burst", "node"])
+async def test_killed_in_each_node(cluster: Cluster, dispatch: str) -> None:
+    """The node begins elsewhere; the nodes before it are not run again."""
+    cluster.env["THREADMILL_DISPATCH"] = dispatch
+    server, *_ = await asyncio.gather(
+        cluster.start_server(), *(cluster.start_worker() for _ in range(4))
+    )
+    sent = {}
+    for node in NODES:
+        before = len(cluster.begun())
+        thread = str(uuid4())
+        answer = await send(
+            server.url, thread, node, key=uuid4().hex, **_held(cluster, node)
+        )
+        run = answer.json()["run_id"]
+        seen = len([line for line in cluster.begun() if line["node"] == node])
+        victim = await cluster.until_begun(node, seen + 1)
+        while victim["run"] != run:
+            seen += 1
+            victim = await cluster.until_begun(node, seen + 1)
+        await cluster.worker_of(victim["pid"]).kill()
+        again = await cluster.until_begun(node, seen + 2)
+        assert again["run"] == run
+        assert again["pid"] != victim["pid"]
+        (cluster.folder / f"gate-{node}").touch()
+        await settle(cluster)
+        executed = [line["node"] for line in cluster.begun()[before:]]
+        assert executed == [
+            n for n in NODES for _ in range(2 if n == node else 1)
+        ], "a committed node ran again, or the lost one did not"
+        sent[thread] = [node]
+    await verify(cluster, sent)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("dispatch", ["burst", "node"])
+async def test_killed_around_each_commit(
+    cluster: Cluster, dispatch: str, moment: str
+) -> None:
+    """Whatever was durable stays, whatever was not is done again, once."""
+    cluster.env["THREADMILL_DISPATCH"] = dispatch
+    server, standby = await asyncio.gather(cluster.start_server(), _standby(cluster))
+    points = [f"commit.{moment}=kill@{n}" for n in (1, 2, 3, 4, 5)]
+    points += [f"finish.{moment}=kill@1"]
+    points += ["claim.after=kill@1"] if moment == "after" else ["begin.after=kill@1"]
+    sent = {}
+    for point in points:
+        victim = await cluster.start_worker(THREADMILL_FAULTS=point)
+        thread = str(uuid4())
+        answer = await send(server.url, thread, point, key=uuid4().hex)
+        assert answer.status_code == 200
+        await victim.ended()
+        standby.send(signal.SIGCONT)
+        await settle(cluster)
+        standby.send(signal.SIGSTOP)
+        sent[thread] = [point]
+    await verify(cluster, sent)
+    executions = [(line["run"], line["node"]) for line in cluster.begun()]
+    runs = {run for run, _ in executions}
+    assert len(executions) <= len(NODES) * len(runs) + len(points), (
+        "more nodes were repeated than workers died"
+    )
+
+
+async def test_a_frozen_worker_changes_nothing_when_it_wakes(cluster: Cluster) -> None:
+    """Past its lease somebody else ends the run; its own late writes are refused."""
+    cluster.env.update(THREADMILL_LEASE_SECONDS="2", THREADMILL_RENEW_SECONDS="0.5")
+    server, first = await asyncio.gather(
+        cluster.start_server(), cluster.start_worker()
+    )
+    thread = str(uuid4())
+    held = _held(cluster, "process")
+    await send(server.url, thread, "frozen", key=uuid4().hex, **held)
+    await cluster.until_begun("process")
+    first.send(signal.SIGSTOP)
+    second = await cluster.start_worker()
+    taken = await cluster.until_begun("process", 2)
+    assert taken["pid"] == second.pid
+    (cluster.folder / "gate-process").touch()
+    await settle(cluster)
+    before = await _everything(cluster)
+    first.send(signal.SIGCONT)
+    # The woken worker proves that it acts again by serving a run of its own.
+    await second.kill()
+    other = str(uuid4())
+    await send(server.url, other, "next", key=uuid4().hex)
+    await settle(cluster)
+    assert cluster.begun()[-1]["pid"] == first.pid
+    after = await _everything(cluster)
+    assert after[: len(before)] == before, "the woken worker changed the thread"
+    await verify(cluster, {thread: ["frozen"], other: ["next"]})
+
+
+async def _everything(cluster: Cluster) -> list[Any]:
+    """All that a run leaves behind, oldest thread first."""
+    return await cluster.rows(
+        "SELECT r.thread_id, r.status, r.attempt, c.checkpoint_id, c.token, c.body, "
+        "c.created_at FROM threadmill.run r JOIN threadmill.checkpoint c "
+        "ON c.thread_id = r.thread_id::text ORDER BY r.created_at, c.ordinal"
+    )
+
+
+async def test_sigterm_of_everything_in_turn_under_load(cluster: Cluster) -> None:
+    """A rolling restart loses nothing and repeats no node."""
+    await asyncio.gather(
+        *(cluster.start_server() for _ in range(2)),
+        *(cluster.start_worker() for _ in range(2)),
+    )
+    sent: dict[str, list[str]] = {}
+    stop = asyncio.Event()
+
+    async def client(number: int) -> None:
+        thread = str(uuid4())
+        sent[thread] = []
+        turn = 0
+        while not stop.is_set():
+            message = f"c{number}-{turn}"
+            await send_somewhere(cluster, thread, message)
+            sent[thread].append(message)
+            turn += 1
+            await asyncio.sleep(0.02)
+
+    clients = [asyncio.create_task(client(number)) for number in range(6)]
+    for worker in list(cluster.workers):
+        await cluster.start_worker()
+        worker.send(signal.SIGTERM)
+        assert await worker.ended() == 0
+        cluster.workers.remove(worker)
+    for server in list(cluster.servers):
+        await cluster.start_server()
+        cluster.servers.remove(server)
+        server.send(signal.SIGTERM)
+        assert await server.ended() == 0
+    stop.set()
+    await asyncio.gather(*clients)
+    await verify(cluster, sent)
+    executions = [(line["run"], line["node"]) for line in cluster.begun()]
+    assert len(executions) == len(set(executions)), "a drain repeated a node"

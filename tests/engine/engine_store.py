@@ -1,0 +1,83 @@
+"""The adapters that engine tests run on, and questions about what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from langgraph.pregel import Pregel
+
+from threadmill.checkpoints.base import Commit
+from threadmill.checkpoints.postgres import PostgresCheckpoints
+from threadmill.checkpoints.saver import PostgresSaver
+from threadmill.drivers.postgres.database import Database
+from threadmill.drivers.postgres.sql import Query
+from threadmill.engine.activate import ActivateRules
+from threadmill.engine.activation.entry import EntryLimits
+from threadmill.stores.base import Retention
+from threadmill.stores.postgres.dispatcher import PostgresDispatcher
+from threadmill.stores.postgres.runs import PostgresRuns
+from threadmill.stores.postgres.threads import PostgresThreads
+from threadmill.streams.base import Event
+from threadmill.streams.postgres import PostgresStream
+from threadmill.testing.engine import EngineDriver
+
+TENANT = "default"
+
+_LEFT_OVER = Query(
+    "left_over",
+    b"SELECT (SELECT count(*) FROM threadmill.activation"
+    b" WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s) AS activations,"
+    b" (SELECT holder FROM threadmill.thread"
+    b" WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s) AS holder",
+)
+
+
+class EngineStore:
+    """Every port of the engine over one database."""
+
+    def __init__(self, database: Database) -> None:
+        retention = Retention()
+        self.database = database
+        self.runs = PostgresRuns(database, retention)
+        self.threads = PostgresThreads(database)
+        self.dispatcher = PostgresDispatcher(database, retention)
+        self.checkpoints = PostgresCheckpoints(database)
+        self.stream = PostgresStream(database)
+
+    async def close(self) -> None:
+        """Nothing of its own yet."""
+
+    def saver(self, tenant: str = TENANT) -> PostgresSaver:
+        return PostgresSaver(self.checkpoints, tenant=tenant)
+
+    def driver(
+        self,
+        graphs: Mapping[str, Pregel],
+        *,
+        node: bool = False,
+        on_commit: Callable[[Commit], None] | None = None,
+        **rules: Any,
+    ) -> EngineDriver:
+        """A driver of these graphs, in `burst` or in `node` dispatch."""
+        return EngineDriver(
+            runs=self.runs,
+            dispatcher=self.dispatcher,
+            checkpoints=self.checkpoints,
+            saver=self.saver,
+            graphs=graphs,
+            rules=ActivateRules(**{"per_superstep": node, "retry_seconds": 0, **rules}),
+            limits=EntryLimits(token_flush_seconds=0.005),
+            on_commit=on_commit,
+        )
+
+    async def events(self, thread_id: UUID) -> Sequence[Event]:
+        return await self.stream.read(TENANT, thread_id, after=0, limit=100_000)
+
+    async def left_over(self, thread_id: UUID) -> tuple[int, UUID | None]:
+        """How many activations there are, and who holds the thread."""
+        async with self.database.tenant_tx(TENANT, read_only=True) as tx:
+            found = tx.add(_LEFT_OVER, tenant=TENANT, thread_id=thread_id)
+        row = found.rows[0]
+        return row["activations"], row["holder"]
