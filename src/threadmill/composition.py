@@ -1,7 +1,7 @@
 """From settings to objects: the only module that names adapters.
 
 A process is a `Core` (what every role needs), plus a worker, plus the services of the
-HTTP interface, as its role asks. Whoever opens a core closes it; nothing here is global.
+HTTP interface, as its role asks. Whoever opens a core closes it; nothing is global.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.checkpoints.saver import PostgresSaver
 from threadmill.domain.lease import LeaseTimes
 from threadmill.drivers.postgres.database import Database, Limits, connection_info
-from threadmill.drivers.postgres.migrate import migrate, require_current
-from threadmill.drivers.postgres.reach import OnRetry, reach
+from threadmill.drivers.postgres.migrate import migrate, pending, require_current
+from threadmill.drivers.postgres.reach import PATIENCE_SECONDS, OnRetry, reach
 from threadmill.engine.activate import Activate, ActivateRules
 from threadmill.engine.activation.entry import EntryLimits
 from threadmill.engine.graphs import GraphCatalogue
@@ -32,8 +32,10 @@ from threadmill.errors import BadSetting
 from threadmill.faults import Faults
 from threadmill.settings import Settings
 from threadmill.stores.base import Claim, Member, Retention
+from threadmill.stores.inspection import Inspection
 from threadmill.stores.postgres.assistants import PostgresAssistants
 from threadmill.stores.postgres.dispatcher import PostgresDispatcher
+from threadmill.stores.postgres.inspection import PostgresInspection
 from threadmill.stores.postgres.members import PostgresMembers
 from threadmill.stores.postgres.renewal import RenewalThread
 from threadmill.stores.postgres.runs import PostgresRuns
@@ -130,14 +132,24 @@ def direct_uri(settings: Settings) -> str | None:
     return database_uri(settings) if settings.prepared_statements else None
 
 
-async def reach_database(settings: Settings, on_retry: OnRetry) -> None:
+async def reach_database(
+    settings: Settings,
+    on_retry: OnRetry,
+    *,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> None:
     """Waits, for a bounded while, until the database lets this process in.
 
     Raises:
         BadSetting: no database is configured.
         StoreUnavailable: it does not answer; the message says where it was looked for.
     """
-    await reach(database_uri(settings), limits=limits_of(settings), on_retry=on_retry)
+    await reach(
+        database_uri(settings),
+        limits=limits_of(settings),
+        on_retry=on_retry,
+        patience_seconds=patience_seconds,
+    )
 
 
 async def require_schema(settings: Settings) -> None:
@@ -150,6 +162,18 @@ async def require_schema(settings: Settings) -> None:
     await require_current(database_uri(settings), limits=limits_of(settings))
 
 
+async def pending_migrations(settings: Settings) -> Sequence[str]:
+    """The names of the migrations that the database still lacks.
+
+    Raises:
+        BadSetting: no database is configured.
+        StoreUnavailable: the database does not answer.
+        SetupError: its migrations are not those of this release.
+    """
+    missing = await pending(database_uri(settings), limits=limits_of(settings))
+    return [f"{migration.id:04d}_{migration.name}" for migration in missing]
+
+
 async def migrate_database(settings: Settings) -> Sequence[str]:
     """Brings the schema up to date and names what was applied; safe at the same time.
 
@@ -159,6 +183,30 @@ async def migrate_database(settings: Settings) -> Sequence[str]:
     """
     applied = await migrate(database_uri(settings), limits=limits_of(settings))
     return [f"{migration.id:04d}_{migration.name}" for migration in applied]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspections:
+    """What the doctor looks through: the database, and the direct way to it if any."""
+
+    main: Inspection
+    direct: Inspection | None
+
+
+def inspections_of(settings: Settings) -> Inspections:
+    """Looks at the configured database.
+
+    Raises:
+        BadSetting: none is configured.
+    """
+    limits = limits_of(settings)
+    direct = settings.database_uri_direct
+    return Inspections(
+        PostgresInspection(database_uri(settings), limits=limits),
+        None
+        if direct is None
+        else PostgresInspection(direct.get_secret_value(), limits=limits),
+    )
 
 
 @asynccontextmanager

@@ -46,7 +46,8 @@ async def verify(cluster: Cluster, sent: Mapping[str, Sequence[str]]) -> None:
         accepted = [run["message"] for run in runs]
         assert sorted(accepted) == sorted(messages), "accepted is not what was sent"
         assert {run["status"] for run in runs} <= {"success"}, runs
-        state = await cluster.client().threads.get_state(thread_id)
+        async with cluster.client() as client:
+            state = await client.threads.get_state(thread_id)
         values = state["values"]
         assert values["messages"] == accepted, "applied differs from accepted"
         assert values["steps"] == [f"{n} {m}" for m in accepted for n in _NODES]

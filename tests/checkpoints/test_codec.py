@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 from pydantic import BaseModel
 
 from threadmill.checkpoints.codec import FORMAT, Blob, Codec, encode_json
 from threadmill.errors import InvariantViolated, StateUnserializable
-from threadmill.testing.contracts.checkpoints import checkpoint
+from threadmill.testing.checkpoints import checkpoint
 
 
 class Model(BaseModel):
@@ -134,13 +134,21 @@ def test_metadata_that_is_not_json_is_named(value: Any) -> None:
         encode_json({"step": 1, "score": value}, "metadata")
 
 
+_TEXT = st.text(st.characters(), max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(
-        st.text(st.characters(codec=None)),
+        _TEXT,
         st.recursive(
-            st.none() | st.booleans() | st.integers() | st.text(st.characters()),
-            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+            st.none() | st.booleans() | st.integers() | _TEXT,
+            lambda inner: (
+                st.lists(inner, max_size=2) | st.dictionaries(_TEXT, inner, max_size=2)
+            ),
+            max_leaves=6,
         ),
+        max_size=3,
     )
 )
 def test_metadata_is_always_text_that_postgresql_takes(value: dict[str, Any]) -> None:

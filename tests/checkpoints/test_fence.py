@@ -17,12 +17,17 @@ from threadmill.checkpoints.postgres import SQL, PostgresCheckpoints
 from threadmill.drivers.postgres.database import Database
 from threadmill.errors import HeadMoved, InvariantViolated, LeaseLost
 from threadmill.streams.base import NewEvent
-from threadmill.testing.contracts.checkpoints import put, writes
+from threadmill.testing.checkpoints import put, writes
 
 
 @pytest.fixture
 def checkpoints(database: Database) -> PostgresCheckpoints:
     return PostgresCheckpoints(database)
+
+
+@pytest.fixture
+def claims(database_uri: str) -> Claims:
+    return Claims(database_uri)
 
 
 @asynccontextmanager

@@ -9,23 +9,28 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from langgraph.checkpoint.base import id as checkpoint_ids
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.types import Command
 
 from tests.checkpoints import graphs
+from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.checkpoints.saver import PostgresSaver
-from threadmill.drivers.postgres.database import Limits
+from threadmill.drivers.postgres.database import Database, Limits
 from threadmill.errors import (
     AlreadyExists,
     InvalidRequest,
     NotFound,
+    SchemaOutdated,
     SetupError,
     StateUnserializable,
     StoreUnavailable,
 )
-from threadmill.testing.contracts.checkpoints import checkpoint
+from threadmill.testing.checkpoints import checkpoint
 
 pytestmark = pytest.mark.langgraph
 
@@ -495,3 +500,75 @@ async def test_tenants_do_not_see_each_other(
         await other.adelete_thread(config["configurable"]["thread_id"])
         await other.aprune([config["configurable"]["thread_id"]], strategy="delete")
     assert await saver.aget_tuple(config) is not None
+
+
+class Shift:
+    """A cipher for LangGraph's `EncryptedSerializer`; not one to keep secrets with."""
+
+    def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
+        """Shift every byte."""
+        return "shift", bytes((byte + 1) % 256 for byte in plaintext)
+
+    def decrypt(self, ciphername: str, ciphertext: bytes) -> bytes:
+        """Shift every byte back."""
+        assert ciphername == "shift"
+        return bytes((byte - 1) % 256 for byte in ciphertext)
+
+
+async def test_a_serializer_of_one_s_own_is_used_for_everything(
+    database: Database, database_uri: str
+) -> None:
+    serde = EncryptedSerializer(Shift())
+    config = thread()
+    async with PostgresSaver.from_conn_string(database_uri, serde=serde) as saver:
+        stored = await _put(saver, config, "secret")
+        await saver.aput_writes(stored, [("channel", "secret")], "t1")
+        found = await saver.aget_tuple(config)
+    assert found is not None
+    assert found.checkpoint["channel_values"] == {"name": "secret"}
+    assert found.pending_writes == [("t1", "channel", "secret")]
+    with psycopg.connect(database_uri) as connection:
+        rows = connection.execute(
+            "SELECT body FROM threadmill.checkpoint"
+            " UNION ALL SELECT value FROM threadmill.checkpoint_write"
+        ).fetchall()
+    assert len(rows) == 2
+    assert not [body for (body,) in rows if b"secret" in body]
+    shared = PostgresSaver(PostgresCheckpoints(database), serde=serde)
+    assert await shared.aget_tuple(config) == found
+
+
+async def test_a_clone_may_load_what_its_graph_allows(database_uri: str) -> None:
+    """LangGraph's strict mode: other types come back as plain data."""
+    strict = JsonPlusSerializer(allowed_msgpack_modules=None)
+    config = thread()
+    config["configurable"]["checkpoint_ns"] = ""
+    state = graphs.Conversation(messages=[], user_id="u")
+    async with PostgresSaver.from_conn_string(database_uri, serde=strict) as saver:
+        await saver.aput(config, checkpoint("c1", state=state), {}, {})
+        clone = saver.with_allowlist([(graphs.__name__, "Conversation")])
+        blocked = await saver.aget_tuple(config)
+        allowed = await clone.aget_tuple(config)
+    assert blocked is not None
+    assert allowed is not None
+    assert allowed.checkpoint["channel_values"]["state"] == state
+    assert blocked.checkpoint["channel_values"]["state"] == state.model_dump()
+
+
+async def test_a_saver_over_a_shared_database_neither_opens_nor_migrates_it(
+    database: Database,
+) -> None:
+    saver = PostgresSaver(PostgresCheckpoints(database))
+    assert await saver.aget_tuple(thread()) is None
+    assert await asyncio.to_thread(saver.get_tuple, thread()) is None
+    with pytest.raises(SetupError, match="from_conn_string"):
+        await saver.asetup()
+    with pytest.raises(SetupError, match="from_conn_string"):
+        async with saver:
+            pass
+
+
+async def test_a_missing_schema_names_the_command(postgres_uri: str) -> None:
+    async with PostgresSaver.from_conn_string(postgres_uri) as saver:
+        with pytest.raises(SchemaOutdated, match="threadmill migrate"):
+            await saver.aget_tuple(thread())

@@ -9,10 +9,8 @@ from tests.fixtures.claims import Claims
 from threadmill.checkpoints.base import Fence
 from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.drivers.postgres.database import Database
-from threadmill.testing.contracts.checkpoints import (
-    ActivationState,
-    CheckpointsContract,
-)
+from threadmill.testing.checkpoints import ActivationState
+from threadmill.testing.contracts.checkpoints import CheckpointsContract
 
 
 class PostgresHarness(Claims):

@@ -99,9 +99,10 @@ def test_values_of_the_field(value: object, expected: object) -> None:
 
 def test_messages_keep_their_type_and_id() -> None:
     shown = json.loads(encode([HumanMessage("hi", id="1"), AIMessage("yo")]))
-    assert [
-        (m["type"], m["content"], m["id"]) for m in shown
-    ] == [("human", "hi", "1"), ("ai", "yo", None)]
+    assert [(m["type"], m["content"], m["id"]) for m in shown] == [
+        ("human", "hi", "1"),
+        ("ai", "yo", None),
+    ]
 
 
 def test_interrupts_show_value_and_id() -> None:

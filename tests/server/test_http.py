@@ -11,9 +11,12 @@ import httpx
 import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
+from structlog.testing import capture_logs
 
 from tests.fixtures.fleet import Fleet, RunningServer
 from threadmill import __version__
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 HELLO = {"messages": [{"role": "user", "content": "Hello"}], "user_id": "u"}
 RUN = {"assistant_id": "conversation", "input": HELLO}
@@ -269,15 +272,17 @@ async def test_bad_idempotency_keys(idle_server: RunningServer, key: str) -> Non
     assert "Idempotency-Key" in response.json()["detail"]
 
 
-async def test_unexpected_errors_tell_nothing(idle_server: RunningServer) -> None:
+async def test_unexpected_errors_tell_nothing(fleet: Fleet) -> None:
     class Broken:
         async def get(self, *_: object) -> None:
             msg = "postgresql://user:secret@host"
             raise RuntimeError(msg)
 
-    services = idle_server.services
-    object.__setattr__(services, "threads", Broken())  # frozen
-    response = await idle_server.http.get(f"/threads/{NOBODY}")
+    server = await fleet.server()
+    object.__setattr__(server.services, "threads", Broken())  # it is frozen
+    with capture_logs() as logs:
+        response = await server.http.get(f"/threads/{NOBODY}")
+    assert [line["event"] for line in logs] == ["request_failed"]
     assert response.status_code == 500
     assert response.json() == {
         "detail": "internal error; the server's log has the cause"
@@ -326,14 +331,17 @@ async def test_a_database_that_goes_and_comes_back(
     )
     await _busy(server.http, thread_id)
     await _allow_connections(database_uri, allowed=False)
-    refused = await server.http.get(f"/threads/{thread_id}")
+    try:
+        refused = await server.http.get(f"/threads/{thread_id}")
+        unhealthy = await server.http.get("/ok")
+        alive = await server.http.get("/ok?check_db=0")
+    finally:
+        await _allow_connections(database_uri, allowed=True)
     assert refused.status_code == 503
     assert int(refused.headers["retry-after"]) >= 1
     assert "DATABASE_URI" in refused.json()["detail"]
-    unhealthy = await server.http.get("/ok")
     assert unhealthy.status_code == 500
-    assert (await server.http.get("/ok?check_db=0")).json()["ok"] is True
-    await _allow_connections(database_uri, allowed=True)
+    assert alive.json()["ok"] is True
     await fleet.worker(**quick)
     response = await waiting
     assert response.json()["turn_count"] == 1
@@ -427,8 +435,9 @@ async def _first_bytes(response: httpx.Response, count: int) -> bytes:
 
 async def _busy(http: httpx.AsyncClient, thread_id: str) -> None:
     async with asyncio.timeout(20):
-        while (await http.get(f"/threads/{thread_id}")).json()["status"] != "busy":
-            await asyncio.sleep(0.01)
+        shown = {"status": "idle"}
+        while shown["status"] != "busy":
+            shown = (await http.get(f"/threads/{thread_id}")).json()
 
 
 async def _allow_connections(uri: str, *, allowed: bool) -> None:

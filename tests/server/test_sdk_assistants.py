@@ -9,6 +9,8 @@ from langgraph_sdk.errors import NotFoundError, UnprocessableEntityError
 
 from tests.fixtures.fleet import Fleet, RunningServer
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
 
 async def test_every_graph_has_a_default_assistant(idle_server: RunningServer) -> None:
     client = idle_server.client

@@ -16,6 +16,8 @@ from langgraph_sdk.errors import (
 
 from tests.fixtures.fleet import Fleet, RunningServer
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
 HELLO = {"messages": [{"role": "user", "content": "Hello"}], "user_id": "u"}
 
 
@@ -372,22 +374,19 @@ async def test_a_fork_from_an_older_checkpoint(client: Any) -> None:
     assert state["values"]["turn_count"] == 2
 
 
-async def test_stateless_runs(server: RunningServer) -> None:
-    client = server.client
-    assert (await client.runs.wait(None, "conversation", input=HELLO))[
-        "turn_count"
-    ] == 1
+async def test_stateless_runs(client: Any) -> None:
+    answer = await client.runs.wait(None, "conversation", input=HELLO)
+    assert answer["turn_count"] == 1
     run = await client.runs.create(None, "conversation", input=HELLO)
     joined = await client.runs.join(run["thread_id"], run["run_id"])
     assert joined["turn_count"] == 1
-    assert await client.threads.search() == []
+    assert await client.threads.search(ids=[run["thread_id"]]) == []
     kept = await client.runs.create(
         None, "conversation", input=HELLO, on_completion="keep"
     )
     await client.runs.join(kept["thread_id"], kept["run_id"])
-    assert [t["thread_id"] for t in await client.threads.search()] == [
-        kept["thread_id"]
-    ]
+    (found,) = await client.threads.search(ids=[kept["thread_id"]])
+    assert found["values"]["turn_count"] == 1
     batch = await client.runs.create_batch(
         [{"assistant_id": "conversation", "input": HELLO}] * 2
     )

@@ -13,6 +13,8 @@ from langgraph_sdk.schema import StreamPart
 
 from tests.fixtures.fleet import Fleet, RunningServer
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
 HELLO = {"messages": [{"role": "user", "content": "Hello"}], "user_id": "u"}
 ASK = {"messages": [{"role": "user", "content": "what is it?"}]}
 
@@ -339,12 +341,12 @@ async def test_a_deleted_thread_ends_its_streams(
 
 async def _exists(file: Path) -> None:
     async with asyncio.timeout(20):
-        while not file.exists():  # noqa: ASYNC110 - another process makes it
+        while not file.exists():  # noqa: ASYNC110, ASYNC240 - a file
             await asyncio.sleep(0.01)
 
 
 async def _watched(server: RunningServer) -> None:
     """Returns when somebody waits for a thread."""
     async with asyncio.timeout(20):
-        while not server.services.watch.statistics().threads:
+        while not server.services.watch.statistics().threads:  # noqa: ASYNC110
             await asyncio.sleep(0.01)

@@ -16,7 +16,9 @@ from langgraph_sdk.errors import (
     UnprocessableEntityError,
 )
 
-from tests.fixtures.fleet import RunningServer
+from tests.fixtures.fleet import Fleet, RunningServer
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 HELLO = {"messages": [{"role": "user", "content": "Hello"}], "user_id": "u"}
 
@@ -71,8 +73,9 @@ async def test_update_metadata(idle_server: RunningServer) -> None:
         await client.threads.update(str(uuid4()), metadata={})
 
 
-async def test_search_and_count(idle_server: RunningServer) -> None:
-    client = idle_server.client
+async def test_search_and_count(fleet: Fleet) -> None:
+    server = await fleet.server()
+    client = server.client
     made = [
         (await client.threads.create(metadata={"n": n, "odd": n % 2}))["thread_id"]
         for n in range(5)
@@ -94,7 +97,7 @@ async def test_search_and_count(idle_server: RunningServer) -> None:
     assert await client.threads.count(status="busy") == 0
     with pytest.raises(UnprocessableEntityError, match="values"):
         await client.threads.search(values={"a": 1})
-    page = await idle_server.http.post("/threads/search", json={"limit": 2})
+    page = await server.http.post("/threads/search", json={"limit": 2})
     assert page.headers["x-pagination-total"] == "5"
     assert page.headers["x-pagination-next"] == "2"
 

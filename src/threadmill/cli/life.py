@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Final
@@ -29,7 +29,7 @@ from threadmill.errors import Error
 
 _log = structlog.get_logger(__name__)
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 # On top of the grace: what a drain hands back, and closing connections.
 _MARGIN_SECONDS: Final = 15.0
 _THREADS_SECONDS: Final = 2.0
@@ -46,11 +46,18 @@ class Stop:
     """
 
     def __init__(self, *, grace_seconds: float) -> None:
-        self._grace_seconds = grace_seconds
         self._loop = asyncio.get_running_loop()
         self._starting = asyncio.current_task()
         self._event = asyncio.Event()
         self._signalled = False
+        # Made now: a signal may come while this very thread starts another one.
+        self._draining = threading.Event()
+        _end_within(
+            grace_seconds + _MARGIN_SECONDS,
+            1,
+            why="it did not drain in time",
+            after=self._draining,
+        )
 
     @property
     def asked(self) -> bool:
@@ -64,14 +71,23 @@ class Stop:
 
     def ask(self) -> None:
         """Asks the process to end; called on the event loop, safe to call twice."""
+        if self._event.is_set():
+            return
+        _log.info("process.stopping")
         self._event.set()
         if self._starting is not None:
             self._starting.cancel()
 
+    def ask_from_thread(self) -> None:
+        """The same, called from another thread or from a signal's handler."""
+        self._draining.set()
+        with suppress(RuntimeError):  # the loop is closed: it has ended already
+            self._loop.call_soon_threadsafe(self.ask)
+
     @contextmanager
-    def on_signals(self) -> Iterator[None]:
+    def on_signals(self, numbers: Sequence[signal.Signals]) -> Iterator[None]:
         """Signals ask, while the block runs; the second one ends the process."""
-        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        before = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
             yield
         finally:
@@ -83,21 +99,19 @@ class Stop:
         if self._signalled:
             _end_now(number, frame)
         self._signalled = True
-        _end_within(
-            self._grace_seconds + _MARGIN_SECONDS, 1, why="it did not drain in time"
-        )
-        # Not here: a logger's lock may be held by the very line that is interrupted.
-        self._loop.call_soon_threadsafe(self._tell_and_ask, number)
-
-    def _tell_and_ask(self, number: int) -> None:
-        _log.info("process.stopping", signal=signal.Signals(number).name)
-        self.ask()
+        self.ask_from_thread()
 
 
 Main = Callable[[Stop], Awaitable[None]]
 
 
-def live(main: Main, *, grace_seconds: float) -> int:
+def live(
+    main: Main,
+    *,
+    grace_seconds: float,
+    threads_seconds: float = _THREADS_SECONDS,
+    signals: Sequence[signal.Signals] = SIGNALS,
+) -> int:
     """Runs `main` on a new event loop until it returns; gives the exit code.
 
     The process ends a moment after that, whatever threads still run.
@@ -105,11 +119,13 @@ def live(main: Main, *, grace_seconds: float) -> int:
     Args:
         main: told through its `Stop` when to end.
         grace_seconds: how long it then takes at most.
+        threads_seconds: how long threads that still run are waited for.
+        signals: what asks it to end.
     """
 
     async def until_stopped() -> None:
         stop = Stop(grace_seconds=grace_seconds)
-        with stop.on_signals():
+        with stop.on_signals(signals):
             try:
                 await main(stop)
             except asyncio.CancelledError:
@@ -123,7 +139,7 @@ def live(main: Main, *, grace_seconds: float) -> int:
         except Exception as error:  # noqa: BLE001 - the root of the process
             code = _report(error)
         # Closing the loop waits for threads, and so does Python after it.
-        _end_within(_THREADS_SECONDS, code, why="threads are still running")
+        _end_within(threads_seconds, code, why="threads are still running")
     return code
 
 
@@ -146,10 +162,14 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _end_within(seconds: float, code: int, *, why: str) -> None:
-    """Ends the process after a while, if it has not ended by itself."""
+def _end_within(
+    seconds: float, code: int, *, why: str, after: threading.Event | None = None
+) -> None:
+    """Ends the process a while after an event, if it has not ended by itself."""
 
     def watch() -> None:
+        if after is not None:
+            after.wait()
         time.sleep(seconds)
         # A thread that is stuck may hold the logs' lock: nobody waits for this line.
         line = threading.Thread(target=tell, daemon=True)

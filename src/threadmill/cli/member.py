@@ -25,7 +25,7 @@ from threadmill.errors import InvariantViolated
 from threadmill.server.app import create_app
 from threadmill.server.health import health_app
 from threadmill.server.live import Drain
-from threadmill.server.process import HttpServer
+from threadmill.server.process import HttpServer, url_of
 from threadmill.server.request_log import RequestLog
 from threadmill.server.services import Services, build_services
 
@@ -151,7 +151,11 @@ async def _until_stopped(part: _Part, stop: Stop) -> None:
 def _announce(plan: Plan) -> None:
     graphs = list(plan.graphs.ids)
     if plan.api is not None:
-        _log.info("server.ready", url=url_of(plan.api, plan.settings), graphs=graphs)
+        _log.info(
+            "server.ready",
+            url=url_of(plan.api, plan.settings.mount_prefix),
+            graphs=graphs,
+        )
     if plan.role != "server":
         _log.info(
             "worker.ready",
@@ -176,12 +180,3 @@ def _numbers(core: Core, worker: Worker) -> Mapping[str, float]:
         "pool_connections": pool.get("pool_size", 0),
         "pool_requests_waiting": pool.get("requests_waiting", 0),
     }
-
-
-def url_of(listener: socket, settings: Settings) -> str:
-    """Where clients find what listens on a socket, from this machine."""
-    host, port = listener.getsockname()[:2]
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 - only said, not listened on
-        host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}{settings.mount_prefix}"

@@ -31,15 +31,16 @@ class Project:
     settings: Settings
 
 
-def open_project(path: Path, *, slots: int | None = None) -> Project:
+def open_project(
+    path: Path, *, slots: int | None = None, runs_graphs: bool = True
+) -> Project:
     """Reads the project at `path`; logs go where its settings say from then on.
-
-    The variables of the file's `env` become part of this process's environment, for
-    the graphs to read.
 
     Args:
         path: langgraph.json or its folder.
         slots: in place of the setting's.
+        runs_graphs: whether this process will load them: then the variables of the
+            file's `env` become part of its environment, for them to read.
 
     Raises:
         BadSetting: the file or a setting is wrong.
@@ -50,7 +51,8 @@ def open_project(path: Path, *, slots: int | None = None) -> Project:
     if slots is not None:
         settings = settings.model_copy(update={"slots": slots})
     log_as(settings, warnings)
-    config.apply_env()
+    if runs_graphs:
+        config.apply_env()
     return Project(config, settings)
 
 

@@ -195,9 +195,7 @@ class Activate:
                     faults=self._faults,
                     on_events=lambda: self._hints.moved(fence.tenant, fence.thread_id),
                 )
-                return await entry.run(
-                    attempt.stop, announce=_is_new(attempt.claim, run)
-                )
+                return await entry.run(attempt.stop)
         finally:
             deadline.cancel()
 
@@ -292,11 +290,6 @@ def fence_of(claim: Claim) -> Fence:
 def describe(error: BaseException) -> Mapping[str, str]:
     """An error as clients see it: its type's name and its message."""
     return {"error": type(error).__name__, "message": str(error)}
-
-
-def _is_new(claim: Claim, run: Run) -> bool:
-    # `begin` sets both instants alike only when it starts the run.
-    return claim.attempt > 1 or run.started_at == run.updated_at
 
 
 def _with_attempt(fence: Fence, run: Run) -> Fence:

@@ -12,11 +12,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
-
 from threadmill.checkpoints.configs import tuple_of
 from threadmill.domain.run import RunStatus
 from threadmill.engine.graph_factories import GraphUse
+from threadmill.engine.reading_saver import ReadingSaver
 from threadmill.engine.values import (
     finished_tasks,
     interrupt_json,
@@ -27,10 +26,10 @@ from threadmill.engine.values import (
 from threadmill.errors import NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     from langchain_core.runnables import RunnableConfig
-    from langgraph.checkpoint.base import DeltaChannelHistory
+    from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
     from threadmill.checkpoints.base import Checkpoints, Stored
     from threadmill.engine.graph_schemas import CompiledGraph
@@ -125,29 +124,16 @@ class Answers:
         return {k: v for k, v in snapshot.values.items() if k in names}
 
 
-class _Pinned(BaseCheckpointSaver[Any]):
+class _Pinned(ReadingSaver):
     """A thread as it was when its head was one given checkpoint."""
 
-    def __init__(self, inner: BaseCheckpointSaver[Any], head: Stored) -> None:
-        super().__init__(serde=inner.serde)
-        self._inner = inner
+    def __init__(self, reads: BaseCheckpointSaver[Any], head: Stored) -> None:
+        super().__init__(reads)
         self._head = head
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The given checkpoint for the root's head, anything else as it is."""
         configurable = config.get("configurable", {})
         if configurable.get("checkpoint_ns") or configurable.get("checkpoint_id"):
-            return await self._inner.aget_tuple(config)
+            return await super().aget_tuple(config)
         return tuple_of(self._head)
-
-    async def aget_delta_channel_history(
-        self, *, config: RunnableConfig, channels: Sequence[str]
-    ) -> Mapping[str, DeltaChannelHistory]:
-        """See the inner saver."""
-        return await self._inner.aget_delta_channel_history(
-            config=config, channels=channels
-        )
-
-    def get_next_version(self, current: Any, channel: None) -> Any:
-        """The same versions as the inner saver's."""
-        return self._inner.get_next_version(current, channel)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -11,16 +11,15 @@ from langgraph.checkpoint.base import (
     ChannelVersions,
     Checkpoint,
     CheckpointMetadata,
-    CheckpointTuple,
-    DeltaChannelHistory,
 )
 
 from threadmill.checkpoints.base import Checkpoints, Commit, Fence, Put, Writes
 from threadmill.checkpoints.configs import address, config_of, metadata_of
+from threadmill.engine.reading_saver import ReadingSaver
 from threadmill.errors import InvariantViolated
 
 
-class FencedSaver(BaseCheckpointSaver[Any]):
+class FencedSaver(ReadingSaver):
     """A LangGraph saver that writes only while its fence holds.
 
     Nobody else moves the thread's heads under the same fence, so none is compared.
@@ -34,9 +33,8 @@ class FencedSaver(BaseCheckpointSaver[Any]):
     def __init__(
         self, *, store: Checkpoints, reads: BaseCheckpointSaver[Any], fence: Fence
     ) -> None:
-        super().__init__(serde=reads.serde)
+        super().__init__(reads)
         self._store = store
-        self._reads = reads
         self._fence = fence
 
     async def aput(
@@ -85,33 +83,3 @@ class FencedSaver(BaseCheckpointSaver[Any]):
     async def _commit(self, commit: Commit) -> None:
         fence = self._fence
         await self._store.commit(fence.tenant, str(fence.thread_id), commit, fence)
-
-    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """See the saver that reads."""
-        return await self._reads.aget_tuple(config)
-
-    async def alist(
-        self,
-        config: RunnableConfig | None,
-        *,
-        filter: dict[str, Any] | None = None,  # noqa: A002  # LangGraph's name
-        before: RunnableConfig | None = None,
-        limit: int | None = None,
-    ) -> AsyncIterator[CheckpointTuple]:
-        """See the saver that reads."""
-        async for found in self._reads.alist(
-            config, filter=filter, before=before, limit=limit
-        ):
-            yield found
-
-    async def aget_delta_channel_history(
-        self, *, config: RunnableConfig, channels: Sequence[str]
-    ) -> Mapping[str, DeltaChannelHistory]:
-        """See the saver that reads."""
-        return await self._reads.aget_delta_channel_history(
-            config=config, channels=channels
-        )
-
-    def get_next_version(self, current: Any, channel: None) -> Any:
-        """The same versions as the saver that reads."""
-        return self._reads.get_next_version(current, channel)

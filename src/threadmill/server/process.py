@@ -128,7 +128,7 @@ def listen(host: str, port: int, *, option: str = "--port") -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         number = error.errno or 0
         # The resolver's numbers are negative and no errors of the system's.
@@ -136,3 +136,20 @@ def listen(host: str, port: int, *, option: str = "--port") -> socket.socket:
         advice = _ADVICE.get(number, "choose an address of this machine")
         msg = f"cannot listen on {host}:{port}: {reason}; {advice.format(option)}"
         raise SetupError(msg) from error
+    # Connections inherit it. Without it an answer's second packet waits 40 ms for the
+    # client's delayed acknowledgement; asyncio sets it only on sockets of its own.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def url_of(listener: socket.socket, prefix: str = "") -> str:
+    """Where clients on this machine find what listens on a socket.
+
+    Args:
+        listener: a socket of `listen`.
+        prefix: the path under which the routes are.
+    """
+    host, port = listener.getsockname()[:2]
+    # An address that stands for all of them is none that one connects to.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}{prefix}"

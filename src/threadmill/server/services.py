@@ -78,6 +78,7 @@ def build_services(core: Core) -> Services:
                 queue_per_thread_max=settings.queue_per_thread_max,
                 idempotency_ttl_seconds=settings.idempotency_ttl_seconds,
             ),
+            faults=core.faults,
         ),
         cancel=Cancel(core.runs, core.hints),
         states=States(

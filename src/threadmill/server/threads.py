@@ -74,6 +74,8 @@ async def patch(
 async def delete(thread_id: ThreadId, services: Needs, tenant: Tenant) -> Response:
     """Erases the thread with its runs, checkpoints and events."""
     await services.threads.delete(tenant, thread_id)
+    # Streams of its runs end now here, and at their next look elsewhere.
+    services.watch.on_moved(tenant, thread_id)
     return Response(status_code=204)
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
     from uuid import UUID
 
-    from threadmill.checkpoints.base import Fence, Stored
+    from threadmill.checkpoints.base import Fence
     from threadmill.domain.multitask import MultitaskStrategy
     from threadmill.domain.run import RunEvent, RunStatus, ThreadStatus
     from threadmill.streams.base import NewEvent

@@ -294,10 +294,10 @@ SCENARIOS = [
         name="functional", build=functional, turns=[Turn(input={"n": 1})] * 2
     ),
     Scenario(
-        name="functional-one-at-a-time",
+        name="functional-max-concurrency",
         build=functional,
-        turns=[Turn(input={"n": 1}, config={"max_concurrency": 1})],
-        subgraphs=False,  # LangGraph itself comes to a standstill with them
+        # With 1, LangGraph itself comes to a standstill.
+        turns=[Turn(input={"n": 1}, config={"max_concurrency": 2})],
     ),
     Scenario(
         name="functional-sync", build=functional_sync, turns=[Turn(input={"n": 3})]

@@ -99,7 +99,6 @@ class Scenario:
         exact: whether subgraphs' events are told exactly once, too. Those of
             subgraphs that a node calls synchronously may be repeated.
         same_calls: whether undisturbed node calls are the same in number.
-        subgraphs: whether events of subgraphs are asked for.
     """
 
     name: str
@@ -107,7 +106,6 @@ class Scenario:
     turns: Sequence[Turn]
     exact: bool = True
     same_calls: bool = True
-    subgraphs: bool = True
 
 
 @dataclass
@@ -133,7 +131,7 @@ async def tell_plainly(scenario: Scenario) -> list[Told]:
     for turn in scenario.turns:
         before = Counter(ledger.calls)
         async with asyncio.timeout(_TURN_SECONDS):
-            outcome, events = await _plain_turn(graph, turn, thread, scenario)
+            outcome, events = await _plain_turn(graph, turn, thread)
         story.append(
             Told(
                 outcome,
@@ -145,13 +143,11 @@ async def tell_plainly(scenario: Scenario) -> list[Told]:
     return story
 
 
-async def _plain_turn(
-    graph: Pregel, turn: Turn, thread: Any, scenario: Scenario
-) -> Any:
+async def _plain_turn(graph: Pregel, turn: Turn, thread: Any) -> Any:
     if turn.update is not None:
         await graph.aupdate_state(thread, turn.update[0], as_node=turn.update[1])
         return "updated", {}
-    kwargs = await _kwargs(turn, graph, thread, scenario)
+    kwargs = await _kwargs(turn, graph, thread)
     config = dict(kwargs["config"])
     config["configurable"] = {
         **config.get("configurable", {}),
@@ -162,29 +158,25 @@ async def _plain_turn(
     told: dict[str, list[tuple[str, Any]]] = defaultdict(list)
     outcome: Any = "idle"
     try:
-        async for *path, mode, payload in graph.astream(
+        async for path, mode, payload in graph.astream(
             entry_input(kwargs, None, uuid4()),
             config,
             stream_mode=list(MODES),
-            subgraphs=scenario.subgraphs,
+            subgraphs=True,
             durability="sync",
             context=kwargs["context"],
             interrupt_before=kwargs["interrupt_before"],
             interrupt_after=kwargs["interrupt_after"],
         ):
-            told[_place(path[0] if path else ())].append((mode, bare(payload)))
-            if mode == "updates" and "__interrupt__" in payload and not (
-                path and path[0]
-            ):
+            told[_place(path)].append((mode, bare(payload)))
+            if mode == "updates" and "__interrupt__" in payload and not path:
                 outcome = "interrupted"
     except Exception as error:  # noqa: BLE001 - the graph's own
         outcome = ["error", type(error).__name__, bare(str(error))]
     return outcome, _in_order(told)
 
 
-async def _kwargs(
-    turn: Turn, graph: Pregel, thread: Any, scenario: Scenario
-) -> dict[str, Any]:
+async def _kwargs(turn: Turn, graph: Pregel, thread: Any) -> dict[str, Any]:
     command = dict(turn.command) if turn.command else None
     if turn.answer is not None:
         command = {**(command or {}), "resume": turn.answer(await graph.aget_state(thread))}
@@ -203,7 +195,7 @@ async def _kwargs(
         "interrupt_after": turn.interrupt_after,
         "checkpoint": checkpoint,
         "stream_mode": list(MODES),
-        "subgraphs": scenario.subgraphs,
+        "subgraphs": True,
     }
 
 
@@ -259,7 +251,7 @@ class EngineStory:
                 thread, turn.update[0], as_node=turn.update[1]
             )
             return "updated", {}
-        kwargs = await _kwargs(turn, self._read, thread, self._scenario)
+        kwargs = await _kwargs(turn, self._read, thread)
         run = await self._driver.submit(self._graph_id, self.thread_id, kwargs)
         ended = await self._driver.carry_out(run, self._fault)
         self.faulted = self.faulted or ended.faulted

@@ -18,7 +18,7 @@ def ask(state: State) -> dict:
     return {"decision": interrupt({"approve": state["request"]})}
 
 
-def act(_state: State) -> dict:
+def act(state: State) -> dict:
     return {"done": True}
 
 

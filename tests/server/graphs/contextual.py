@@ -23,13 +23,13 @@ class State(TypedDict, total=False):
     metadata: dict[str, Any]
 
 
-def look(_state: State, config: RunnableConfig, runtime: Runtime[Context]) -> dict:
+def look(state: State, config: RunnableConfig, runtime: Runtime[Context]) -> dict:
     shown = {
         key: value
         for key, value in config["configurable"].items()
         if not key.startswith("__")
     }
-    context = runtime.context
+    context: Context | None = runtime.context
     return {
         "seen": {
             "context": None if context is None else vars(context),
@@ -41,7 +41,7 @@ def look(_state: State, config: RunnableConfig, runtime: Runtime[Context]) -> di
 
 
 builder = StateGraph(State, context_schema=Context)
-builder.add_node("look", look)
+builder.add_node("look", look)  # type: ignore[arg-type]  # config and runtime
 builder.add_edge(START, "look")
 builder.add_edge("look", END)
 graph = builder.compile()

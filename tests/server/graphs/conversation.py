@@ -22,7 +22,7 @@ def process(state: State) -> dict:
     return {"messages": [*state.messages, {"role": "assistant", "content": answer}]}
 
 
-def save(_state: State) -> dict:
+def save(state: State) -> dict:
     return {}
 
 

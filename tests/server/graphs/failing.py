@@ -11,11 +11,11 @@ class State(TypedDict, total=False):
     reached: str
 
 
-def first(_state: State) -> dict:
+def first(state: State) -> dict:
     return {"reached": "first"}
 
 
-def second(_state: State) -> dict:
+def second(state: State) -> dict:
     msg = "the second node always fails"
     raise ValueError(msg)
 

@@ -1,7 +1,7 @@
 """Several tasks in one superstep; one of them asks a human."""
 
 import operator
-from typing import Annotated, TypedDict
+from typing import Annotated, Any, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send, interrupt
@@ -18,8 +18,8 @@ def split(state: State) -> list[Send]:
     return [Send("work", {"item": item}) for item in state["items"]]
 
 
-def work(task: dict) -> dict:
-    item = task["item"]
+def work(state: Any) -> dict:
+    item = state["item"]
     if item.startswith("ask"):
         item = interrupt({"about": item})
     return {"results": [item.upper()]}

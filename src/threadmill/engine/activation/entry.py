@@ -112,7 +112,8 @@ class Entry:
         reads: a saver to read with.
         hand_over: asked after each superstep with user nodes: leave now?
         limits: bounds.
-        first_claim: False after a loss: then the first checkpoint counts as progress.
+        first_claim: False after a loss: then the first checkpoint counts as progress,
+            and the stream is told that a new attempt begins.
         on_events: told after each commit with events.
         faults: what tests make happen around commits.
     """
@@ -136,6 +137,8 @@ class Entry:
         self._head = head
         self._limits = limits
         self._reentry = is_reentry(head, run.run_id)
+        # Handed over to us; before its first checkpoint, a run always begins anew.
+        self._goes_on = self._reentry and first_claim
         self._loop = asyncio.get_running_loop()
         self._loose = asyncio.Event()
         self._control = RunControl()
@@ -166,18 +169,17 @@ class Entry:
         )
         self._graph = _bound(graph, self._saver)
 
-    async def run(self, stop: Stop, *, announce: bool) -> Left:
+    async def run(self, stop: Stop) -> Left:
         """Drives the graph until it ends, leaves, or `stop` says so.
 
         Args:
             stop: the switch of this attempt.
-            announce: whether a new attempt begins, to be told in the stream.
 
         Raises:
             LeaseLost: somebody else owns the activation; nothing more was written.
             Unavailable: the store failed; hand the activation back.
         """
-        if announce and self._modes:
+        if self._modes and not self._goes_on:
             self._tap.announce(self._metadata_event())
         if self._reentry:
             self._tap.skip_first_values("")

@@ -168,9 +168,7 @@ class PostgresDispatcher:
                 await self._drop_thread(timer)
             case "drop_events":
                 async with self._database.tenant_tx(timer.tenant) as tx:
-                    tx.add(
-                        DISPATCH.drop_events, tenant=timer.tenant, run_id=timer.ref
-                    )
+                    tx.add(DISPATCH.drop_events, tenant=timer.tenant, run_id=timer.ref)
                     _add_drop(tx, timer)
             case "drop_key":
                 async with self._database.tenant_tx(timer.tenant) as tx:
@@ -203,6 +201,4 @@ class PostgresDispatcher:
 
 
 def _add_drop(tx: Transaction, timer: Timer) -> None:
-    tx.add(
-        DISPATCH.drop_timer, tenant=timer.tenant, kind=timer.kind, ref=timer.ref
-    )
+    tx.add(DISPATCH.drop_timer, tenant=timer.tenant, kind=timer.kind, ref=timer.ref)

@@ -64,9 +64,7 @@ class PostgresRuns:
     ) -> Run:
         """See `Runs.get`."""
         async with self._database.tenant_tx(tenant, read_only=True) as tx:
-            found = tx.add(
-                RUNS.get, tenant=tenant, run_id=run_id, thread_id=thread_id
-            )
+            found = tx.add(RUNS.get, tenant=tenant, run_id=run_id, thread_id=thread_id)
         if found.one is None:
             msg = f"run {run_id} not found"
             raise NotFound(msg)

@@ -1,0 +1,161 @@
+"""Gathers what the doctor judges: files, environment, graphs, LangGraph, database."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from threadmill.composition import (
+    inspections_of,
+    pending_migrations,
+    reach_database,
+)
+from threadmill.config import LangGraphConfig, load_config
+from threadmill.engine.doctor import (
+    Finding,
+    Needs,
+    doubtful,
+    good,
+    judge_graphs,
+    judge_langgraph,
+    judge_route,
+    judge_schema,
+    judge_server,
+    skipped,
+    wrong,
+)
+from threadmill.engine.graphs import GraphCatalogue, load_graphs
+from threadmill.errors import BadSetting, Error, GraphLoadFailed
+from threadmill.settings import Settings
+
+_REFERENCE: Final = "see docs/reference/"
+_OF_DATABASE: Final = (
+    "durability",
+    "clock",
+    "connections",
+    "sessions",
+    "schema",
+    "roles",
+    "row-level security",
+)
+
+
+class Examination:
+    """One look at everything; findings come one by one, as they are made.
+
+    Args:
+        path: langgraph.json or its folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __iter__(self) -> Iterator[Finding]:
+        """Looks, in the order in which one would mend."""
+        config = yield from self._configuration()
+        settings = yield from self._settings({} if config is None else config.env)
+        yield judge_langgraph(version("langgraph"))
+        yield from self._graphs(config)
+        yield from self._database(settings)
+
+    def _configuration(self) -> Generator[Finding, None, LangGraphConfig | None]:
+        check = "langgraph.json"
+        warnings: list[str] = []
+        try:
+            config = load_config(self._path, warn=warnings.append)
+        except BadSetting as error:
+            yield wrong(check, str(error), f"{_REFERENCE}langgraph-json.md")
+            return None
+        if "auth" in config.unused_keys:
+            yield wrong(
+                check,
+                "sets 'auth', which this version does not carry out",
+                "remove it if something else protects the server: `serve` refuses it",
+            )
+        for line in warnings:
+            yield doubtful(check, line, f"{_REFERENCE}langgraph-json.md")
+        if not warnings:
+            yield good(check, str(config.path))
+        return config
+
+    def _settings(
+        self, env: Mapping[str, str]
+    ) -> Generator[Finding, None, Settings | None]:
+        check = "settings"
+        warnings: list[str] = []
+        try:
+            settings = Settings.from_env(fallback=env, warn=warnings.append)
+        except BadSetting as error:
+            yield wrong(check, str(error), f"{_REFERENCE}settings.md")
+            return None
+        for line in warnings:
+            yield doubtful(check, line, f"{_REFERENCE}settings.md")
+        if not warnings:
+            yield good(check, "every variable is known and valid")
+        return settings
+
+    def _graphs(self, config: LangGraphConfig | None) -> Iterator[Finding]:
+        if config is None:
+            yield skipped("graphs", "langgraph.json is not to be had")
+            return
+        config.apply_env(os.environ)
+        graphs = load_graphs(config)
+        yield from judge_graphs(graphs, asyncio.run(_built(graphs)))
+
+    def _database(self, settings: Settings | None) -> Iterator[Finding]:
+        if settings is None:
+            yield skipped("database", "the settings are wrong")
+        else:
+            try:
+                yield from asyncio.run(_looked_at(settings))
+            except BadSetting as error:
+                yield wrong("database", str(error), "set DATABASE_URI")
+            except Error as error:
+                yield wrong("database", str(error), "start it, or mend the address")
+            else:
+                return
+        for check in _OF_DATABASE:
+            yield skipped(check, "no database to look at")
+
+
+async def _built(graphs: GraphCatalogue) -> Mapping[str, str]:
+    """Builds the graphs of async factories; why some cannot be, by id."""
+    causes = {}
+    for graph in graphs:
+        if graph.graph is None and not graph.per_use:
+            try:
+                await graph.build()
+            except GraphLoadFailed as error:
+                causes[graph.id] = str(error)
+    return causes
+
+
+async def _looked_at(settings: Settings) -> Sequence[Finding]:
+    """Everything about the database.
+
+    Raises:
+        BadSetting: no database is configured.
+        StoreUnavailable: it does not answer.
+        SetupError: its migrations are not those of this release.
+    """
+    await reach_database(settings, lambda _: None, patience_seconds=0)
+    inspections = inspections_of(settings)
+    server = await inspections.main.server()
+    direct = None
+    if inspections.direct is not None:
+        direct = await inspections.direct.server()
+    needs = Needs(
+        pool_max=settings.pool_max,
+        lease_seconds=settings.lease_seconds,
+        prepared=settings.prepared_statements,
+    )
+    schema = await inspections.main.schema()
+    return [
+        *judge_server(server, needs),
+        judge_route(server, direct, needs),
+        *judge_schema(schema, await pending_migrations(settings)),
+    ]
