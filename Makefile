@@ -49,8 +49,9 @@ bench: setup ## measure runs against LangGraph's own PostgreSQL saver
 	@$(BIN)/python -m bench
 
 .PHONY: docs
-docs: setup ## check that the documentation is complete and its links lead somewhere
-	$(BIN)/pytest tests/docs $(PYTEST_ARGS)
+docs: setup ## check the documents: links, names, commands, examples (read: docs/index.md)
+	$(BIN)/pytest -n $(PYTEST_WORKERS) tests/docs $(PYTEST_ARGS)
+	@echo "read README.md, ARCHITECTURE.md and docs/index.md; they are plain Markdown"
 
 .PHONY: lock
 lock: ## resolve the dependencies into the lock files (LOCK_UPGRADE=1 moves them)

@@ -151,12 +151,14 @@ async def run(args: argparse.Namespace, console: Console) -> dict[str, Measured]
         console.print("counting commits, WAL and round trips", style="dim")
         own = urlsplit(server.tcp_uri).port
         assert own is not None
-        async with counting_proxy("127.0.0.1", own) as flights:
-            async with contenders(server, folder, flights.port) as found:
-                for key, contender in found.items():
-                    await count(
-                        contender, server.tcp_uri, flights, args.turns, results[key]
-                    )
+        async with (
+            counting_proxy("127.0.0.1", own) as flights,
+            contenders(server, folder, flights.port) as found,
+        ):
+            for key, contender in found.items():
+                await count(
+                    contender, server.tcp_uri, flights, args.turns, results[key]
+                )
     return results
 
 
@@ -194,7 +196,7 @@ def table(results: dict[str, Measured]) -> Table:
 def main() -> None:
     """Parses the options and prints the table."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of all contenders")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of all")
     parser.add_argument("--turns", type=int, default=40, help="turns per round")
     args = parser.parse_args()
     console = Console()

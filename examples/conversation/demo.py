@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conversation import graph
 from story.database import Database
 from story.fleet import PROGRAM, Fleet, Member, NotStarted, Server
 from story.journal import Journal
@@ -65,6 +64,9 @@ class Stage:
 
 async def the_graph(stage: Stage) -> None:
     """What is served: an ordinary graph without any persistence of its own."""
+    # Here, because LangGraph takes a moment to import, and the title should not wait.
+    from conversation import graph
+
     screen = stage.screen
     screen.check(
         "conversation.py is a graph of three nodes: receive, process, save",
@@ -399,7 +401,7 @@ def main() -> int:
     finally:
         clear_up(screen, folder, keep=keep_logs)
     for line in NEXT if true else ():
-        screen.say(line)
+        screen.point_out(line)
     return 0 if true else 1
 
 

@@ -8,7 +8,7 @@ plain LangGraph scripts, which is imported from its module at first use.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from threadmill.checkpoints.postgres import PostgresSaver
+    from threadmill.checkpoints.saver import PostgresSaver
 
 __all__ = ["PostgresSaver", "__version__"]
 
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> object:
         AttributeError: for every other name.
     """
     if name == "PostgresSaver":
-        from threadmill.checkpoints.postgres import PostgresSaver
+        from threadmill.checkpoints.saver import PostgresSaver
 
         return PostgresSaver
     message = f"module {__name__!r} has no attribute {name!r}"

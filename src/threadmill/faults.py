@@ -1,8 +1,8 @@
 """Named points at which a process can be told to fail, for tests of what it promises.
 
 A guarantee about crashes is worth what its narrowest window is worth, and random kills
-rarely find that window. So the code names its windows: ``await faults.at("commit.after")``
-does nothing unless THREADMILL_FAULTS names the point::
+rarely find that window. So the code names its windows: passing one,
+``await faults.at("commit.after")``, does nothing unless THREADMILL_FAULTS names it::
 
     THREADMILL_FAULTS="commit.before=kill@3,finish.after=pause:2@10%"
 
@@ -86,8 +86,9 @@ def _parse(part: str) -> tuple[str, _Fault]:
     action, _, seconds = what.partition(":")
     if point not in POINTS or action not in _ACTIONS:
         msg = (
-            f"THREADMILL_FAULTS: '{part}' is not point=action[:seconds][@n|@n%]; points "
-            f"are {', '.join(sorted(POINTS))}; actions are {', '.join(sorted(_ACTIONS))}"
+            f"THREADMILL_FAULTS: '{part}' is not point=action[:seconds][@n|@n%]; "
+            f"points are {', '.join(sorted(POINTS))}; "
+            f"actions are {', '.join(sorted(_ACTIONS))}"
         )
         raise BadSetting(msg)
     try:

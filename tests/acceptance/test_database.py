@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 from pathlib import Path
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psycopg
@@ -64,7 +63,7 @@ async def test_postgresql_restarts_under_load(
 async def _until_more(sent: dict[str, list[str]], more: int) -> None:
     start = sum(map(len, sent.values()))
     async with asyncio.timeout(60):
-        while sum(map(len, sent.values())) < start + more:
+        while sum(map(len, sent.values())) < start + more:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
@@ -72,5 +71,8 @@ async def _postmaster(uri: str) -> int:
     async with await psycopg.AsyncConnection.connect(uri, autocommit=True) as admin:
         row = await (await admin.execute("SHOW data_directory")).fetchone()
     assert row is not None
-    assert urlsplit(uri).port
-    return int(Path(row[0], "postmaster.pid").read_text().split()[0])
+    return _pid_in(Path(row[0], "postmaster.pid"))
+
+
+def _pid_in(file: Path) -> int:
+    return int(file.read_text(encoding="utf-8").split()[0])

@@ -17,7 +17,7 @@ async def settle(cluster: Cluster) -> None:
     """Waits until no run is pending or running; a stuck one fails the test."""
     try:
         async with asyncio.timeout(_SETTLE_SECONDS):
-            while open_runs := await cluster.rows(
+            while open_runs := await cluster.rows(  # noqa: ASYNC110
                 "SELECT run_id, thread_id, status FROM threadmill.run "
                 "WHERE status IN ('pending', 'running')"
             ):

@@ -12,8 +12,9 @@ import psycopg
 import pytest
 
 from tests.fixtures.claims import Claims
-from threadmill.checkpoints.base import Commit, Fence
+from threadmill.checkpoints.base import Commit
 from threadmill.checkpoints.postgres import SQL, PostgresCheckpoints
+from threadmill.domain.fence import Fence
 from threadmill.drivers.postgres.database import Database
 from threadmill.errors import HeadMoved, InvariantViolated, LeaseLost
 from threadmill.streams.base import NewEvent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -195,7 +196,15 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 
 @pytest.fixture
-def served(project: Project, database_uri: str) -> Project:
+def served(project: Project, fresh_database_uri: str) -> Project:
     """Give a project whose DATABASE_URI is a migrated database."""
-    project.environ["DATABASE_URI"] = database_uri
+    project.environ["DATABASE_URI"] = fresh_database_uri
     return project
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Give a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

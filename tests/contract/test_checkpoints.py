@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from tests.fixtures.claims import Claims
-from threadmill.checkpoints.base import Fence
+from threadmill.domain.fence import Fence
 from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.drivers.postgres.database import Database
 from threadmill.testing.checkpoints import ActivationState

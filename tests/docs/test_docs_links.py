@@ -22,7 +22,7 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 TEST = re.compile(r"`(tests/[\w/.]+\.py)::(\w+)`")
-FILE = re.compile(r"`((?:src|tests|docs|examples|scripts)/[\w/.-]+)`")
+FILE = re.compile(r"`((?:src/threadmill|tests|docs|examples|scripts)/[\w/.-]+)`")
 
 each_page = pytest.mark.parametrize(
     "page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix()

@@ -11,10 +11,10 @@ import pytest
 from psycopg.pq import ExecStatus
 
 import threadmill
-from threadmill.drivers.postgres.sql import Queries, Query
+from tests.migration.placeholders import numbered
+from threadmill.drivers.postgres.sql import Queries
 
 _SOURCE = Path(threadmill.__file__).parent
-_PLACEHOLDER = re.compile(rb"%(?:\((?P<name>\w+)\)[sbt]|(?P<percent>%))")
 
 
 def _files() -> list[Path]:
@@ -29,19 +29,6 @@ def _name(file: Path) -> str:
 def _queries(file: Path) -> Queries:
     package = ".".join(("threadmill", *file.parent.relative_to(_SOURCE).parts))
     return Queries(package, file.name)
-
-
-def _numbered(query: Query) -> bytes:
-    """The query with the server's placeholders, as the driver sends it."""
-    numbers: dict[str, int] = {}
-
-    def number(match: re.Match[bytes]) -> bytes:
-        if match["percent"]:
-            return b"%"
-        name = match["name"].decode()
-        return b"$%d" % numbers.setdefault(name, len(numbers) + 1)
-
-    return _PLACEHOLDER.sub(number, query.text)
 
 
 @pytest.fixture
@@ -59,7 +46,7 @@ def test_every_query_can_be_prepared(
     """Tables, columns and types are those of the schema, and the role may use them."""
     refused = {}
     for query in _queries(file):
-        result = application.pgconn.prepare(b"", _numbered(query))
+        result = application.pgconn.prepare(b"", numbered(query)[0])
         if result.status != ExecStatus.COMMAND_OK:
             refused[query.name] = result.error_message.decode()
     assert refused == {}

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from threadmill.checkpoints.base import Fence
+from threadmill.domain.fence import Fence
 from threadmill.domain.multitask import MultitaskStrategy
 from threadmill.domain.run import ThreadStatus
 from threadmill.drivers.postgres.database import Database

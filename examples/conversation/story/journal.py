@@ -16,8 +16,6 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from langgraph.config import get_config
-
 # Set by the demo for each worker; without them nothing is written.
 PATH_VARIABLE = "STORY_JOURNAL"
 NAME_VARIABLE = "STORY_NAME"
@@ -45,6 +43,9 @@ def note(node: str) -> None:
     path = os.environ.get(PATH_VARIABLE)
     if path is None:
         return
+    # Only nodes get here; who reads the journal needs no LangGraph.
+    from langgraph.config import get_config
+
     begun = Begun(
         run_id=get_config()["metadata"]["run_id"],
         node=node,

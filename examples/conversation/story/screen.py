@@ -71,6 +71,10 @@ class Screen:
         self._console.print()
         self._console.print(text, style="bold red", markup=False)
 
+    def point_out(self, text: str) -> None:
+        """Something to read afterwards."""
+        self._console.print(f"   {text}", markup=False)
+
     @contextmanager
     def working(self, text: str) -> Iterator[None]:
         """Shows that something is under way (on a terminal), then how long it took."""

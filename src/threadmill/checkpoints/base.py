@@ -19,26 +19,11 @@ if TYPE_CHECKING:
 
     from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
 
+    from threadmill.domain.fence import Fence
     from threadmill.streams.base import NewEvent
 
 # An unset value: "the head may be anything", as opposed to "there is none yet".
 ANY_HEAD = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Fence:
-    """The right to advance one thread: the claimed activation and its token.
-
-    Every commit first locks the activation's row by (activation_id, token); no row
-    means `LeaseLost`, and nothing is written.
-    """
-
-    tenant: str
-    thread_id: UUID
-    activation_id: UUID
-    token: int
-    run_id: UUID | None
-    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

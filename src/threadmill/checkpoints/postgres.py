@@ -20,9 +20,10 @@ from threadmill.errors import InvariantViolated, NotFound
 from threadmill.streams.postgres_append import add_events
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 
-    from threadmill.checkpoints.base import Commit, Fence
+    from threadmill.checkpoints.base import Commit
+    from threadmill.domain.fence import Fence
     from threadmill.drivers.postgres.database import Database, Row, Transaction
 
 SQL = Queries(__package__, "postgres.sql")
@@ -120,16 +121,15 @@ class PostgresCheckpoints:
         self, tenant: str, thread_id: str, ns: str, checkpoint_id: str | None = None
     ) -> Stored | None:
         """See `Checkpoints.get`. Checkpoint and writes are of one snapshot."""
-        key = {
-            "tenant": tenant,
-            "thread": thread_id,
-            "ns": ns,
-            "checkpoint_id": checkpoint_id,
-        }
         async with self.database.tenant_tx(tenant, read_only=True) as tx:
-            found = tx.add(SQL.get, **key)
-            writes = tx.add(SQL.get_writes, **key)
-        return self._stored(found.one, writes.rows) if found.one else None
+            found = tx.add(
+                SQL.get,
+                tenant=tenant,
+                thread=thread_id,
+                ns=ns,
+                checkpoint_id=checkpoint_id,
+            )
+        return next(iter(self._stored(found.rows)), None)
 
     async def list(
         self,
@@ -144,34 +144,33 @@ class PostgresCheckpoints:
     ) -> AsyncGenerator[Stored, None]:
         """See `Checkpoints.list`; `checkpoint_id` narrows it to one checkpoint.
 
-        Reads `PAGE` checkpoints at a time; the writes of a page are read right after
-        it. What is put meanwhile is not listed.
+        Reads `PAGE` checkpoints at a time. What is put meanwhile is not listed.
         """
         params: dict[str, object] = {
             "tenant": tenant,
             "thread": thread_id,
-            "ns": ns,
             "filter": encode_json(filter, "filter") if filter else None,
             "checkpoint_id": checkpoint_id,
         }
         bound = await self._place(tenant, thread_id, ns, before) if before else None
-        if thread_id is not None and ns is not None:
-            query = SQL.list_namespace
-            params |= _namespace_bound(ns, bound)
-        else:
+        if thread_id is None or ns is None:
             query = SQL.list_all
-            params |= _time_bound(bound)
+            params |= _bound_by_time(bound)
+        else:
+            query = SQL.list_namespace
+            params |= {"ns": ns} | _bound_in_namespace(ns, bound)
         left = _NO_BOUND if limit is None else limit
         while left > 0:
             size = min(PAGE, left)
             async with self.database.tenant_tx(tenant, read_only=True) as tx:
-                page = tx.add(query, **params, limit=size)
-            for stored in await self._with_writes(tenant, page.rows):
+                found = tx.add(query, **params, limit=size)
+            page = [row for row in found.rows if row["ordinal"] is not None]
+            for stored in self._stored(found.rows):
                 yield stored
-            if len(page.rows) < size:
+            if len(page) < size:
                 return
             left -= size
-            params |= _after(page.rows[-1])
+            params |= _bound_by_time(page[-1])
 
     async def ancestors(
         self, tenant: str, thread_id: str, ns: str, checkpoint_id: str | None
@@ -203,13 +202,19 @@ class PostgresCheckpoints:
         channels: Sequence[str],
     ) -> Mapping[str, Sequence[tuple[str, str, Any]]]:
         """Writes to some channels by checkpoint, in LangGraph's order."""
-        rows = await self._writes_of(
-            tenant, [(thread_id, ns, id_) for id_ in checkpoint_ids], list(channels)
-        )
-        return {
-            checkpoint_id: [self._write(row) for row in found]
-            for (_, _, checkpoint_id), found in rows.items()
-        }
+        async with self.database.tenant_tx(tenant, read_only=True) as tx:
+            found = tx.add(
+                SQL.channel_writes,
+                tenant=tenant,
+                thread=thread_id,
+                ns=ns,
+                checkpoint_ids=checkpoint_ids,
+                channels=channels,
+            )
+        writes: defaultdict[str, list[tuple[str, str, Any]]] = defaultdict(list)
+        for row in found.rows:
+            writes[row["checkpoint_id"]].append(self._write(row))
+        return writes
 
     async def _place(
         self, tenant: str, thread_id: str | None, ns: str | None, checkpoint_id: str
@@ -227,51 +232,35 @@ class PostgresCheckpoints:
             raise NotFound(msg)
         return found.one
 
-    async def _with_writes(self, tenant: str, page: Sequence[Row]) -> Sequence[Stored]:
-        writes = await self._writes_of(tenant, [_key(row) for row in page], None)
-        return [self._stored(row, writes.get(_key(row), ())) for row in page]
-
-    async def _writes_of(
-        self,
-        tenant: str,
-        keys: Sequence[tuple[str, str, str]],
-        channels: Sequence[str] | None,
-    ) -> Mapping[tuple[str, str, str], Sequence[Row]]:
-        if not keys:
-            return {}
-        async with self.database.tenant_tx(tenant, read_only=True) as tx:
-            found = tx.add(
-                SQL.get_writes_of,
-                tenant=tenant,
-                threads=[thread for thread, _, _ in keys],
-                namespaces=[ns for _, ns, _ in keys],
-                ids=[checkpoint_id for _, _, checkpoint_id in keys],
-                channels=channels,
+    def _stored(self, rows: Sequence[Row]) -> Iterator[Stored]:
+        """Puts rows of checkpoints together with the rows of their writes."""
+        writes: defaultdict[tuple[str, str, str], list[Row]] = defaultdict(list)
+        for row in rows:
+            if row["ordinal"] is None:
+                writes[_key(row)].append(row)
+        for row in rows:
+            if row["ordinal"] is None:
+                continue
+            mine = writes[_key(row)]
+            yield Stored(
+                thread_id=row["thread_id"],
+                ns=row["ns"],
+                checkpoint=self._checkpoint(row),
+                metadata=row["metadata"],
+                parent_id=row["parent_id"],
+                ordinal=row["ordinal"],
+                run_id=row["run_id"],
+                writes=[self._write(write) for write in mine],
+                write_runs=[write["run_id"] for write in mine],
             )
-        grouped: defaultdict[tuple[str, str, str], list[Row]] = defaultdict(list)
-        for row in found.rows:
-            grouped[_key(row)].append(row)
-        return grouped
-
-    def _stored(self, row: Row, writes: Sequence[Row]) -> Stored:
-        return Stored(
-            thread_id=row["thread_id"],
-            ns=row["ns"],
-            checkpoint=self._checkpoint(row),
-            metadata=row["metadata"],
-            parent_id=row["parent_id"],
-            ordinal=row["ordinal"],
-            run_id=row["run_id"],
-            writes=[self._write(write) for write in writes],
-            write_runs=[write["run_id"] for write in writes],
-        )
 
     def _checkpoint(self, row: Row) -> Any:
-        blob = Blob(row["body_type"], row["body"])
-        return self.codec.load_checkpoint(row["format"], blob)
+        return self.codec.load_checkpoint(
+            row["format"], Blob(row["type"], row["value"])
+        )
 
     def _write(self, row: Row) -> tuple[str, str, Any]:
-        value = self.codec.load_value(Blob(row["value_type"], row["value"]))
+        value = self.codec.load_value(Blob(row["type"], row["value"]))
         return row["task_id"], row["channel"], value
 
     # --------------------------------------------------------------------- deleting
@@ -320,30 +309,22 @@ def _key(row: Row) -> tuple[str, str, str]:
     return row["thread_id"], row["ns"], row["checkpoint_id"]
 
 
-def _namespace_bound(ns: str, bound: Row | None) -> dict[str, object]:
-    inner = bound is not None and bound["ns"] == ns
+def _bound_in_namespace(ns: str, bound: Row | None) -> dict[str, object]:
+    inner = bound if bound and bound["ns"] == ns else None
     outer = None if inner else bound
     return {
-        "below": bound["ordinal"] if bound and inner else _NO_BOUND,
+        "below": inner["ordinal"] if inner else _NO_BOUND,
         "outer_ns": outer["ns"] if outer else None,
         "outer_ordinal": outer["ordinal"] if outer else None,
         "outer_at": outer["created_at"] if outer else None,
     }
 
 
-def _time_bound(bound: Row | None) -> dict[str, object]:
+def _bound_by_time(bound: Row | None) -> dict[str, object]:
+    """Where a list begins or goes on; within a namespace only the ordinal counts."""
     return {
         "below_at": bound["created_at"] if bound else None,
         "below": bound["ordinal"] if bound else None,
         "below_thread": bound["thread_id"] if bound else None,
         "below_ns": bound["ns"] if bound else None,
-    }
-
-
-def _after(row: Row) -> dict[str, object]:
-    return {
-        "below_at": row["created_at"],
-        "below": row["ordinal"],
-        "below_thread": row["thread_id"],
-        "below_ns": row["ns"],
     }

@@ -8,7 +8,8 @@
 -- First statement of every fenced commit. It locks the claimed row: a take-over waits
 -- for this transaction, and this transaction waits for a take-over and then fails. A
 -- row that was re-opened keeps its token until somebody claims it, hence no look at
--- `state`.
+-- `state`. The thread is named for the planner, too: in a table as short-lived as this
+-- one it cannot tell the primary key from the index on the thread, and either will do.
 
 -- name: fence
 WITH held AS (
@@ -183,40 +184,35 @@ ON CONFLICT (tenant_id, thread_id, ns, checkpoint_id, task_id, idx) DO UPDATE
  WHERE excluded.idx < 0
 
 ----------------------------------------------------------------------------- reads
--- Writes are read in LangGraph's order (task path, task, slot), compared by bytes as
--- Python does, whatever the database's collation.
+-- A checkpoint and its pending writes come as rows of one statement, so of one snapshot
+-- and without a transaction around it: first the checkpoints, then the writes. Writes
+-- are in LangGraph's order (task path, task, slot), compared by bytes as Python does,
+-- whatever the database's collation.
 
 -- name: get
--- One checkpoint; without an id, the head's.
-SELECT thread_id, ns, checkpoint_id, parent_id, ordinal, run_id, format, body_type,
-       body, metadata, created_at
-  FROM threadmill.checkpoint
- WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s AND ns = %(ns)s
-   AND checkpoint_id = coalesce(%(checkpoint_id)s::text,
-         (SELECT h.checkpoint_id FROM threadmill.head h
-           WHERE h.tenant_id = %(tenant)s AND h.thread_id = %(thread)s
-             AND h.ns = %(ns)s))
-
--- name: get_writes
-SELECT thread_id, ns, checkpoint_id, task_id, channel, value_type, value, run_id
-  FROM threadmill.checkpoint_write
- WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s AND ns = %(ns)s
-   AND checkpoint_id = coalesce(%(checkpoint_id)s::text,
-         (SELECT h.checkpoint_id FROM threadmill.head h
-           WHERE h.tenant_id = %(tenant)s AND h.thread_id = %(thread)s
-             AND h.ns = %(ns)s))
- ORDER BY task_path COLLATE "C", task_id COLLATE "C", idx
-
--- name: get_writes_of
--- Writes of several checkpoints, all or those to some channels.
-SELECT w.thread_id, w.ns, w.checkpoint_id, w.task_id, w.channel, w.value_type, w.value,
-       w.run_id
-  FROM unnest(%(threads)s::text[], %(namespaces)s::text[], %(ids)s::text[])
-         AS p (thread_id, ns, checkpoint_id)
-  JOIN threadmill.checkpoint_write w USING (thread_id, ns, checkpoint_id)
- WHERE w.tenant_id = %(tenant)s
-   AND (%(channels)s::text[] IS NULL OR w.channel = ANY (%(channels)s::text[]))
- ORDER BY w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx
+-- One checkpoint; without an id, the head's. (coalesce() in the place of CASE would not
+-- be taken into the index condition under row-level security: it is not leakproof.)
+WITH found AS (
+  SELECT * FROM threadmill.checkpoint
+   WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s AND ns = %(ns)s
+     AND checkpoint_id = CASE WHEN %(checkpoint_id)s::text IS NULL THEN
+           (SELECT h.checkpoint_id FROM threadmill.head h
+             WHERE h.tenant_id = %(tenant)s AND h.thread_id = %(thread)s
+               AND h.ns = %(ns)s)
+           ELSE %(checkpoint_id)s::text END
+)
+SELECT c.thread_id, c.ns, c.checkpoint_id, c.run_id, c.body_type AS type,
+       c.body AS value, c.format, c.parent_id, c.ordinal, c.metadata, c.created_at,
+       NULL AS channel, NULL COLLATE "C" AS task_path, NULL COLLATE "C" AS task_id,
+       NULL::integer AS idx
+  FROM found c
+ UNION ALL
+SELECT w.thread_id, w.ns, w.checkpoint_id, w.run_id, w.value_type, w.value,
+       NULL, NULL, NULL, NULL, NULL,
+       w.channel, w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx
+  FROM found c
+  JOIN threadmill.checkpoint_write w USING (tenant_id, thread_id, ns, checkpoint_id)
+ ORDER BY ordinal NULLS LAST, task_path, task_id, idx
 
 -- name: place
 -- Where a checkpoint stands; in the namespace that is asked for, if it is there too.
@@ -233,49 +229,85 @@ SELECT thread_id, ns, ordinal, created_at
 -- state before a point of its parent: a checkpoint comes before it when the
 -- checkpoint of that namespace which it was made under does. Where that is unknown,
 -- the database's clock decides.
-SELECT c.thread_id, c.ns, c.checkpoint_id, c.parent_id, c.ordinal, c.run_id, c.format,
-       c.body_type, c.body, c.metadata, c.created_at
-  FROM threadmill.checkpoint c
- WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s AND c.ns = %(ns)s
-   AND c.ordinal < %(below)s
-   AND (%(outer_ns)s::text IS NULL OR coalesce(
-         (SELECT o.ordinal < %(outer_ordinal)s::bigint FROM threadmill.checkpoint o
-           WHERE o.tenant_id = %(tenant)s AND o.thread_id = %(thread)s
-             AND o.ns = %(outer_ns)s::text
-             AND o.checkpoint_id = c.metadata -> 'parents' ->> %(outer_ns)s::text),
-         c.created_at < %(outer_at)s::timestamptz))
-   AND (%(filter)s::jsonb IS NULL OR c.metadata @> %(filter)s::jsonb)
-   AND (%(checkpoint_id)s::text IS NULL OR c.checkpoint_id = %(checkpoint_id)s::text)
- ORDER BY c.ordinal DESC
- LIMIT %(limit)s
+WITH found AS (
+  SELECT c.* FROM threadmill.checkpoint c
+   WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s AND c.ns = %(ns)s
+     AND c.ordinal < %(below)s
+     AND (%(outer_ns)s::text IS NULL OR coalesce(
+           (SELECT o.ordinal < %(outer_ordinal)s::bigint FROM threadmill.checkpoint o
+             WHERE o.tenant_id = %(tenant)s AND o.thread_id = %(thread)s
+               AND o.ns = %(outer_ns)s::text
+               AND o.checkpoint_id = c.metadata -> 'parents' ->> %(outer_ns)s::text),
+           c.created_at < %(outer_at)s::timestamptz))
+     AND (%(filter)s::jsonb IS NULL OR c.metadata @> %(filter)s::jsonb)
+     AND (%(checkpoint_id)s::text IS NULL
+          OR c.checkpoint_id = %(checkpoint_id)s::text)
+   ORDER BY c.ordinal DESC
+   LIMIT %(limit)s
+)
+SELECT c.thread_id, c.ns, c.checkpoint_id, c.run_id, c.body_type AS type,
+       c.body AS value, c.format, c.parent_id, c.ordinal, c.metadata, c.created_at,
+       NULL AS channel, NULL COLLATE "C" AS task_path, NULL COLLATE "C" AS task_id,
+       NULL::integer AS idx
+  FROM found c
+ UNION ALL
+SELECT w.thread_id, w.ns, w.checkpoint_id, w.run_id, w.value_type, w.value,
+       NULL, NULL, NULL, NULL, NULL,
+       w.channel, w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx
+  FROM found c
+  JOIN threadmill.checkpoint_write w USING (tenant_id, thread_id, ns, checkpoint_id)
+ ORDER BY ordinal DESC NULLS LAST, task_path, task_id, idx
 
 -- name: list_all
 -- All namespaces of one thread, or of every thread of the tenant. Ordinals of two
 -- namespaces do not compare; the time of the commit does, by the database's clock.
-SELECT c.thread_id, c.ns, c.checkpoint_id, c.parent_id, c.ordinal, c.run_id, c.format,
-       c.body_type, c.body, c.metadata, c.created_at
-  FROM threadmill.checkpoint c
- WHERE c.tenant_id = %(tenant)s
-   AND (%(thread)s::text IS NULL OR c.thread_id = %(thread)s::text)
-   AND (%(ns)s::text IS NULL OR c.ns = %(ns)s::text)
-   AND (%(below_at)s::timestamptz IS NULL
-        OR (c.created_at, c.ordinal, c.thread_id, c.ns)
-           < (%(below_at)s::timestamptz, %(below)s::bigint, %(below_thread)s::text,
-              %(below_ns)s::text))
-   AND (%(filter)s::jsonb IS NULL OR c.metadata @> %(filter)s::jsonb)
-   AND (%(checkpoint_id)s::text IS NULL OR c.checkpoint_id = %(checkpoint_id)s::text)
- ORDER BY c.created_at DESC, c.ordinal DESC, c.thread_id DESC, c.ns DESC
- LIMIT %(limit)s
+WITH found AS (
+  SELECT c.* FROM threadmill.checkpoint c
+   WHERE c.tenant_id = %(tenant)s
+     AND (%(thread)s::text IS NULL OR c.thread_id = %(thread)s::text)
+     AND (%(below_at)s::timestamptz IS NULL
+          OR (c.created_at, c.ordinal, c.thread_id, c.ns)
+             < (%(below_at)s::timestamptz, %(below)s::bigint, %(below_thread)s::text,
+                %(below_ns)s::text))
+     AND (%(filter)s::jsonb IS NULL OR c.metadata @> %(filter)s::jsonb)
+     AND (%(checkpoint_id)s::text IS NULL
+          OR c.checkpoint_id = %(checkpoint_id)s::text)
+   ORDER BY c.created_at DESC, c.ordinal DESC, c.thread_id DESC, c.ns DESC
+   LIMIT %(limit)s
+)
+SELECT c.thread_id, c.ns, c.checkpoint_id, c.run_id, c.body_type AS type,
+       c.body AS value, c.format, c.parent_id, c.ordinal, c.metadata, c.created_at,
+       NULL AS channel, NULL COLLATE "C" AS task_path, NULL COLLATE "C" AS task_id,
+       NULL::integer AS idx
+  FROM found c
+ UNION ALL
+SELECT w.thread_id, w.ns, w.checkpoint_id, w.run_id, w.value_type, w.value,
+       NULL, NULL, NULL, NULL, NULL,
+       w.channel, w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx
+  FROM found c
+  JOIN threadmill.checkpoint_write w USING (tenant_id, thread_id, ns, checkpoint_id)
+ ORDER BY created_at DESC NULLS LAST, ordinal DESC, thread_id DESC, ns DESC,
+          task_path, task_id, idx
+
+-- name: channel_writes
+-- Writes to some channels at several checkpoints of one namespace.
+SELECT checkpoint_id, task_id, channel, value_type AS type, value
+  FROM threadmill.checkpoint_write
+ WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s AND ns = %(ns)s
+   AND checkpoint_id = ANY (%(checkpoint_ids)s::text[])
+   AND channel = ANY (%(channels)s::text[])
+ ORDER BY task_path COLLATE "C", task_id COLLATE "C", idx
 
 -- name: ancestors
 -- The checkpoints that lead to one (or to the head), nearest first, itself left out.
 WITH RECURSIVE chain AS (
   SELECT parent_id, 0 AS depth FROM threadmill.checkpoint
    WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s AND ns = %(ns)s
-     AND checkpoint_id = coalesce(%(checkpoint_id)s::text,
+     AND checkpoint_id = CASE WHEN %(checkpoint_id)s::text IS NULL THEN
            (SELECT h.checkpoint_id FROM threadmill.head h
              WHERE h.tenant_id = %(tenant)s AND h.thread_id = %(thread)s
-               AND h.ns = %(ns)s))
+               AND h.ns = %(ns)s)
+           ELSE %(checkpoint_id)s::text END
   UNION ALL
   SELECT c.parent_id, chain.depth + 1
     FROM chain JOIN threadmill.checkpoint c
@@ -283,7 +315,7 @@ WITH RECURSIVE chain AS (
          AND c.checkpoint_id = chain.parent_id
    WHERE chain.depth < %(limit)s - 1
 )
-SELECT c.checkpoint_id, c.format, c.body_type, c.body
+SELECT c.checkpoint_id, c.format, c.body_type AS type, c.body AS value
   FROM chain JOIN threadmill.checkpoint c
     ON c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s AND c.ns = %(ns)s
        AND c.checkpoint_id = chain.parent_id

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from threadmill.composition import (
+from threadmill.drivers.postgres.configured import (
     migrate_database,
     reach_database,
     require_schema,

@@ -46,13 +46,14 @@ def serve_and_work(
     """
     from threadmill.cli.database import upgrade_database
     from threadmill.cli.life import SIGNALS, live
-    from threadmill.cli.member import Plan, run_member
     from threadmill.cli.project import load
 
     settings = project.settings.model_copy(
         update={"drain_grace_seconds": GRACE_SECONDS}
     )
     upgrade_database(settings)
+    from threadmill.cli.member import Plan, run_member
+
     graphs = load(project, needed=False)
     plan = Plan(
         role="dev",

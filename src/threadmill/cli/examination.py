@@ -9,12 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from threadmill.composition import (
-    inspections_of,
-    pending_migrations,
-    reach_database,
-)
+from threadmill.composition import inspections_of
 from threadmill.config import LangGraphConfig, load_config
+from threadmill.drivers.postgres.configured import pending_migrations, reach_database
 from threadmill.engine.doctor import (
     Finding,
     Needs,

@@ -15,7 +15,7 @@ def migrate(config: Config = DEFAULT_CONFIG) -> None:
     """
     from threadmill.cli.database import upgrade_database
     from threadmill.cli.project import settings_near
-    from threadmill.composition import database_uri
+    from threadmill.drivers.postgres.configured import database_uri
     from threadmill.drivers.postgres.reach import address
 
     settings = settings_near(config)

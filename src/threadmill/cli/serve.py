@@ -16,8 +16,6 @@ def serve(
     `threadmill migrate` first. SIGTERM drains.
     """
     from threadmill.cli.database import await_database
-    from threadmill.cli.life import live
-    from threadmill.cli.member import Plan, run_member
     from threadmill.cli.project import load, open_project, refuse_auth
     from threadmill.server.process import listen
 
@@ -25,6 +23,10 @@ def serve(
     refuse_auth(project.config)
     listener = listen(host, port)
     await_database(project.settings)
+    # Only now what takes seconds to import: a refusal comes at once.
+    from threadmill.cli.life import live
+    from threadmill.cli.member import Plan, run_member
+
     graphs = load(project, needed=False)
     plan = Plan(role="server", settings=project.settings, graphs=graphs, api=listener)
     grace_seconds = project.settings.drain_grace_seconds

@@ -45,8 +45,6 @@ def worker(
     finish, and what is left goes to other workers.
     """
     from threadmill.cli.database import await_database
-    from threadmill.cli.life import live
-    from threadmill.cli.member import Plan, run_member
     from threadmill.cli.project import load, open_project, require_slots
     from threadmill.server.process import listen
 
@@ -56,6 +54,10 @@ def worker(
     if health_port is not None:
         health = listen(health_host, health_port, option="--health-port")
     await_database(project.settings)
+    # Only now what takes seconds to import: a refusal comes at once.
+    from threadmill.cli.life import live
+    from threadmill.cli.member import Plan, run_member
+
     plan = Plan(
         role="worker",
         settings=project.settings,

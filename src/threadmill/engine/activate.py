@@ -17,7 +17,8 @@ import structlog
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from threadmill.brokers.base import Hints
-from threadmill.checkpoints.base import Checkpoints, Fence, Stored
+from threadmill.checkpoints.base import Checkpoints, Stored
+from threadmill.domain.fence import Fence
 from threadmill.domain.run import RunEvent
 from threadmill.engine.activation.entry import Entry, EntryLimits, Left, Outcome
 from threadmill.engine.activation.stop import Stop, StopReason
@@ -287,7 +288,7 @@ def fence_of(claim: Claim) -> Fence:
     )
 
 
-def describe(error: BaseException) -> Mapping[str, str]:
+def describe(error: BaseException) -> dict[str, Any]:
     """An error as clients see it: its type's name and its message."""
     return {"error": type(error).__name__, "message": str(error)}
 

@@ -13,8 +13,9 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
 )
 
-from threadmill.checkpoints.base import Checkpoints, Commit, Fence, Put, Writes
+from threadmill.checkpoints.base import Checkpoints, Commit, Put, Writes
 from threadmill.checkpoints.configs import address, config_of, metadata_of
+from threadmill.domain.fence import Fence
 from threadmill.engine.reading_saver import ReadingSaver
 from threadmill.errors import InvariantViolated
 

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
     from threadmill.brokers.base import Hints
-    from threadmill.checkpoints.base import Checkpoints, Fence, Stored
+    from threadmill.checkpoints.base import Checkpoints, Stored
+    from threadmill.domain.fence import Fence
     from threadmill.engine.graph_schemas import CompiledGraph
     from threadmill.engine.graphs import GraphCatalogue
     from threadmill.stores.base import Json, Thread, Threads

@@ -20,7 +20,7 @@ from uuid import UUID
 
 import structlog
 
-from threadmill.checkpoints.base import Fence
+from threadmill.domain.fence import Fence
 from threadmill.domain.run import RunEvent
 from threadmill.engine.activate import describe, spent
 from threadmill.engine.wire_json import encode
@@ -172,7 +172,7 @@ class Sweep:
                 fence,
                 Ending(
                     RunEvent.FAIL,
-                    error=dict(error),
+                    error=error,
                     events=[NewEvent("error", encode(error))],
                 ),
             )

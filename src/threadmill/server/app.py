@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -38,12 +38,13 @@ _EXPOSED: Final = (
     "x-pagination-next",
     "x-pagination-total",
 )
+# Tried in this order: what is asked for most comes first.
 _ROUTERS: Final = (
-    assistants.router,
-    threads.router,
-    states.router,
     runs.router,
     stateless.router,
+    threads.router,
+    states.router,
+    assistants.router,
     meta.router,
 )
 
@@ -78,10 +79,8 @@ def create_app(
         },
     )
     app.state.services = services
-    mounted = APIRouter(prefix=prefix)
     for router in _ROUTERS:
-        mounted.include_router(router)
-    app.include_router(mounted)
+        app.include_router(router, prefix=prefix)
     _describe_bodies(app)
     return app
 

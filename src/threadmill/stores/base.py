@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from threadmill.checkpoints.base import Fence
+    from threadmill.domain.fence import Fence
     from threadmill.domain.multitask import MultitaskStrategy
     from threadmill.domain.run import RunEvent, RunStatus, ThreadStatus
     from threadmill.streams.base import NewEvent
@@ -233,7 +233,13 @@ class Runs(Protocol):
 
     async def get(
         self, tenant: str, run_id: UUID, thread_id: UUID | None = None
-    ) -> Run: ...
+    ) -> Run:
+        """One run; with a thread, only if it is that thread's.
+
+        Raises:
+            NotFound: no such run.
+        """
+        ...
 
     async def list(
         self,
@@ -442,6 +448,7 @@ class Dispatcher(Protocol):
         """Hands the activation back as ready; does nothing if it is not ours.
 
         Args:
+            fence: the claim that is given up.
             count_attempt: False for a drain or a database that was down.
             delay_seconds: claimable no earlier than after this.
         """
@@ -461,7 +468,9 @@ class Dispatcher(Protocol):
         """Makes activations of dead workers and with expired leases ready again."""
         ...
 
-    async def due(self, *, hold_seconds: float, limit: int) -> Sequence[Timer]: ...
+    async def due(self, *, hold_seconds: float, limit: int) -> Sequence[Timer]:
+        """Takes what is due; who dies with it loses it after `hold_seconds`."""
+        ...
 
     async def carry_out(self, timer: Timer) -> Next | None:
         """Does what a timer is for, and deletes it; idempotent."""
@@ -485,7 +494,7 @@ class Members(Protocol):
     """The fleet: who is there, and whose session is gone."""
 
     async def join(self, member: Member) -> int | None:
-        """Announces a process; returns the key of its presence lock, if it may hold one."""
+        """Announces a process; returns its presence lock's key, if it may hold one."""
         ...
 
     async def leave(self, worker_id: UUID) -> None:

@@ -9,7 +9,7 @@ from threadmill.drivers.postgres.sql import Queries
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from threadmill.checkpoints.base import Fence
+    from threadmill.domain.fence import Fence
     from threadmill.drivers.postgres.database import Transaction
     from threadmill.streams.base import NewEvent
 

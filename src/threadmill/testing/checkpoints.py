@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
 
-    from threadmill.checkpoints.base import Checkpoints, Fence
+    from threadmill.checkpoints.base import Checkpoints
+    from threadmill.domain.fence import Fence
 
 # LangGraph's task of input and commands.
 NULL_TASK = str(UUID(int=0))

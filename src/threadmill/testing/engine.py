@@ -24,8 +24,9 @@ from uuid import UUID, uuid4
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.pregel import Pregel
 
-from threadmill.checkpoints.base import Checkpoints, Commit, Fence, Stored
+from threadmill.checkpoints.base import Checkpoints, Commit, Stored
 from threadmill.config import GraphSpec
+from threadmill.domain.fence import Fence
 from threadmill.domain.multitask import MultitaskStrategy
 from threadmill.domain.run import TERMINAL
 from threadmill.engine.activate import Activate, ActivateRules, Attempt
@@ -87,6 +88,7 @@ class Process:
         self.commits = 0
         self.faulted = False
         self.died = asyncio.Event()
+        self._falling = asyncio.Event()
         self._fault = fault
         self._on_commit = on_commit
         self._under_way: set[asyncio.Future[Any]] = set()
@@ -122,10 +124,11 @@ class Process:
         _drop(send)
         raise StoreUnavailable(f"{fault.kind} commit {fault.commit}")
 
-    @staticmethod
-    async def _nothing_more(send: Awaitable[Any] | None) -> None:
+    async def _nothing_more(self, send: Awaitable[Any] | None) -> None:
+        # Nobody learns that this commit did not happen, until all is torn down.
         _drop(send)
-        await asyncio.Event().wait()
+        await self._falling.wait()
+        raise asyncio.CancelledError
 
     async def run(self, work: Awaitable[None]) -> None:
         """Runs `work` until it ends or the process dies; then nothing of it is left."""
@@ -138,6 +141,7 @@ class Process:
             if not self.died.is_set():
                 await working
         finally:
+            self._falling.set()
             dying.cancel()
             working.cancel()
             await asyncio.wait({working}, timeout=_FALL_SECONDS)

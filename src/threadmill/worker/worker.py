@@ -204,7 +204,7 @@ class Worker:
         slot.enter()
         try:
             await self._activate.carry_out(running.attempt)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the root of an attempt; logged
             # Our bug, not the graph's: the lease runs out and another attempt begins.
             _log.exception("worker.attempt_crashed")
         finally:

@@ -98,14 +98,12 @@ class Scenario:
     Args:
         exact: whether subgraphs' events are told exactly once, too. Those of
             subgraphs that a node calls synchronously may be repeated.
-        same_calls: whether undisturbed node calls are the same in number.
     """
 
     name: str
     build: Build
     turns: Sequence[Turn]
     exact: bool = True
-    same_calls: bool = True
 
 
 @dataclass

@@ -89,7 +89,8 @@ class Result:
         """The first row, or None."""
         return self.rows[0] if self.rows else None
 
-    def _set(self, rows: list[Row]) -> None:
+    def fill(self, rows: list[Row]) -> None:
+        """Called by the database, after the commit."""
         self._rows = rows
 
 
@@ -228,7 +229,7 @@ class Database:
                 await connection.rollback()
             raise
         for cursor, (result, _) in zip(cursors, tx.statements, strict=True):
-            result._set(await cursor.fetchall() if cursor.description else [])
+            result.fill(await cursor.fetchall() if cursor.description else [])
 
     def _discard_broken(self) -> None:
         # One broken connection usually means that all idle ones are: look at them

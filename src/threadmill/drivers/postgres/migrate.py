@@ -51,14 +51,12 @@ class Migration:
 
 def migrations() -> list[Migration]:
     """Every migration of this release, in order."""
-    found = []
-    for file in resources.files(__package__).joinpath("migrations").iterdir():
-        if match := _FILE.match(file.name):
-            found.append(
-                Migration(
-                    int(match["id"]), match["name"], match["phase"], file.read_bytes()
-                )
-            )
+    files = resources.files(__package__).joinpath("migrations").iterdir()
+    found = [
+        Migration(int(match["id"]), match["name"], match["phase"], file.read_bytes())
+        for file in files
+        if (match := _FILE.match(file.name))
+    ]
     return sorted(found, key=lambda m: m.id)
 
 

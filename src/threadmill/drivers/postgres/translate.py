@@ -6,6 +6,9 @@ SQL raises Threadmill's own errors through `threadmill.require(ok, code, detail)
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Final
+
 import psycopg
 from psycopg import errors as pg
 from psycopg_pool import PoolClosed, PoolTimeout
@@ -14,43 +17,70 @@ from threadmill import errors
 
 _REQUIRE = "TM001"
 
-# Contention: the transaction was rolled back whole, so a retry is safe.
-_CONTENTION = (
-    pg.DeadlockDetected,
-    pg.LockNotAvailable,
-    pg.QueryCanceled,
-    pg.SerializationFailure,
+_Translation = Callable[[psycopg.Error], errors.Error]
+
+
+def _contention(error: psycopg.Error) -> errors.Error:
+    # The transaction was rolled back whole, so a retry is safe.
+    name = type(error).__name__
+    return errors.Unavailable(f"the database is busy ({name}); a retry is safe")
+
+
+def _nul(_error: psycopg.Error) -> errors.Error:
+    message = "the text holds a NUL character, which PostgreSQL cannot store"
+    return errors.InvalidRequest(message)
+
+
+def _taken(error: psycopg.Error) -> errors.Error:
+    return errors.AlreadyExists(f"exists already ({error.diag.constraint_name})")
+
+
+def _absent(error: psycopg.Error) -> errors.Error:
+    return errors.NotFound(f"not found ({error.diag.constraint_name})")
+
+
+def _refused(error: psycopg.Error) -> errors.Error:
+    return errors.Forbidden(f"the database refused: {error.diag.message_primary}")
+
+
+# The first entry whose classes fit decides; the general ones come last.
+_TABLE: Final[Sequence[tuple[tuple[type[psycopg.Error], ...], _Translation]]] = (
+    (
+        (
+            pg.DeadlockDetected,
+            pg.LockNotAvailable,
+            pg.QueryCanceled,
+            pg.SerializationFailure,
+        ),
+        _contention,
+    ),
+    (
+        (pg.InvalidSchemaName, pg.UndefinedFunction, pg.UndefinedTable),
+        lambda _: errors.SchemaOutdated(),
+    ),
+    ((pg.CharacterNotInRepertoire, pg.UntranslatableCharacter), _nul),
+    ((pg.UniqueViolation,), _taken),
+    ((pg.ForeignKeyViolation,), _absent),
+    ((pg.InsufficientPrivilege,), _refused),
+    (
+        (psycopg.OperationalError, psycopg.InterfaceError),
+        lambda _: errors.StoreUnavailable(),
+    ),
 )
-_SCHEMA = (pg.InvalidSchemaName, pg.UndefinedFunction, pg.UndefinedTable)
-_TEXT = (pg.CharacterNotInRepertoire, pg.UntranslatableCharacter)
 
 
 def translate(error: BaseException) -> errors.Error:
     """The error of Threadmill's tree that says what to do about `error`."""
-    if isinstance(error, psycopg.Error) and error.sqlstate == _REQUIRE:
-        return _required(error)
-    if isinstance(error, _CONTENTION):
-        message = f"the database is busy ({type(error).__name__}); a retry is safe"
-        return errors.Unavailable(message)
-    if isinstance(error, _SCHEMA):
-        return errors.SchemaOutdated()
-    if isinstance(error, _TEXT):
-        message = "the text holds a NUL character, which PostgreSQL cannot store"
-        return errors.InvalidRequest(message)
-    if isinstance(error, pg.UniqueViolation):
-        return errors.AlreadyExists(f"exists already ({error.diag.constraint_name})")
-    if isinstance(error, pg.ForeignKeyViolation):
-        return errors.NotFound(f"not found ({error.diag.constraint_name})")
-    if isinstance(error, pg.InsufficientPrivilege):
-        message = f"the database refused: {error.diag.message_primary}"
-        return errors.Forbidden(message)
-    if isinstance(
-        error,
-        psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout | PoolClosed,
-    ):
+    if isinstance(error, PoolTimeout | PoolClosed):
         return errors.StoreUnavailable()
     if isinstance(error, TimeoutError):
         return errors.StoreUnavailable("the database did not answer in time")
+    if isinstance(error, psycopg.Error):
+        if error.sqlstate == _REQUIRE:
+            return _required(error)
+        for classes, translation in _TABLE:
+            if isinstance(error, classes):
+                return translation(error)
     return errors.InvariantViolated(f"unexpected database error: {error}")
 
 

@@ -25,7 +25,8 @@ from langgraph.errors import (
 from langgraph.pregel import Pregel
 from langgraph.runtime import RunControl, Runtime
 
-from threadmill.checkpoints.base import Checkpoints, Fence, Stored
+from threadmill.checkpoints.base import Checkpoints, Stored
+from threadmill.domain.fence import Fence
 from threadmill.engine.activation.resume import entry_input, is_reentry
 from threadmill.engine.activation.saver import START, ActivationSaver
 from threadmill.engine.activation.stop import Stop, StopReason

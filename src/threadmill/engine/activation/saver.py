@@ -40,11 +40,11 @@ from threadmill.checkpoints.base import (
     ANY_HEAD,
     Checkpoints,
     Commit,
-    Fence,
     Put,
     Stored,
     Writes,
 )
+from threadmill.domain.fence import Fence
 from threadmill.engine.activation.tap import Owner, Tap
 from threadmill.errors import LeaseLost
 from threadmill.faults import Faults

@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Final
 
 from langgraph.config import get_config
@@ -115,12 +116,10 @@ class Tap:
         """Removes and returns what a commit of `owners` takes along, in order."""
         with self._lock:
             self._claim_open(owners)
-            end = 0
-            for end, recorded in enumerate(self._log, start=1):
-                if not (recorded.loose or recorded.owner in owners):
-                    end -= 1
-                    break
-            taken, self._log = self._log[:end], self._log[end:]
+            taken = list(
+                takewhile(lambda r: r.loose or r.owner in owners, self._log)
+            )
+            del self._log[: len(taken)]
         return [r.event for r in taken if r.event is not None]
 
     def take_all(self, *, checkpoints: bool) -> list[NewEvent]:

@@ -25,7 +25,7 @@ from threadmill.streams.postgres_append import add_events
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from threadmill.checkpoints.base import Fence
+    from threadmill.domain.fence import Fence
     from threadmill.drivers.postgres.database import Database, Transaction
 
 DISPATCH = Queries(__package__, "dispatcher.sql")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
-from threadmill.checkpoints.base import Fence
+from threadmill.domain.fence import Fence
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.errors import AlreadyExists, LeaseLost, NotFound
 from threadmill.stores.postgres.erase import erase_thread

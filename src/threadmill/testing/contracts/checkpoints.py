@@ -32,7 +32,7 @@ from threadmill.testing.checkpoints import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from threadmill.checkpoints.base import Fence
+    from threadmill.domain.fence import Fence
 
 
 class CheckpointsContract:
