@@ -15,7 +15,7 @@ from tests.fixtures.claims import Claims
 from threadmill.checkpoints.base import Commit
 from threadmill.checkpoints.postgres import SQL, PostgresCheckpoints
 from threadmill.domain.fence import Fence
-from threadmill.drivers.postgres.database import Database
+from threadmill.drivers.postgres.database import Database, Limits
 from threadmill.errors import HeadMoved, InvariantViolated, LeaseLost
 from threadmill.streams.base import NewEvent
 from threadmill.testing.checkpoints import put, writes
@@ -247,19 +247,53 @@ async def test_a_database_error_in_the_middle_leaves_nothing(
         assert await cursor.fetchone() == (0,)
 
 
-async def test_a_cancelled_commit_leaves_a_healthy_pool(
-    checkpoints: PostgresCheckpoints, claims: Claims
+@pytest.fixture
+async def narrow(database_uri: str) -> AsyncIterator[PostgresCheckpoints]:
+    """Storage with a single connection: what spoils it is noticed."""
+    limits = Limits(pool_min=1, pool_max=1)
+    database = Database(database_uri, name="threadmill test", limits=limits)
+    await database.open()
+    yield PostgresCheckpoints(database)
+    await database.close()
+
+
+def _everything(n: int) -> dict[str, Any]:
+    return {
+        "writes": (writes("c0", f"t{n}", ("a", n)),),
+        "puts": (put(f"c{n}"),),
+        "events": (NewEvent("values", "{}"),),
+    }
+
+
+async def test_refused_commits_leave_a_usable_connection(
+    narrow: PostgresCheckpoints, claims: Claims
 ) -> None:
-    """Cancelled while it waits for the fence, it has written nothing."""
+    """Statements behind the refused one are not taken for prepared."""
+    stale = await claims.claim()
+    fence = await claims.take_over(stale)
+    for n in range(12):
+        with pytest.raises(LeaseLost):
+            await _commit(narrow, stale, **_everything(n))
+        if n > 5:
+            await _commit(narrow, fence, **_everything(n))
+
+
+async def test_cancelled_commits_leave_a_usable_connection(
+    narrow: PostgresCheckpoints, claims: Claims
+) -> None:
+    """Cancelled while it waits for the fence, a commit has written nothing."""
     fence = await claims.claim()
-    async with _frozen_writer(claims.uri, fence):
-        waiting = asyncio.create_task(_commit(checkpoints, fence, puts=(put("c1"),)))
-        await _until_somebody_waits(claims.uri)
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-    assert await checkpoints.get(fence.tenant, str(fence.thread_id), "") is None
-    await _commit(checkpoints, fence, puts=(put("c1", expected=None),))
+    for n in range(8):
+        async with _frozen_writer(claims.uri, fence):
+            waiting = asyncio.create_task(_commit(narrow, fence, **_everything(n)))
+            await _until_somebody_waits(claims.uri)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        thread = str(fence.thread_id)
+        assert await narrow.get(fence.tenant, thread, "", f"c{n}") is None
+        if n > 4:
+            await _commit(narrow, fence, **_everything(n))
 
 
 async def test_a_fence_covers_its_own_thread_and_tenant(

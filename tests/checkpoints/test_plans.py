@@ -19,8 +19,8 @@ from threadmill.checkpoints.postgres import SQL
 _KEY = ("tenant_id", "thread_id", "ns")
 _CHECKPOINT = (*_KEY, "checkpoint_id")
 
-# Twenty threads of three hundred checkpoints with two writes each. Without statistics, indexes
-# that share their first columns look alike to the planner.
+# Twenty threads of three hundred checkpoints with two writes each. Without statistics,
+# indexes that share their first columns look alike to the planner.
 _FILL = """
 INSERT INTO threadmill.head
 SELECT 'default', 't' || t, '', 'c300', 300 FROM generate_series(1, 20) t;

@@ -302,6 +302,10 @@ async def test_a_copy_goes_its_own_way(saver: PostgresSaver) -> None:
 async def test_pruning_refuses_what_it_does_not_know(saver: PostgresSaver) -> None:
     with pytest.raises(InvalidRequest, match="keep_latest"):
         await saver.aprune(["t"], strategy="keep_some")
+    with pytest.raises(InvalidRequest, match="thread_ids must be a list"):
+        await saver.aprune("12", strategy="delete")
+    with pytest.raises(InvalidRequest, match="run_ids must be a list"):
+        await saver.adelete_for_runs("12")
 
 
 async def test_a_list_without_a_thread_is_over_all_threads(

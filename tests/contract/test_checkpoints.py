@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 from tests.fixtures.claims import Claims
-from threadmill.domain.fence import Fence
 from threadmill.checkpoints.postgres import PostgresCheckpoints
+from threadmill.domain.fence import Fence
 from threadmill.drivers.postgres.database import Database
 from threadmill.testing.checkpoints import ActivationState
 from threadmill.testing.contracts.checkpoints import CheckpointsContract

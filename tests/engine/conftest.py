@@ -35,7 +35,7 @@ async def engine_store(engine_uri: str) -> AsyncIterator[EngineStore]:
     """The ports of the engine over that database."""
     database = Database(engine_uri, name="engine tests", limits=Limits(pool_max=8))
     await database.open()
-    store = EngineStore(database)
+    store = EngineStore(database, engine_uri)
     yield store
     await store.close()
     await database.close()

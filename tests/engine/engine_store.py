@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -11,7 +12,8 @@ from langgraph.pregel import Pregel
 from threadmill.checkpoints.base import Commit
 from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.checkpoints.saver import PostgresSaver
-from threadmill.drivers.postgres.database import Database
+from threadmill.checkpoints.sync import PostgresSyncCheckpoints
+from threadmill.drivers.postgres.database import Database, Limits
 from threadmill.drivers.postgres.sql import Query
 from threadmill.engine.activate import ActivateRules
 from threadmill.engine.activation.entry import EntryLimits
@@ -37,7 +39,7 @@ _LEFT_OVER = Query(
 class EngineStore:
     """Every port of the engine over one database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, uri: str) -> None:
         retention = Retention()
         self.database = database
         self.runs = PostgresRuns(database, retention)
@@ -45,9 +47,15 @@ class EngineStore:
         self.dispatcher = PostgresDispatcher(database, retention)
         self.checkpoints = PostgresCheckpoints(database)
         self.stream = PostgresStream(database)
+        self.blocking = PostgresSyncCheckpoints(
+            lambda: PostgresCheckpoints(
+                Database(uri, name="blocking", limits=Limits(pool_max=2))
+            )
+        )
 
     async def close(self) -> None:
-        """Nothing of its own yet."""
+        """Closes the connections that blocking threads use."""
+        await asyncio.to_thread(self.blocking.close)
 
     def saver(self, tenant: str = TENANT) -> PostgresSaver:
         return PostgresSaver(self.checkpoints, tenant=tenant)
@@ -66,6 +74,8 @@ class EngineStore:
             dispatcher=self.dispatcher,
             checkpoints=self.checkpoints,
             saver=self.saver,
+            stream=self.stream,
+            blocking=self.blocking,
             graphs=graphs,
             rules=ActivateRules(**{"per_superstep": node, "retry_seconds": 0, **rules}),
             limits=EntryLimits(token_flush_seconds=0.005),

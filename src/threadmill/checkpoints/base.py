@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from uuid import UUID
 
-    from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
+    from langgraph.checkpoint.base import (
+        Checkpoint,
+        CheckpointMetadata,
+        DeltaChannelHistory,
+    )
 
+    from threadmill.checkpoints.configs import Address
     from threadmill.domain.fence import Fence
     from threadmill.streams.base import NewEvent
 
@@ -156,4 +161,43 @@ class Checkpoints(Protocol):
 
     async def delete_thread(self, tenant: str, thread_id: str) -> None:
         """Removes every checkpoint, write and head of a thread."""
+        ...
+
+
+class SyncCheckpoints(Protocol):
+    """The same storage for threads that block until they have their answer.
+
+    A node may call a subgraph without awaiting it, even on the activation's own event
+    loop. So nothing here needs a loop of the caller's; every wait is bounded.
+    """
+
+    def commit(
+        self, tenant: str, thread_id: str, commit: Commit, fence: Fence | None = None
+    ) -> None:
+        """See `Checkpoints.commit`."""
+        ...
+
+    def get(
+        self, tenant: str, thread_id: str, ns: str, checkpoint_id: str | None = None
+    ) -> Stored | None:
+        """See `Checkpoints.get`."""
+        ...
+
+    def list(
+        self,
+        tenant: str,
+        thread_id: str,
+        *,
+        ns: str | None = None,
+        before: str | None = None,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - LangGraph's word
+        limit: int | None = None,
+    ) -> Sequence[Stored]:
+        """See `Checkpoints.list`; all at once."""
+        ...
+
+    def delta_history(
+        self, tenant: str, at: Address, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """What the delta channels of a checkpoint are rebuilt from."""
         ...

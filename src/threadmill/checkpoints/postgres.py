@@ -2,7 +2,7 @@
 
 A commit is a single pipeline: the fence, then task results, then checkpoints with the
 head's compare-and-set, then events. Whatever refuses, nothing of it becomes true. The
-client takes no decision between BEGIN and COMMIT.
+client takes no decision in between.
 
 The statements and the reasons for their order are in `postgres.sql`.
 """

@@ -316,6 +316,7 @@ class PostgresSaver(BlockingSaver):
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Removes the checkpoints and writes of some runs."""
+        _require_several("run_ids", run_ids)
         await self._home.run(self._upkeep.delete_for_runs(self.tenant, run_ids))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
@@ -341,6 +342,7 @@ class PostgresSaver(BlockingSaver):
             InvalidRequest: an unknown strategy.
             HeadMoved: a thread kept going on meanwhile.
         """
+        _require_several("thread_ids", thread_ids)
         keys = [configs.thread_key(thread_id) for thread_id in thread_ids]
         await self._home.run(self._upkeep.prune(self.tenant, keys, strategy=strategy))
 
@@ -352,3 +354,10 @@ class PostgresSaver(BlockingSaver):
         return await self._home.run(
             delta_history(self._checkpoints, self.tenant, at, channels)
         )
+
+
+def _require_several(name: str, ids: Sequence[str]) -> None:
+    # A string is a sequence of strings too, and "12" would mean threads 1 and 2.
+    if isinstance(ids, str):
+        msg = f"{name} must be a list of ids, not one string"
+        raise InvalidRequest(msg)

@@ -13,6 +13,10 @@ def main() -> None:
     """Runs the command line; the entry of the `threadmill` program."""
     import sys
 
+    from threadmill.cli.life import THREADS_SECONDS, end_within
     from threadmill.cli.program import run
 
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    # Python's own exit waits for threads; the graphs' code may have left some.
+    end_within(THREADS_SECONDS, code)
+    sys.exit(code)

@@ -29,10 +29,10 @@ def paint(text: str, colour: Colour, *, stream: TextIO | None = None) -> str:
     return typer.style(text, fg=colour) if shown else text
 
 
-def sign(good: str, plain: str) -> str:
-    """`good` if standard output can show it, else `plain`."""
+def can_show(text: str) -> bool:
+    """Whether standard output's encoding has all of these characters."""
     try:
-        good.encode(sys.stdout.encoding or "ascii")
+        text.encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:
-        return plain
-    return good
+        return False
+    return True

@@ -1,8 +1,7 @@
 """The process that serves for `threadmill dev`: a server and a worker in one.
 
-`dev` starts it anew whenever the sources change. It brings the schema up to date,
-listens on the socket that it inherits, and drains in a second: nodes that take longer
-run again in its successor.
+`dev` starts it anew whenever the sources change. It listens on the socket that it
+inherits, and drains in a second: nodes that take longer run again in its successor.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def serve_and_work(
     """Serves the project until the process is asked to end; gives the exit code.
 
     Args:
-        project: whose settings name a database.
+        project: whose settings name a database with a current schema.
         listener: where the interface listens.
         on_ready: told about the graphs when requests are answered.
         line: to the parent, which then has the terminal's signals to itself.
@@ -44,16 +43,13 @@ def serve_and_work(
     Raises:
         Error: it cannot start.
     """
-    from threadmill.cli.database import upgrade_database
     from threadmill.cli.life import SIGNALS, live
+    from threadmill.cli.member import Plan, run_member
     from threadmill.cli.project import load
 
     settings = project.settings.model_copy(
         update={"drain_grace_seconds": GRACE_SECONDS}
     )
-    upgrade_database(settings)
-    from threadmill.cli.member import Plan, run_member
-
     graphs = load(project, needed=False)
     plan = Plan(
         role="dev",
@@ -113,4 +109,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from threadmill.cli.life import end_within
+
+    code = main()
+    end_within(_THREADS_SECONDS, code)
+    sys.exit(code)

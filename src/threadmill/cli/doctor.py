@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from threadmill.cli.console import Colour, paint, say, sign
+from threadmill.cli.console import Colour, can_show, paint, say
 from threadmill.cli.options import DEFAULT_CONFIG, Config
 from threadmill.logs import configure_logs, redact
 
@@ -49,8 +49,10 @@ def doctor(config: Config = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
 
 
 def _print(finding: Finding) -> None:
+    beautiful = can_show("✓✗→")
     good, plain, colour = _SIGNS[finding.verdict]
-    mark = paint(sign(good, plain), colour)
+    mark = paint(good if beautiful else plain, colour)
     say(redact(f"{mark} {finding.check:<{_WIDTH}} {finding.detail}"))
     if finding.remedy is not None:
-        say(redact(f"  {'':<{_WIDTH}} {sign('→', '->')} {finding.remedy}"))
+        arrow = "→" if beautiful else "->"
+        say(redact(f"  {'':<{_WIDTH}} {arrow} {finding.remedy}"))

@@ -68,6 +68,8 @@ class Examination:
             yield wrong(check, str(error), f"{_REFERENCE}langgraph-json.md")
             return None
         if "auth" in config.unused_keys:
+            # Worse than the warning that it also gets.
+            warnings = [line for line in warnings if "'auth'" not in line]
             yield wrong(
                 check,
                 "sets 'auth', which this version does not carry out",
@@ -75,7 +77,7 @@ class Examination:
             )
         for line in warnings:
             yield doubtful(check, line, f"{_REFERENCE}langgraph-json.md")
-        if not warnings:
+        if not warnings and "auth" not in config.unused_keys:
             yield good(check, str(config.path))
         return config
 

@@ -16,7 +16,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -32,8 +31,9 @@ _log = structlog.get_logger(__name__)
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 # On top of the grace: what a drain hands back, and closing connections.
 _MARGIN_SECONDS: Final = 15.0
-_THREADS_SECONDS: Final = 2.0
+THREADS_SECONDS: Final = 2.0
 _LAST_LINE_SECONDS: Final = 0.5
+_THREADS: Final = "threads are still running"
 
 
 class Stop:
@@ -52,7 +52,7 @@ class Stop:
         self._signalled = False
         # Made now: a signal may come while this very thread starts another one.
         self._draining = threading.Event()
-        _end_within(
+        end_within(
             grace_seconds + _MARGIN_SECONDS,
             1,
             why="it did not drain in time",
@@ -109,12 +109,12 @@ def live(
     main: Main,
     *,
     grace_seconds: float,
-    threads_seconds: float = _THREADS_SECONDS,
+    threads_seconds: float = THREADS_SECONDS,
     signals: Sequence[signal.Signals] = SIGNALS,
 ) -> int:
     """Runs `main` on a new event loop until it returns; gives the exit code.
 
-    The process ends a moment after that, whatever threads still run.
+    Threads that do not return then end the process.
 
     Args:
         main: told through its `Stop` when to end.
@@ -132,14 +132,16 @@ def live(
                 if not stop.asked:
                     raise
 
+    closed = threading.Event()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         code = 0
         try:
             runner.run(until_stopped())
         except Exception as error:  # noqa: BLE001 - the root of the process
             code = _report(error)
-        # Closing the loop waits for threads, and so does Python after it.
-        _end_within(threads_seconds, code, why="threads are still running")
+        # Closing the loop waits for the threads of blocking nodes.
+        end_within(threads_seconds, code, why=_THREADS, unless=closed)
+    closed.set()
     return code
 
 
@@ -162,15 +164,29 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _end_within(
-    seconds: float, code: int, *, why: str, after: threading.Event | None = None
+def end_within(
+    seconds: float,
+    code: int,
+    *,
+    why: str = _THREADS,
+    after: threading.Event | None = None,
+    unless: threading.Event | None = None,
 ) -> None:
-    """Ends the process a while after an event, if it has not ended by itself."""
+    """Ends the process after a while, if it has not ended by itself.
+
+    Args:
+        seconds: how long it may take.
+        code: what it then exits with.
+        why: said in the log.
+        after: what must happen first.
+        unless: what must not happen meanwhile.
+    """
 
     def watch() -> None:
         if after is not None:
             after.wait()
-        time.sleep(seconds)
+        if (unless or threading.Event()).wait(seconds):
+            return
         # A thread that is stuck may hold the logs' lock: nobody waits for this line.
         line = threading.Thread(target=tell, daemon=True)
         line.start()

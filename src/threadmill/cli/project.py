@@ -50,7 +50,8 @@ def open_project(
     settings = Settings.from_env(fallback=config.env, warn=warnings.append)
     if slots is not None:
         settings = settings.model_copy(update={"slots": slots})
-    log_as(settings, warnings)
+    # A process that leaves the graphs to another one leaves it the warnings too.
+    log_as(settings, warnings if runs_graphs else [])
     if runs_graphs:
         config.apply_env()
     return Project(config, settings)

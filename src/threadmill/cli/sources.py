@@ -11,6 +11,7 @@ beside its own code must not restart the program that runs it.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,10 @@ class Sources:
                 return
         except FileNotFoundError:
             return  # a folder went between the look and the watch
+        except (OSError, RuntimeError) as error:
+            # Such as the system's limit of watches: then looking must do.
+            _log.debug("sources.unwatched", cause=str(error))
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def _is_source_or_folder(self, _change: watchfiles.Change, path: str) -> bool:
         name = os.path.basename(path)  # noqa: PTH119 - called for every file that moves

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -17,11 +17,20 @@ import structlog
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from threadmill.brokers.base import Hints
-from threadmill.checkpoints.base import Checkpoints, Stored
+from threadmill.checkpoints.base import Checkpoints, Stored, SyncCheckpoints
 from threadmill.domain.fence import Fence
 from threadmill.domain.run import RunEvent
-from threadmill.engine.activation.entry import Entry, EntryLimits, Left, Outcome
+from threadmill.engine.activation.entry import (
+    Entry,
+    EntryLimits,
+    Left,
+    Outcome,
+    Stores,
+    untracked_channels,
+)
+from threadmill.engine.activation.resume import is_reentry
 from threadmill.engine.activation.stop import Stop, StopReason
+from threadmill.engine.activation.told import Told, read_told
 from threadmill.engine.graph_factories import GraphUse
 from threadmill.engine.graphs import GraphCatalogue
 from threadmill.engine.wire_json import encode
@@ -35,7 +44,7 @@ from threadmill.errors import (
 )
 from threadmill.faults import Faults
 from threadmill.stores.base import Claim, Dispatcher, Ending, Next, Run
-from threadmill.streams.base import NewEvent
+from threadmill.streams.base import NewEvent, Stream
 
 _log = structlog.get_logger(__name__)
 
@@ -101,6 +110,11 @@ class Activate:
         hints: told after commits.
         rules: when to leave.
         limits: bounds of an entry.
+        stream: tells an attempt what the one before it has told; without it, a run
+            that was lost in its first superstep or while it waited for a human may
+            tell that superstep's state twice.
+        blocking: the checkpoints for subgraphs that nodes call by `invoke`; without
+            it such a node fails.
         faults: what tests make happen at named points.
     """
 
@@ -114,6 +128,8 @@ class Activate:
         hints: Hints,
         rules: ActivateRules,
         limits: EntryLimits,
+        stream: Stream | None = None,
+        blocking: SyncCheckpoints | None = None,
         faults: Faults | None = None,
     ) -> None:
         self._graphs = graphs
@@ -123,6 +139,9 @@ class Activate:
         self._hints = hints
         self._rules = rules
         self._limits = limits
+        self._stream = stream
+        self._blocking = blocking
+        self._bursts_only: set[str] = set()
         self._faults = faults or Faults()
 
     async def carry_out(self, attempt: Attempt) -> None:
@@ -143,19 +162,11 @@ class Activate:
         except Unavailable as error:
             log.warning("attempt.store_unavailable", error=str(error))
             await self._give_back(fence, delay_seconds=self._rules.retry_seconds)
-        except (GraphError, PayloadTooLarge) as error:
-            await self._fail(fence, error)
         except Error:
             log.exception("attempt.broken")
             await self._give_back(
                 fence, count_attempt=True, delay_seconds=self._rules.retry_seconds
             )
-
-    async def _fail(self, fence: Fence, error: Error) -> None:
-        try:
-            await self._finish(fence, RunEvent.FAIL, error)
-        except (LeaseLost, Unavailable) as failed:
-            _log.info("attempt.unfinished", run=str(fence.run_id), cause=str(failed))
 
     async def _carry_out(self, attempt: Attempt, fence: Fence) -> None:
         claim = attempt.claim
@@ -168,7 +179,10 @@ class Activate:
         if claim.attempt > self._rules.attempts_max:
             await self._finish(fence, RunEvent.FAIL, spent(claim.attempt - 1))
             return
-        left = await self._enter(attempt, fence, run, head)
+        try:
+            left = await self._enter(attempt, fence, run, head)
+        except (GraphError, PayloadTooLarge) as error:
+            left = Left(Outcome.FAILED, error=error)
         await self._end(fence, run, left)
 
     async def _enter(
@@ -188,17 +202,50 @@ class Activate:
                     run=run,
                     head=head,
                     fence=fence,
-                    store=self._checkpoints,
-                    reads=self._saver(fence.tenant),
-                    hand_over=lambda: attempt.hand_over(self._rules),
+                    stores=Stores(
+                        checkpoints=self._checkpoints,
+                        blocking=self._blocking,
+                        reads=self._saver(fence.tenant),
+                    ),
+                    hand_over=self._hand_over(attempt, run.graph_id, graph),
                     limits=self._limits,
                     first_claim=attempt.claim.attempt <= 1,
+                    told=await self._told(attempt.claim, run, head),
                     faults=self._faults,
                     on_events=lambda: self._hints.moved(fence.tenant, fence.thread_id),
                 )
                 return await entry.run(attempt.stop)
         finally:
             deadline.cancel()
+
+    def _hand_over(
+        self, attempt: Attempt, graph_id: str, graph: Any
+    ) -> Callable[[], bool]:
+        """Asked after each superstep; never, where leaving would lose state."""
+        untracked = untracked_channels(graph)
+        if not untracked:
+            return lambda: attempt.hand_over(self._rules)
+        if graph_id not in self._bursts_only:
+            self._bursts_only.add(graph_id)
+            _log.warning(
+                "graph.stays_in_one_process",
+                graph=graph_id,
+                channels=untracked,
+                problem="UntrackedValue channels live in one process only: runs of "
+                "this graph are not handed over between supersteps",
+            )
+        return lambda: False
+
+    async def _told(self, claim: Claim, run: Run, head: Stored | None) -> Told | None:
+        """What the stream holds of the run; None if this claim is no new attempt."""
+        reentry = is_reentry(head, run.run_id)
+        # Whoever hands over leaves a head without pending writes.
+        if claim.attempt <= 1 and reentry and head is not None and not head.writes:
+            return None
+        begun_now = run.started_at == run.updated_at
+        if begun_now or self._stream is None or not run.kwargs.get("stream_mode"):
+            return Told()
+        return await read_told(self._stream, claim.tenant, run)
 
     def _loaded(self, graph_id: str) -> Any:
         try:
@@ -220,9 +267,7 @@ class Activate:
             case Outcome.PAUSED:
                 await self._finish(fence, RunEvent.PAUSE, events=left.events)
             case Outcome.FAILED:
-                await self._finish(
-                    fence, RunEvent.FAIL, left.error, events=left.events
-                )
+                await self._finish(fence, RunEvent.FAIL, left.error, events=left.events)
             case Outcome.HANDED_OVER:
                 if not left.released:
                     await self._dispatcher.release(fence, count_attempt=False)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from threadmill.stores.base import Run, Runs
     from threadmill.streams.base import Event, Stream
 
-_BATCH: Final = 500
+# Events may be large: what is read at once is held in memory.
+_BATCH: Final = 100
 # Sent whatever modes were asked for.
 _ALWAYS: Final = frozenset({"metadata", "error", "feedback"})
 _NOTHING: Final = Look(RunStatus.PENDING, ())

@@ -15,16 +15,17 @@ and another process claims the activation.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 from uuid import UUID, uuid4
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.pregel import Pregel
 
-from threadmill.checkpoints.base import Checkpoints, Commit, Stored
+from threadmill.checkpoints.base import Checkpoints, Commit, Stored, SyncCheckpoints
 from threadmill.config import GraphSpec
 from threadmill.domain.fence import Fence
 from threadmill.domain.multitask import MultitaskStrategy
@@ -34,6 +35,7 @@ from threadmill.engine.activation.entry import EntryLimits
 from threadmill.engine.graphs import GraphCatalogue, LoadedGraph
 from threadmill.errors import StoreUnavailable
 from threadmill.stores.base import Claim, Dispatcher, Ending, NewRun, Next, Run, Runs
+from threadmill.streams.base import Stream
 
 T = TypeVar("T")
 
@@ -91,20 +93,17 @@ class Process:
         self._falling = asyncio.Event()
         self._fault = fault
         self._on_commit = on_commit
+        self._loop = asyncio.get_running_loop()
+        self._counting = threading.Lock()
         self._under_way: set[asyncio.Future[Any]] = set()
 
     async def commit(self, send: Awaitable[T], what: Commit | None = None) -> T:
         """Lets `send` commit, or the fault happen."""
         if self.died.is_set():
             await self._nothing_more(send)
-        self.commits += 1
-        fault = self._fault
-        if fault is None or self.faulted or self.commits != fault.commit:
-            fault = None
-        if fault is not None:
-            self.faulted = True
-            if not fault.writes:
-                return await self._fail(fault, send)
+        fault = self._fault_now()
+        if fault is not None and not fault.writes:
+            await self._fail(fault, send)
         sending = asyncio.ensure_future(send)
         self._under_way.add(sending)
         sending.add_done_callback(self._under_way.discard)
@@ -117,14 +116,37 @@ class Process:
             await self._nothing_more(None)
         return result
 
-    async def _fail(self, fault: Fault, send: Awaitable[Any] | None) -> Any:
+    def commit_blocking(self, send: Callable[[], None], what: Commit) -> None:
+        """The same for a thread that blocks."""
+        fault = self._fault_now()
+        if fault is None or fault.writes:
+            send()
+            if self._on_commit is not None:
+                self._on_commit(what)
+        if fault is not None:
+            if fault.kills:
+                self._loop.call_soon_threadsafe(self.died.set)
+            raise StoreUnavailable(f"{fault.kind} commit {fault.commit}")
+
+    def _fault_now(self) -> Fault | None:
+        if self.faulted and self._fault is not None and self._fault.kills:
+            raise StoreUnavailable("the process is gone")
+        with self._counting:
+            self.commits += 1
+            fault = self._fault
+            if fault is None or self.faulted or self.commits != fault.commit:
+                return None
+            self.faulted = True
+            return fault
+
+    async def _fail(self, fault: Fault, send: Awaitable[Any] | None) -> NoReturn:
         if fault.kills:
             self.died.set()
             await self._nothing_more(send)
         _drop(send)
         raise StoreUnavailable(f"{fault.kind} commit {fault.commit}")
 
-    async def _nothing_more(self, send: Awaitable[Any] | None) -> None:
+    async def _nothing_more(self, send: Awaitable[Any] | None) -> NoReturn:
         # Nobody learns that this commit did not happen, until all is torn down.
         _drop(send)
         await self._falling.wait()
@@ -173,6 +195,28 @@ class _CheckpointsOf:
         self, tenant: str, thread_id: str, ns: str, checkpoint_id: str | None = None
     ) -> Stored | None:
         return await self._store.get(tenant, thread_id, ns, checkpoint_id)
+
+
+class _BlockingOf:
+    """The checkpoints for blocking threads as one process sees them."""
+
+    def __init__(self, store: SyncCheckpoints, process: Process) -> None:
+        self._store = store
+        self._process = process
+
+    @classmethod
+    def one(cls, store: SyncCheckpoints | None, process: Process) -> Any:
+        return None if store is None else cls(store, process)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def commit(
+        self, tenant: str, thread_id: str, commit: Commit, fence: Fence | None = None
+    ) -> None:
+        self._process.commit_blocking(
+            lambda: self._store.commit(tenant, thread_id, commit, fence), commit
+        )
 
 
 class _DispatcherOf:
@@ -245,6 +289,8 @@ class EngineDriver:
         dispatcher: the working side.
         checkpoints: where state is committed.
         saver: makes a saver of a tenant, for reading.
+        stream: the event log.
+        blocking: the checkpoints for nodes that block.
         graphs: compiled graphs by id.
         rules: when activations are left; by default the database's failures are
             retried at once.
@@ -261,6 +307,8 @@ class EngineDriver:
         checkpoints: Checkpoints,
         saver: Callable[[str], BaseCheckpointSaver[Any]],
         graphs: Mapping[str, Pregel[Any, Any, Any, Any]],
+        stream: Stream | None = None,
+        blocking: SyncCheckpoints | None = None,
         rules: ActivateRules | None = None,
         limits: EntryLimits | None = None,
         tenant: str = "default",
@@ -270,6 +318,8 @@ class EngineDriver:
         self._dispatcher = dispatcher
         self._checkpoints = checkpoints
         self._saver = saver
+        self._stream = stream
+        self._blocking = blocking
         self._graphs = GraphCatalogue(
             [
                 LoadedGraph(GraphSpec(id=id_, target=id_, attribute=id_), graph)
@@ -321,6 +371,8 @@ class EngineDriver:
             dispatcher=_DispatcherOf(self._dispatcher, process),
             checkpoints=_CheckpointsOf(self._checkpoints, process),
             saver=self._saver,
+            stream=self._stream,
+            blocking=_BlockingOf.one(self._blocking, process),
             hints=self.hints,
             rules=self._rules,
             limits=self._limits,
@@ -346,7 +398,9 @@ class EngineDriver:
         first = process = self.process(fault)
         for claims in range(1, _CLAIMS_MAX):
             claimed = await self.claim(process)
-            assert claimed, f"run {run.run_id} has not ended, and nothing is ready"
+            if not claimed:
+                msg = f"run {run.run_id} has not ended, and nothing is ready"
+                raise AssertionError(msg)
             for claim in claimed:
                 await self.work(process, attempt_of(claim))
             if process.died.is_set():

@@ -290,9 +290,7 @@ SCENARIOS = [
     Scenario(name="defer", build=deferred, turns=[_HELLO]),
     Scenario(name="barrier", build=barrier, turns=[_HELLO, _AGAIN]),
     Scenario(name="command", build=commands, turns=[_HELLO, _AGAIN]),
-    Scenario(
-        name="functional", build=functional, turns=[Turn(input={"n": 1})] * 2
-    ),
+    Scenario(name="functional", build=functional, turns=[Turn(input={"n": 1})] * 2),
     Scenario(
         name="functional-max-concurrency",
         build=functional,

@@ -16,13 +16,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_config
 from langgraph.pregel import Pregel
-from langgraph.types import StateSnapshot
+from langgraph.types import StateSnapshot, StreamMode
 
 from tests.engine.engine_store import TENANT, EngineStore
 from threadmill.checkpoints.base import Commit
@@ -31,10 +31,10 @@ from threadmill.engine.activation.resume import entry_input
 from threadmill.engine.wire_json import encode
 from threadmill.stores.base import Run
 from threadmill.streams.base import Event
-from threadmill.testing.engine import EngineDriver, Fault, FaultKind
+from threadmill.testing.engine import Fault, FaultKind
 
 _TURN_SECONDS = 20
-MODES = ("values", "updates")
+MODES: Sequence[StreamMode] = ("values", "updates")
 _CONTROL = {"__interrupt__", "__resume__", "__error__", "__error_source_node__"}
 _ID = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|\b[0-9a-f]{32}\b"
@@ -150,16 +150,20 @@ async def _plain_turn(graph: Pregel, turn: Turn, thread: Any) -> Any:
     config["configurable"] = {
         **config.get("configurable", {}),
         **thread["configurable"],
-        **({"checkpoint_id": kwargs["checkpoint"]["checkpoint_id"]}
-           if kwargs["checkpoint"] else {}),
+        **(
+            {"checkpoint_id": kwargs["checkpoint"]["checkpoint_id"]}
+            if kwargs["checkpoint"]
+            else {}
+        ),
     }
     told: dict[str, list[tuple[str, Any]]] = defaultdict(list)
     outcome: Any = "idle"
     try:
-        async for path, mode, payload in graph.astream(
+        stream: Any = graph.astream
+        async for path, mode, payload in stream(
             entry_input(kwargs, None, uuid4()),
             config,
-            stream_mode=list(MODES),
+            stream_mode=[*MODES],
             subgraphs=True,
             durability="sync",
             context=kwargs["context"],
@@ -177,7 +181,10 @@ async def _plain_turn(graph: Pregel, turn: Turn, thread: Any) -> Any:
 async def _kwargs(turn: Turn, graph: Pregel, thread: Any) -> dict[str, Any]:
     command = dict(turn.command) if turn.command else None
     if turn.answer is not None:
-        command = {**(command or {}), "resume": turn.answer(await graph.aget_state(thread))}
+        command = {
+            **(command or {}),
+            "resume": turn.answer(await graph.aget_state(thread)),
+        }
     checkpoint = None
     if turn.at is not None:
         history = [state async for state in graph.aget_state_history(thread)]

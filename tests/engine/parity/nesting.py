@@ -29,7 +29,9 @@ class Inner(TypedDict, total=False):
 
 
 def _inner_node(ledger: Ledger, name: str) -> Any:
-    async def node(state: Inner) -> Any:
+    """A node that can be awaited and called."""
+
+    def node(state: Inner) -> Any:
         ledger(name)
         trail = [*state.get("own", []), f"{name}{state.get('n', '')}"]
         return {"own": trail[-1:], "seen": "+".join(trail)}
@@ -49,7 +51,7 @@ def _inner(ledger: Ledger, checkpointer: Any = None, names: str = "xy") -> Prege
 
 
 def _around(ledger: Ledger, saver: Saver, node: Any, *, times: int = 1) -> Pregel:
-    """first → node → again → node ... → last; `node` runs `times` times."""
+    """`first`, `again`, `node` and so on, `last`; `node` runs `times` times."""
 
     def more(state: Outer) -> str:
         return "again" if state.get("n", 0) < times else "last"
@@ -107,9 +109,7 @@ def _called(kind: str, *, checkpointer: Any = None, times: int = 1) -> Any:
 
         def in_thread_awaits(state: Trail) -> Any:
             ledger("caller")
-            found = asyncio.run(
-                inner.ainvoke({"own": ["given"], "n": state["n"]})
-            )
+            found = asyncio.run(inner.ainvoke({"own": ["given"], "n": state["n"]}))
             return {"seen": found["seen"]}
 
         nodes = {
@@ -285,8 +285,6 @@ SCENARIOS = [
     Scenario(name="sub-two-deep-stateful", build=two_deep_stateful, turns=[_HELLO]),
     Scenario(name="sub-two-deep-called", build=two_deep_called, turns=[_HELLO]),
     Scenario(name="sub-beside", build=beside, turns=[_HELLO]),
-    Scenario(
-        name="sub-beside-stateful", build=beside_stateful, turns=[_HELLO, _AGAIN]
-    ),
+    Scenario(name="sub-beside-stateful", build=beside_stateful, turns=[_HELLO, _AGAIN]),
     Scenario(name="sub-sends", build=sends, turns=[_HELLO]),
 ]

@@ -46,6 +46,7 @@ _ENTER_POOLED = (
     b" set_config('idle_in_transaction_session_timeout', %s, true)"
 )
 _READ_ONLY = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_PREPARED_MAX = 1000
 _CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
@@ -139,10 +140,13 @@ class Database:
                 kwargs={
                     "autocommit": True,
                     "row_factory": dict_row,
-                    "prepare_threshold": 3 if prepare else None,
+                    # At once: psycopg counts calls in aborted pipelines too, and
+                    # would take a statement for prepared that the server skipped.
+                    "prepare_threshold": 0 if prepare else None,
                 },
                 open=False,
                 name=name,
+                configure=_configure,
             )
         )
 
@@ -219,7 +223,7 @@ class Database:
                     self._enter, (tx.tenant, *self._enter_timeouts)
                 )
                 for result, params in tx.statements:
-                    cursor = connection.cursor()
+                    cursor = connection.cursor(binary=True)
                     await cursor.execute(result.query.text, params)
                     cursors.append(cursor)
                 if snapshot:
@@ -246,6 +250,11 @@ class Database:
     def statistics(self) -> Mapping[str, int]:
         """The pool's counters, as psycopg names them."""
         return self._pool.get_stats()
+
+
+async def _configure(connection: psycopg.AsyncConnection[Row]) -> None:
+    # All of our statements together; giving one up would cost a round trip.
+    connection.prepared_max = _PREPARED_MAX
 
 
 def _timeouts(limits: Limits) -> dict[str, str]:

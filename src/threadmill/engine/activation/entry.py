@@ -8,55 +8,53 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, cast
 
+import structlog
 from langchain_core.runnables import RunnableConfig
+from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.errors import (
-    ErrorCode,
-    GraphDrained,
-    GraphRecursionError,
-    create_error_message,
-)
+from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.pregel import Pregel
 from langgraph.runtime import RunControl, Runtime
+from langgraph.types import Command
 
-from threadmill.checkpoints.base import Checkpoints, Stored
+from threadmill.checkpoints.base import Checkpoints, Stored, SyncCheckpoints
 from threadmill.domain.fence import Fence
-from threadmill.engine.activation.resume import entry_input, is_reentry
-from threadmill.engine.activation.saver import START, ActivationSaver
+from threadmill.engine.activation.breakpoints import is_at_breakpoint
+from threadmill.engine.activation.resume import (
+    entry_input,
+    finished_tasks,
+    is_reentry,
+    replay_before,
+)
+from threadmill.engine.activation.saver import ActivationSaver
+from threadmill.engine.activation.steps import StepLimit
 from threadmill.engine.activation.stop import Stop, StopReason
 from threadmill.engine.activation.tap import Tap
 from threadmill.engine.activation.tasks import KEY as SUBMIT_KEY
 from threadmill.engine.activation.tasks import TaskStarter
+from threadmill.engine.activation.told import Told
+from threadmill.engine.activation.writer import Writer
 from threadmill.errors import Error, LeaseLost
 from threadmill.faults import Faults
 from threadmill.stores.base import Run
 from threadmill.streams.base import NewEvent
 
+_log = structlog.get_logger(__name__)
+
 STREAM_KEY: Final = "__pregel_stream"
 RUNTIME_KEY: Final = "__pregel_runtime"
-# LangGraph counts one superstep for the input and one more to stop at.
-_STEPS_AROUND: Final = 2
-
-
-class _StepsLeft(int):
-    """A recursion limit that may be below 1.
-
-    LangGraph takes no such limit from users. An entry near the end of its run has one:
-    so it tells the same `RemainingSteps` and gives up at the same superstep as a run
-    that was never left.
-    """
-
-    def __lt__(self, other: int) -> bool:
-        return other != 1 and int(self) < other
-
-    def __hash__(self) -> int:
-        return int.__hash__(self)
 
 
 class Outcome(StrEnum):
@@ -95,10 +93,28 @@ class EntryLimits:
     Args:
         token_flush_seconds: the longest that tokens wait for their commit.
         recursion_limit: supersteps of a run that does not say.
+        stop_seconds: how long nodes that were told to stop are waited for.
     """
 
     token_flush_seconds: float = 0.03
     recursion_limit: int = 10_011
+    stop_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """What an entry reads and writes.
+
+    Args:
+        checkpoints: where commits go.
+        blocking: the same for subgraphs that a node calls without awaiting; None
+            refuses those.
+        reads: a saver for everything that only reads.
+    """
+
+    checkpoints: Checkpoints
+    blocking: SyncCheckpoints | None
+    reads: BaseCheckpointSaver[Any]
 
 
 class Entry:
@@ -109,12 +125,12 @@ class Entry:
         run: as begun.
         head: the thread's head, read after the claim.
         fence: the claim.
-        store: where commits go.
-        reads: a saver to read with.
+        stores: what it reads and writes.
         hand_over: asked after each superstep with user nodes: leave now?
         limits: bounds.
-        first_claim: False after a loss: then the first checkpoint counts as progress,
-            and the stream is told that a new attempt begins.
+        first_claim: False after a loss: then the first checkpoint counts as progress.
+        told: what an earlier entry has told the stream; None if this one goes on from
+            a hand-over, which is no new attempt.
         on_events: told after each commit with events.
         faults: what tests make happen around commits.
     """
@@ -126,52 +142,69 @@ class Entry:
         run: Run,
         head: Stored | None,
         fence: Fence,
-        store: Checkpoints,
-        reads: BaseCheckpointSaver[Any],
+        stores: Stores,
         hand_over: Callable[[], bool],
         limits: EntryLimits,
         first_claim: bool,
+        told: Told | None,
         on_events: Callable[[], None],
         faults: Faults | None = None,
     ) -> None:
         self._run = run
         self._head = head
+        self._fence = fence
+        self._stores = stores
         self._limits = limits
+        self._goes_on = told is None
         self._reentry = is_reentry(head, run.run_id)
-        # Handed over to us; before its first checkpoint, a run always begins anew.
-        self._goes_on = self._reentry and first_claim
         self._loop = asyncio.get_running_loop()
         self._loose = asyncio.Event()
         self._control = RunControl()
-        kwargs = run.kwargs
-        self._modes = list(kwargs.get("stream_mode") or ())
+        config = run.kwargs.get("config") or {}
+        self._modes = list(run.kwargs.get("stream_mode") or ())
+        self._steps = StepLimit.of(
+            config, graph.config or {}, limits.recursion_limit, run.start_step
+        )
         self._tap = Tap(
             self._modes,
-            subgraphs=bool(kwargs.get("subgraphs")),
+            subgraphs=bool(run.kwargs.get("subgraphs")),
+            told=told or Told(),
             on_loose=self._on_loose,
         )
-        self._recursion_limit = self._limit_of_run(graph)
-        self._saver = ActivationSaver(
-            store=store,
-            reads=reads,
+        self._writer = Writer(
+            store=stores.checkpoints,
+            blocking=stores.blocking,
             fence=fence,
-            head=head,
-            reentry=self._reentry,
             tap=self._tap,
-            control=self._control,
-            hand_over=hand_over,
             progressed=first_claim,
             on_events=on_events,
             faults=faults or Faults(),
         )
+        self._saver = ActivationSaver(
+            store=stores.checkpoints,
+            blocking=stores.blocking,
+            reads=stores.reads,
+            writer=self._writer,
+            fence=fence,
+            head=head,
+            tap=self._tap,
+            control=self._control,
+            hand_over=hand_over,
+        )
         self._tasks = TaskStarter(
-            recursion_limit=self._recursion_limit,
-            max_concurrency=(kwargs.get("config") or {}).get("max_concurrency"),
+            recursion_limit=self._steps.limit,
+            max_concurrency=config.get("max_concurrency"),
+            on_start=self._tap.tasks_run,
+            handlers=self._tap.handlers(),
         )
         self._graph = _bound(graph, self._saver)
+        self._stuck: set[asyncio.Task[Any]] = set()
 
     async def run(self, stop: Stop) -> Left:
         """Drives the graph until it ends, leaves, or `stop` says so.
+
+        Nodes that ignore their cancellation are left behind after `stop_seconds`: they
+        can write nothing any more.
 
         Args:
             stop: the switch of this attempt.
@@ -182,14 +215,13 @@ class Entry:
         """
         if self._modes and not self._goes_on:
             self._tap.announce(self._metadata_event())
-        if self._reentry:
-            self._tap.skip_first_values("")
-            self._tap.drop_cached = True
-        if await self._at_breakpoint():
-            return Left(Outcome.PAUSED, events=self._tap.take_all(checkpoints=True))
-        driving = asyncio.create_task(self._drive())
+        if await self._is_at_breakpoint():
+            self._tap.pause()
+            return Left(Outcome.PAUSED, events=self._tap.take_all())
+        given = await self._enter()
+        driving = asyncio.create_task(self._drive(given))
         stopping = asyncio.create_task(stop.requested())
-        failing = asyncio.create_task(self._saver.failed.wait())
+        failing = asyncio.create_task(self._writer.failed.wait())
         flushing = asyncio.create_task(self._flush_tokens())
         try:
             await asyncio.wait(
@@ -201,11 +233,37 @@ class Entry:
         finally:
             await self._clean_up(driving, stopping, failing, flushing)
 
+    async def _is_at_breakpoint(self) -> bool:
+        if not self._reentry or self._head is None:
+            return False
+        return await is_at_breakpoint(
+            self._graph,
+            self._run.kwargs,
+            self._head,
+            out_of_steps=self._steps.is_reached_at(self._saver.step),
+        )
+
+    async def _enter(self) -> Any:
+        """What to give to the graph; tells the tap what will be repeated."""
+        kwargs, head, run = self._run.kwargs, self._head, self._run
+        given = entry_input(kwargs, head, run.run_id)
+        if self._reentry:
+            self._saver.replay_before = await replay_before(
+                kwargs, self._stores.checkpoints, self._fence
+            )
+        if head is not None:
+            self._tap.enter(
+                "",
+                resumes=given is None or isinstance(given, Command),
+                own=self._reentry,
+                finished=finished_tasks(head),
+            )
+        return given
+
     # --- driving -----------------------------------------------------------------
 
-    async def _drive(self) -> None:
+    async def _drive(self, given: Any) -> None:
         """Lets LangGraph run; every effect goes through saver and tap."""
-        given = entry_input(self._run.kwargs, self._head, self._run.run_id)
         kwargs = self._run.kwargs
         options: dict[str, Any] = {
             "context": kwargs.get("context"),
@@ -227,9 +285,9 @@ class Entry:
             async for _ in chunks:
                 pass
         except GraphRecursionError as error:
-            if self._saver.step < self._stop_step():
+            if not self._steps.is_reached_at(self._saver.step):
                 raise  # a subgraph's own
-            raise GraphRecursionError(self._out_of_steps()) from error
+            raise self._steps.error() from error
 
     def _config(self) -> RunnableConfig:
         run = self._run
@@ -249,13 +307,12 @@ class Entry:
                 SUBMIT_KEY: self._tasks,
             }
         )
-        config: dict[str, Any] = {
+        taken = {
             key: value
             for key, value in given.items()
             if key in {"tags", "run_name", "max_concurrency"} and value is not None
         }
-        return RunnableConfig(
-            **config,
+        config = RunnableConfig(
             configurable=configurable,
             metadata={
                 **(given.get("metadata") or {}),
@@ -266,116 +323,75 @@ class Entry:
                 "assistant_id": str(run.assistant_id),
                 "run_attempt": run.attempt,
             },
-            callbacks=[*self._tap.handlers()],
-            recursion_limit=self._remaining(),
+            recursion_limit=self._steps.limit,
         )
+        if self._reentry:
+            config["recursion_limit"] = self._steps.left_at(self._saver.step)
+        return cast("RunnableConfig", {**taken, **config})
 
-    # --- supersteps left -----------------------------------------------------------
-
-    def _limit_of_run(self, graph: Pregel[Any, Any, Any, Any]) -> int:
-        asked = (self._run.kwargs.get("config") or {}).get("recursion_limit")
-        own = (graph.config or {}).get("recursion_limit")
-        return int(asked or own or self._limits.recursion_limit)
-
-    def _stop_step(self) -> int:
-        """The superstep at which LangGraph gives up; the same in every entry."""
-        return self._run.start_step + self._recursion_limit + _STEPS_AROUND
-
-    def _remaining(self) -> int:
-        if not self._reentry:
-            return self._recursion_limit
-        return _StepsLeft(self._stop_step() - self._saver.step - _STEPS_AROUND)
-
-    def _out_of_steps(self) -> str:
-        return create_error_message(
-            message=(
-                f"Recursion limit of {self._recursion_limit} reached without hitting a "
-                "stop condition. You can increase the limit by setting the "
-                "`recursion_limit` config key."
-            ),
-            error_code=ErrorCode.GRAPH_RECURSION_LIMIT,
-        )
-
-    # --- breakpoints -----------------------------------------------------------------
-
-    async def _at_breakpoint(self) -> bool:
-        """Whether the run died or was handed over right at a static breakpoint.
-
-        Entering without input passes breakpoints, so they are looked at here.
-        """
-        before = _breakpoints(self._run.kwargs, self._graph, "before")
-        after = _breakpoints(self._run.kwargs, self._graph, "after")
-        head = self._head
-        if not self._reentry or head is None or not (before or after):
-            return False
-        if head.metadata.get("source") not in {"loop", "input"}:
-            return False
-        stepped = self._saver.step < self._stop_step()
-        if before and stepped:
-            if _hits(before, await self._nodes_at(head.checkpoint["id"])):
-                return True
-        if not after or head.metadata.get("source") != "loop" or not head.parent_id:
-            return False
-        return _hits(after, await self._nodes_at(head.parent_id))
-
-    async def _nodes_at(self, checkpoint_id: str) -> Sequence[str]:
-        state = await self._graph.aget_state(
-            {
-                "configurable": {
-                    "thread_id": str(self._run.thread_id),
-                    "checkpoint_id": checkpoint_id,
-                }
-            }
-        )
-        return [task.name for task in state.tasks]
-
-    # --- leaving ---------------------------------------------------------------------
+    # --- leaving -----------------------------------------------------------------
 
     async def _left(self, driving: asyncio.Task[None]) -> Left:
-        await self._tasks.close()
+        await self._end_tasks()
         error = driving.exception() if not driving.cancelled() else None
         self._raise_failure()
         if isinstance(error, GraphDrained):
             return await self._handed_over()
-        await self._saver.flush()
-        events = self._tap.take_all(checkpoints=True)
+        await self._writer.flush()
+        events = self._tap.take_all()
         if error is not None:
             return Left(Outcome.FAILED, error=error, events=events)
         outcome = Outcome.PAUSED if self._tap.interrupted else Outcome.DONE
         return Left(outcome, events=events)
 
     async def _handed_over(self) -> Left:
-        if not self._saver.released:
-            await self._saver.flush()
-        events = self._tap.take_all(checkpoints=False)
-        return Left(Outcome.HANDED_OVER, released=self._saver.released, events=events)
+        # What is left tells of the checkpoint that the next entry will tell of, too.
+        if not self._writer.released:
+            await self._writer.flush()
+        return Left(Outcome.HANDED_OVER, released=self._writer.released)
 
     async def _stopped(
         self, driving: asyncio.Task[None], reason: StopReason | None
     ) -> Left:
-        failed = self._saver.failure is not None
+        failed = self._writer.failure is not None
         if not failed:
             # What a cancelled graph still writes would read as its nodes' failure.
-            self._saver.refuse(LeaseLost(f"stopped: {reason}"))
-        driving.cancel()
-        await asyncio.wait({driving})
-        await self._tasks.close()
+            self._writer.refuse(LeaseLost(f"stopped: {reason}"))
+        await self._end([driving])
+        await self._end_tasks()
         if failed:
             self._raise_failure()
         return Left(Outcome.STOPPED, reason=reason)
 
     def _raise_failure(self) -> None:
         """A refused write outranks whatever the graph made of it."""
-        if self._saver.failure is not None:
-            raise self._saver.failure
+        if self._writer.failure is not None:
+            raise self._writer.failure
 
     async def _clean_up(self, *tasks: asyncio.Task[Any]) -> None:
-        for task in tasks:
+        await self._end(tasks)
+        await self._end_tasks()
+
+    async def _end_tasks(self) -> None:
+        await self._end(self._tasks.running)
+
+    async def _end(self, tasks: Collection[asyncio.Task[Any]]) -> None:
+        """Cancels tasks and waits for them, but not for ever."""
+        waited_for = [task for task in tasks if task not in self._stuck]
+        for task in waited_for:
             task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError, Exception):
-                await task
-        await self._tasks.close()
+            task.add_done_callback(_forget)
+        if not waited_for:
+            return
+        _, stuck = await asyncio.wait(waited_for, timeout=self._limits.stop_seconds)
+        self._stuck |= stuck
+        for task in stuck:
+            _log.warning(
+                "attempt.task_ignores_cancellation",
+                run=str(self._run.run_id),
+                task=task.get_name(),
+                remedy="let asyncio.CancelledError pass, or bound the wait",
+            )
 
     # --- tokens ------------------------------------------------------------------
 
@@ -388,7 +404,7 @@ class Entry:
             await asyncio.sleep(self._limits.token_flush_seconds)
             self._loose.clear()
             with suppress(Error):  # the saver remembers, and the entry ends by it
-                await self._saver.flush()
+                await self._writer.flush()
 
     def _metadata_event(self) -> NewEvent:
         return NewEvent(
@@ -419,18 +435,16 @@ def _fork(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _breakpoints(
-    kwargs: Mapping[str, Any], graph: Pregel[Any, Any, Any, Any], where: str
-) -> str | Sequence[str]:
-    return (
-        kwargs.get(f"interrupt_{where}")
-        or getattr(graph, f"interrupt_{where}_nodes")
-        or ()
-    )
+def _forget(task: asyncio.Task[Any]) -> None:
+    """Looks at the error of a task that nobody waits for any more."""
+    if not task.cancelled():
+        task.exception()
 
 
-def _hits(breakpoints: str | Sequence[str], nodes: Sequence[str]) -> bool:
-    user_nodes = [node for node in nodes if node != START]
-    if breakpoints == "*":
-        return bool(user_nodes)
-    return any(node in breakpoints for node in user_nodes)
+def untracked_channels(graph: Pregel[Any, Any, Any, Any]) -> list[str]:
+    """Channels whose values no checkpoint keeps."""
+    return [
+        name
+        for name, channel in graph.channels.items()
+        if isinstance(channel, UntrackedValue)
+    ]

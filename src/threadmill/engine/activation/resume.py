@@ -20,7 +20,8 @@ from uuid import UUID
 
 from langgraph.types import Command, Interrupt, Send
 
-from threadmill.checkpoints.base import Stored
+from threadmill.checkpoints.base import Checkpoints, Stored
+from threadmill.domain.fence import Fence
 
 _INTERRUPT: Final = "__interrupt__"
 _NULL_TASK: Final = "00000000-0000-0000-0000-000000000000"
@@ -64,11 +65,37 @@ def entry_input(kwargs: Mapping[str, Any], head: Stored | None, run_id: UUID) ->
     return _command({**command, "resume": answers})
 
 
+async def replay_before(
+    kwargs: Mapping[str, Any], store: Checkpoints, fence: Fence
+) -> str | None:
+    """Where the history of a forking run's subgraphs ends: before this checkpoint.
+
+    The run has forked off and is entered again. LangGraph lets a subgraph that keeps
+    its history begin at what there was before the checkpoint it forked from; if that
+    one was made by hand, before its parent.
+    """
+    checkpoint_id = (kwargs.get("checkpoint") or {}).get("checkpoint_id")
+    if not checkpoint_id:
+        return None
+    thread = str(fence.thread_id)
+    origin = await store.get(fence.tenant, thread, "", checkpoint_id)
+    if origin is not None and origin.metadata.get("source") in {"update", "fork"}:
+        return origin.parent_id or checkpoint_id
+    return str(checkpoint_id)
+
+
+def finished_tasks(stored: Stored) -> set[str]:
+    """Ids of tasks whose results are stored with a checkpoint."""
+    return {
+        task
+        for task, channel, _ in stored.writes
+        if channel not in _CONTROL and task != _NULL_TASK
+    }
+
+
 def pending_interrupts(head: Stored) -> dict[str, UUID | None]:
     """Ids of interrupts that wait for an answer, with the run that asked."""
-    done: set[str] = {
-        task for task, channel, _ in head.writes if channel not in _CONTROL
-    }
+    done = finished_tasks(head)
     asked: dict[str, UUID | None] = {}
     for (task, channel, value), by in zip(head.writes, head.write_runs, strict=True):
         if channel == _INTERRUPT and task not in done:

@@ -3,8 +3,10 @@
 LangGraph calls the tap in the middle of its loop, before it hands the described task
 result or checkpoint to the saver. So an event of state (`updates`, `values`) can be
 committed together with what it describes: after a crash between any two commits there
-is exactly one `updates` per task and one `values` per superstep. Other events (tokens,
-custom data, debug) are loose: they go with the next commit, or soon by themselves.
+is exactly one `updates` per task and one `values` per superstep. Other events are
+loose: tokens, custom data, debug, the state that a run resumes from, and all that a
+subgraph tells which keeps no checkpoints here. They go with the next commit, or soon by
+themselves.
 
 The order of the log is the order of the tap: a loose event never overtakes an event of
 state that waits for its commit.
@@ -13,20 +15,22 @@ state that waits for its commit.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from langgraph.config import get_config
 from langgraph.pregel._messages import StreamMessagesHandler
 from langgraph.pregel.protocol import StreamProtocol
+from langgraph.types import StreamMode
 
 from threadmill.engine.activation.messages import MessageEvents
+from threadmill.engine.activation.told import INTERRUPT, Told, question_ids
 from threadmill.engine.wire_json import encode
 from threadmill.streams.base import NewEvent
 
-INTERRUPT: Final = "__interrupt__"
 _STATE: Final = frozenset({"updates", "values"})
 _NAMESPACE_SEPARATOR: Final = "|"
 # Needed whatever the client asked for: interrupts, and which task an event is of.
@@ -46,10 +50,28 @@ class _Recorded:
 
 
 @dataclass(slots=True)
-class Superstep:
-    """What the tap has seen of a namespace's current superstep."""
+class _Superstep:
+    """What the tap knows of a namespace's current superstep.
+
+    Args:
+        tasks: names by id, as far as they have been announced.
+        resumes: the next `values` repeats the checkpoint that was entered at.
+        finished: tasks whose results were there when it was entered.
+        repeats: how many of these results are about to be repeated.
+        values_told: the repeated state is in the stream already.
+        updates_told: the repeated results are.
+        running: tasks run; whatever is announced from now on is called by them.
+        cached: updates of tasks that the cache answered, whose writes will follow.
+    """
 
     tasks: dict[str, str] = field(default_factory=dict)
+    resumes: bool = False
+    finished: Collection[str] = ()
+    repeats: int = 0
+    values_told: bool = False
+    updates_told: bool = False
+    running: bool = False
+    cached: deque[_Recorded] = field(default_factory=deque)
 
 
 class Tap:
@@ -58,6 +80,7 @@ class Tap:
     Args:
         modes: stream modes that the run asked for.
         subgraphs: whether events of subgraphs are wanted.
+        told: what an earlier entry of this run has told.
         on_loose: called (from any thread) when a loose event waits.
     """
 
@@ -66,23 +89,24 @@ class Tap:
         modes: Collection[str],
         *,
         subgraphs: bool,
+        told: Told,
         on_loose: Callable[[], None],
     ) -> None:
         self._modes = frozenset(modes)
         self._subgraphs = subgraphs
+        self._told = told
         self._on_loose = on_loose
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._log: list[_Recorded] = []
-        self._skip_values: set[str] = set()
+        self._kept = {""}
+        self._supersteps: dict[str, _Superstep] = {}
         self._messages = MessageEvents(as_tuples="messages-tuple" in self._modes)
-        self.supersteps: dict[str, Superstep] = {}
         self.interrupted = False
-        self.drop_cached = False
 
     def protocol(self) -> StreamProtocol:
         """What LangGraph's loop writes its chunks to."""
         wanted = _ALWAYS | (self._modes & _FROM_LOOP)
-        return StreamProtocol(self._on_chunk, set(wanted))
+        return StreamProtocol(self._on_chunk, cast("set[StreamMode]", set(wanted)))
 
     def handlers(self) -> list[StreamMessagesHandler]:
         """Callback handlers that the asked modes need."""
@@ -108,48 +132,80 @@ class Tap:
         """Records an event of our own, e.g. `metadata`."""
         self._add_loose(event)
 
-    def skip_first_values(self, ns: str) -> None:
-        """Drops the next `values` of a namespace: re-entering repeats it."""
-        self._skip_values.add(ns)
+    def pause(self) -> None:
+        """Records that the run waits at a static breakpoint, as LangGraph tells it."""
+        self._on_chunk(((), "updates", {INTERRUPT: ()}))
+
+    # --- supersteps ---------------------------------------------------------------
+
+    def keep(self, ns: str) -> None:
+        """This namespace puts its checkpoints here, so its events wait for them."""
+        with self._lock:
+            self._kept.add(ns)
+
+    def enter(
+        self, ns: str, *, resumes: bool, own: bool, finished: Collection[str]
+    ) -> None:
+        """A namespace is entered at a checkpoint.
+
+        Args:
+            ns: which.
+            resumes: LangGraph goes on from its checkpoint, and repeats what is there.
+            own: this run has put that checkpoint, and told it then.
+            finished: tasks whose results are there.
+        """
+        suffix = _suffix(_path(ns))
+        with self._lock:
+            self._supersteps[ns] = _Superstep(
+                resumes=resumes,
+                finished=finished,
+                values_told=own or f"values{suffix}" in self._told.names,
+                updates_told=own or f"updates{suffix}" in self._told.names,
+            )
+
+    def tasks_run(self) -> None:
+        """The root's tasks of this superstep are being started."""
+        self._superstep("").running = True
+
+    def is_only_task(self, task_id: str) -> bool:
+        """Whether this task is the only one of the root's superstep."""
+        return set(self._superstep("").tasks) <= {task_id}
+
+    def has_tasks(self) -> bool:
+        """Whether the root's superstep runs nodes of the user's."""
+        return bool(self._superstep("").tasks)
+
+    def writes_follow(self, ns: str, task_id: str) -> None:
+        """A task's writes are about to be committed: so is what the cache answered."""
+        with self._lock:
+            cached = self._superstep(ns).cached
+            if cached:
+                cached.popleft().owner = ("task", task_id)
+
+    def end_superstep(self, ns: str) -> None:
+        """A checkpoint of the namespace was committed."""
+        with self._lock:
+            self._supersteps.pop(ns, None)
+
+    def _superstep(self, ns: str) -> _Superstep:
+        with self._lock:
+            return self._supersteps.setdefault(ns, _Superstep())
+
+    # --- commits ------------------------------------------------------------------
 
     def take(self, owners: Collection[Owner]) -> list[NewEvent]:
         """Removes and returns what a commit of `owners` takes along, in order."""
         with self._lock:
             self._claim_open(owners)
-            taken = list(
-                takewhile(lambda r: r.loose or r.owner in owners, self._log)
-            )
+            taken = list(takewhile(lambda r: r.loose or r.owner in owners, self._log))
             del self._log[: len(taken)]
         return [r.event for r in taken if r.event is not None]
 
-    def take_all(self, *, checkpoints: bool) -> list[NewEvent]:
-        """Removes and returns everything that is left.
-
-        Args:
-            checkpoints: False when the next entry will tell of the checkpoint again.
-        """
+    def take_all(self) -> list[NewEvent]:
+        """Removes and returns everything that is left."""
         with self._lock:
             taken, self._log = self._log, []
-        events = [r.event for r in taken if r.event is not None]
-        if checkpoints:
-            return events
-        return [e for e in events if not e.event.startswith(("checkpoints", "debug"))]
-
-    def single_task(self, ns: str, task_id: str) -> bool:
-        """Whether this task is the only one of its namespace's superstep."""
-        superstep = self.supersteps.get(ns)
-        return superstep is None or set(superstep.tasks) <= {task_id}
-
-    def names(self, ns: str) -> Sequence[str]:
-        """Nodes of the current superstep."""
-        superstep = self.supersteps.get(ns)
-        return list(superstep.tasks.values()) if superstep else []
-
-    def end_superstep(self, ns: str) -> None:
-        """A checkpoint of the namespace was committed."""
-        self.supersteps.pop(ns, None)
-        if not ns:
-            self.drop_cached = False
+        return [r.event for r in taken if r.event is not None]
 
     def _claim_open(self, owners: Collection[Owner]) -> None:
         # Events of state that no task result closed belong to the checkpoint.
@@ -159,15 +215,18 @@ class Tap:
             if owner is not None and owner[0] == "open" and owner[1] in namespaces:
                 recorded.owner = ("put", owner[1])
 
+    # --- what LangGraph tells -----------------------------------------------------
+
     def _on_chunk(self, chunk: tuple[tuple[str, ...], str, Any]) -> None:
         path, mode, payload = chunk
         ns = _NAMESPACE_SEPARATOR.join(path)
-        if mode == "tasks":
-            self._on_task(ns, path, payload)
-        elif mode in _STATE:
-            self._on_state(ns, path, mode, payload)
-        elif mode in self._modes and self._wanted(path):
-            self._add_loose(NewEvent(f"{mode}{_suffix(path)}", encode(payload)))
+        with self._lock:
+            if mode == "tasks":
+                self._on_task(ns, path, payload)
+            elif mode in _STATE:
+                self._on_state(ns, path, mode, payload)
+            elif mode in self._modes and self._wanted(path):
+                self._add_loose(NewEvent(f"{mode}{_suffix(path)}", encode(payload)))
 
     def _on_task(
         self, ns: str, path: tuple[str, ...], payload: Mapping[str, Any]
@@ -175,36 +234,46 @@ class Tap:
         event = None
         if "tasks" in self._modes and self._wanted(path):
             event = NewEvent(f"tasks{_suffix(path)}", encode(payload))
-        if "result" in payload:
+        if "result" in payload and ns in self._kept:
             owner: Owner = ("task", payload["id"])
-            with self._lock:
-                for recorded in self._log:
-                    if recorded.owner == ("open", ns):
-                        recorded.owner = owner
-                self._log.append(_Recorded(event, loose=False, owner=owner))
+            for recorded in self._log:
+                if recorded.owner == ("open", ns):
+                    recorded.owner = owner
+            self._log.append(_Recorded(event, loose=False, owner=owner))
             return
-        self.supersteps.setdefault(ns, Superstep()).tasks[payload["id"]] = payload[
-            "name"
-        ]
+        if "result" not in payload:
+            superstep = self._superstep(ns)
+            superstep.tasks[payload["id"]] = payload["name"]
+            if not superstep.running and payload["id"] in superstep.finished:
+                superstep.repeats += 1
         if event is not None:
             self._add_loose(event)
 
     def _on_state(
         self, ns: str, path: tuple[str, ...], mode: str, payload: Any
     ) -> None:
-        if mode == "values" and ns in self._skip_values:
-            self._skip_values.discard(ns)
+        if mode == "updates" and not path and INTERRUPT in _keys(payload):
+            self.interrupted = True
+        superstep, name = self._superstep(ns), f"{mode}{_suffix(path)}"
+        repeated = _repeats(superstep, mode, payload)
+        questions = question_ids(payload)
+        if repeated is True or (
+            questions and (name, questions) in self._told.questions
+        ):
             return
-        if mode == "updates" and isinstance(payload, Mapping):
-            if not path and INTERRUPT in payload:
-                self.interrupted = True
-            if self.drop_cached and _is_cached(payload):
-                return
         if mode not in self._modes or not self._wanted(path):
             return
-        event = NewEvent(f"{mode}{_suffix(path)}", encode(payload))
-        with self._lock:
-            self._log.append(_Recorded(event, loose=False, owner=("open", ns)))
+        loose = ns not in self._kept or repeated is False
+        recorded = _Recorded(
+            NewEvent(name, encode(payload)),
+            loose=loose,
+            owner=None if loose else ("open", ns),
+        )
+        self._log.append(recorded)
+        if loose:
+            self._on_loose()
+        elif _is_cached(payload):
+            superstep.cached.append(recorded)
 
     def _on_message(self, chunk: tuple[tuple[str, ...], str, Any]) -> None:
         path, _, (message, metadata) = chunk
@@ -221,10 +290,29 @@ class Tap:
         return self._subgraphs or not path
 
 
-def _suffix(path: tuple[str, ...]) -> str:
+def _path(ns: str) -> tuple[str, ...]:
+    return tuple(ns.split(_NAMESPACE_SEPARATOR)) if ns else ()
+
+
+def _suffix(path: Sequence[str]) -> str:
     return "".join(_NAMESPACE_SEPARATOR + part for part in path)
 
 
-def _is_cached(payload: Mapping[str, Any]) -> bool:
-    metadata = payload.get("__metadata__")
+def _keys(payload: Any) -> Collection[str]:
+    return payload.keys() if isinstance(payload, Mapping) else ()
+
+
+def _is_cached(payload: Any) -> bool:
+    metadata = payload.get("__metadata__") if isinstance(payload, Mapping) else None
     return isinstance(metadata, Mapping) and bool(metadata.get("cached"))
+
+
+def _repeats(superstep: _Superstep, mode: str, payload: Any) -> bool | None:
+    """None for news; for a repetition, whether it has been told."""
+    if mode == "values" and superstep.resumes:
+        superstep.resumes = False
+        return superstep.values_told
+    if mode == "updates" and superstep.repeats and _is_cached(payload):
+        superstep.repeats -= 1
+        return superstep.updates_told
+    return None

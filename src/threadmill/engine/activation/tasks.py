@@ -9,9 +9,14 @@ back before it runs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import copy_context
 from typing import Any, Final
+
+from langchain_core.callbacks import BaseCallbackHandler
+
+from threadmill.errors import GraphFailed
 
 KEY: Final = "__pregel_runner_submit"
 
@@ -22,14 +27,26 @@ class TaskStarter:
     Args:
         recursion_limit: the run's own, for subgraphs.
         max_concurrency: tasks that may run at once (LangGraph's config key).
+        on_start: called before a task is started.
+        handlers: callback handlers of every task. Given to the root they would be
+            taken out: LangGraph keeps an outer stream's handlers away from a graph
+            that is not its task.
     """
 
-    def __init__(self, *, recursion_limit: int, max_concurrency: int | None) -> None:
+    def __init__(
+        self,
+        *,
+        recursion_limit: int,
+        max_concurrency: int | None,
+        on_start: Callable[[], None],
+        handlers: Sequence[BaseCallbackHandler] = (),
+    ) -> None:
+        self._handlers = handlers
         self._recursion_limit = recursion_limit
         self._max_concurrency = max_concurrency
+        self._on_start = on_start
         self._gates: dict[int, asyncio.Semaphore] = {}
         self._running: set[asyncio.Task[Any]] = set()
-        self.started = 0
 
     def __call__(self) -> Callable[..., asyncio.Future[Any]]:
         """LangGraph calls the hook to get the function that submits."""
@@ -47,7 +64,7 @@ class TaskStarter:
     ) -> asyncio.Future[Any]:
         """LangGraph's own signature: the first argument after `fn` is the task."""
         self._adapt(args[0])
-        self.started += 1
+        self._on_start()
         task = asyncio.get_running_loop().create_task(
             self._run(fn, args, kwargs), name=__name__, context=copy_context()
         )
@@ -61,26 +78,33 @@ class TaskStarter:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
+        async with self._gate(args[0]):
+            try:
+                return await fn(*args, **kwargs)
+            except (SystemExit, KeyboardInterrupt) as error:
+                # asyncio would let it end the whole process, and the next one's.
+                kind = type(error).__name__
+                raise GraphFailed(f"node '{args[0].name}' raised {kind}") from error
+
+    def _gate(self, task: Any) -> AbstractAsyncContextManager[Any]:
         if not self._max_concurrency:
-            return await fn(*args, **kwargs)
+            return nullcontext()
         # A caller waits for what it calls: they must not queue for the same gate.
-        depth = _call_depth(args[0].path)
-        gate = self._gates.setdefault(depth, asyncio.Semaphore(self._max_concurrency))
-        async with gate:
-            return await fn(*args, **kwargs)
+        depth = _call_depth(task.path)
+        return self._gates.setdefault(depth, asyncio.Semaphore(self._max_concurrency))
 
     def _adapt(self, task: Any) -> None:
         config = task.config
         config["configurable"].pop(KEY, None)
+        for handler in self._handlers:
+            if handler not in config["callbacks"].handlers:
+                config["callbacks"].add_handler(handler, inherit=True)
         config["recursion_limit"] = self._recursion_limit
 
-    async def close(self) -> None:
-        """Cancels what still runs and waits for it; safe to call twice."""
-        running = list(self._running)
-        for task in running:
-            task.cancel()
-        if running:
-            await asyncio.wait(running)
+    @property
+    def running(self) -> Collection[asyncio.Task[Any]]:
+        """Tasks that have not ended yet."""
+        return list(self._running)
 
 
 def _call_depth(path: tuple[Any, ...]) -> int:

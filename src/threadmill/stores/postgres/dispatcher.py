@@ -66,6 +66,7 @@ class PostgresDispatcher:
                 DISPATCH.fence,
                 tenant=claim.tenant,
                 activation_id=claim.activation_id,
+                thread_id=claim.thread_id,
                 token=claim.token,
             )
             begun = tx.add(
@@ -89,6 +90,7 @@ class PostgresDispatcher:
                 DISPATCH.release,
                 tenant=fence.tenant,
                 activation_id=fence.activation_id,
+                thread_id=fence.thread_id,
                 token=fence.token,
                 give_back=not count_attempt,
                 delay_seconds=delay_seconds,
@@ -108,6 +110,7 @@ class PostgresDispatcher:
                 DISPATCH.close_activation,
                 tenant=fence.tenant,
                 activation_id=fence.activation_id,
+                thread_id=fence.thread_id,
                 token=fence.token,
             )
             add_end(

@@ -14,7 +14,7 @@ SELECT 1 FROM threadmill.run
 WITH f AS MATERIALIZED (
   SELECT 1 FROM threadmill.activation
    WHERE tenant_id = %(tenant)s AND activation_id = %(activation_id)s
-     AND token = %(token)s
+     AND thread_id = %(thread_id)s AND token = %(token)s
      FOR UPDATE
 )
 SELECT threadmill.require(EXISTS (SELECT FROM f), 'lease_lost')
@@ -54,7 +54,7 @@ RETURNING *
 WITH f AS (
   DELETE FROM threadmill.activation
    WHERE tenant_id = %(tenant)s AND activation_id = %(activation_id)s
-     AND token = %(token)s
+     AND thread_id = %(thread_id)s AND token = %(token)s
   RETURNING 1
 )
 SELECT threadmill.require(EXISTS (SELECT FROM f), 'lease_lost')
@@ -65,7 +65,7 @@ UPDATE threadmill.activation
        attempt = greatest(attempt - %(give_back)s::integer, 0),
        not_before = now() + make_interval(secs => %(delay_seconds)s)
  WHERE tenant_id = %(tenant)s AND activation_id = %(activation_id)s
-   AND token = %(token)s AND state = 'leased'
+   AND thread_id = %(thread_id)s AND token = %(token)s AND state = 'leased'
 
 -- name: reopen
 SELECT * FROM threadmill.reopen(%(dead)s, make_interval(secs => %(backoff_seconds)s),

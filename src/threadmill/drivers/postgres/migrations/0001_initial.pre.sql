@@ -20,7 +20,12 @@ BEGIN
       EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
       END;
     END IF;
-    IF NOT pg_catalog.pg_has_role(current_user, r, 'MEMBER') THEN
+    -- Since 16 who creates a role is its member and still may not become it.
+    IF NOT pg_catalog.pg_has_role(
+      current_user, r,
+      CASE WHEN current_setting('server_version_num')::integer >= 160000
+           THEN 'SET' ELSE 'MEMBER' END
+    ) THEN
       EXECUTE format('GRANT %I TO CURRENT_USER', r);
     END IF;
   END LOOP;

@@ -1,0 +1,182 @@
+"""The one way of an attempt to the store: every write goes through the fence.
+
+LangGraph hands over task results and checkpoints one by one. Here they queue up while
+a commit is under way, and the next commit takes all that waits, together with the
+events that describe it. A commit is one transaction that first locks the activation's
+row by its token; once one has failed, nothing more is written, whatever the graph
+still does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from threadmill.checkpoints.base import (
+    Checkpoints,
+    Commit,
+    Put,
+    SyncCheckpoints,
+    Writes,
+)
+from threadmill.domain.fence import Fence
+from threadmill.engine.activation.tap import Owner, Tap
+from threadmill.errors import GraphFailed, LeaseLost, StoreUnavailable
+from threadmill.faults import Faults
+
+Item = Put | Writes
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    item: Item
+    release: bool
+
+
+class Writer:
+    """Commits what an attempt writes. Belongs to one event loop.
+
+    Args:
+        store: where commits go.
+        blocking: the same for subgraphs that a node calls without awaiting; None
+            refuses them.
+        fence: the claim.
+        tap: the attempt's event recorder.
+        progressed: whether the claim counts as a first attempt already.
+        on_events: told after each commit with events.
+        faults: what tests make happen around commits.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Checkpoints,
+        blocking: SyncCheckpoints | None,
+        fence: Fence,
+        tap: Tap,
+        progressed: bool,
+        on_events: Callable[[], None],
+        faults: Faults,
+    ) -> None:
+        self._store = store
+        self._blocking = blocking
+        self._fence = fence
+        self._thread = str(fence.thread_id)
+        self._tap = tap
+        self._progressed = progressed
+        self._on_events = on_events
+        self._faults = faults
+        self._loop = asyncio.get_running_loop()
+        self._lock = asyncio.Lock()
+        self._queue: list[_Waiting] = []
+        self.failure: BaseException | None = None
+        self.failed = asyncio.Event()
+        self.released = False
+
+    def hold(self, item: Item) -> None:
+        """Lets `item` wait for the next commit."""
+        self._queue.append(_Waiting(item, release=False))
+
+    async def commit(self, item: Item, *, release: bool = False) -> None:
+        """Returns when `item` is durable, with all that waited before it.
+
+        Args:
+            item: a checkpoint or a task's result.
+            release: hand the activation back in the same commit.
+
+        Raises:
+            LeaseLost: the fence does not hold, or an earlier commit has failed.
+            Error: whatever the store met; nothing is written any more.
+        """
+        waiting = _Waiting(item, release)
+        self._queue.append(waiting)
+        async with self._lock:
+            # Somebody else's commit may have taken it along.
+            if self.failure is not None or waiting in self._queue:
+                await self._commit_all()
+
+    async def flush(self) -> None:
+        """Commits everything that waits, events included as far as they may go.
+
+        Raises:
+            Error: see `commit`.
+        """
+        async with self._lock:
+            await self._commit_all()
+
+    def commit_blocking(self, item: Item) -> None:
+        """Blocks the calling thread until `item` is durable; for subgraphs only.
+
+        What they tell is loose and goes its own way.
+
+        Raises:
+            Error: see `commit`.
+        """
+        if self._blocking is None:
+            raise GraphFailed(
+                "a node calls a subgraph by `invoke`, and this process cannot serve "
+                "that; use `await subgraph.ainvoke(...)`"
+            )
+        if self.failure is not None:
+            raise LeaseLost from self.failure
+        writes, puts = _sorted([item])
+        try:
+            self._blocking.commit(
+                self._fence.tenant,
+                self._thread,
+                Commit(writes=writes, puts=puts),
+                self._fence,
+            )
+        except BaseException as error:
+            self.refuse(error)
+            raise
+
+    def refuse(self, reason: BaseException) -> None:
+        """From now on nothing is written any more; callable from any thread."""
+        if self.failure is None:
+            if isinstance(reason, asyncio.CancelledError):
+                reason = StoreUnavailable("a commit was cancelled: its outcome is open")
+            self.failure = reason
+            self._loop.call_soon_threadsafe(self.failed.set)
+
+    async def _commit_all(self) -> None:
+        if self.failure is not None:
+            raise LeaseLost from self.failure
+        batch, self._queue = self._queue, []
+        release = any(waiting.release for waiting in batch)
+        commit = self._commit_of([waiting.item for waiting in batch], release=release)
+        if not (commit.writes or commit.puts or commit.events):
+            return
+        try:
+            await self._faults.at("commit.before")
+            await self._store.commit(
+                self._fence.tenant, self._thread, commit, self._fence
+            )
+        except BaseException as error:
+            self.refuse(error)
+            raise
+        await self._faults.at("commit.after")
+        self.released = self.released or release
+        self._progressed = self._progressed or commit.progress
+        if commit.events:
+            self._on_events()
+
+    def _commit_of(self, batch: Sequence[Item], *, release: bool) -> Commit:
+        writes, puts = _sorted(batch)
+        owners: set[Owner] = {("put", put.ns) for put in puts}
+        owners |= {("task", result.task_id) for result in writes}
+        return Commit(
+            writes=writes,
+            puts=puts,
+            events=self._tap.take(owners),
+            release=release,
+            progress=not self._progressed and any(not put.ns for put in puts),
+        )
+
+
+def _sorted(batch: Sequence[Item]) -> tuple[list[Writes], list[Put]]:
+    return (
+        [item for item in batch if isinstance(item, Writes)],
+        [item for item in batch if isinstance(item, Put)],
+    )

@@ -1,0 +1,147 @@
+"""`dev`: everything in one command, following changes, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from langgraph_sdk import get_client
+
+from tests.cli.conftest import ECHO, PATIENCE_SECONDS, Program, Project, until
+from tests.fixtures.postgres import open_folder
+
+
+@pytest.fixture
+def folder() -> Iterator[Project]:
+    """Give a project in a folder that PostgreSQL's account may pass through."""
+    root = open_folder("threadmill-dev-")
+    project = Project(root)
+    project.config()
+    yield project
+    project.close()
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def url_of(dev: Program, *, after: int = 0) -> str:
+    return dev.event("server.ready", after=after)["url"]
+
+
+def answer(url: str, graph: str = "agent") -> dict:
+    body = {"assistant_id": graph, "input": {"name": ""}}
+    return httpx.post(f"{url}/runs/wait", json=body, timeout=PATIENCE_SECONDS).json()
+
+
+def database_processes(data: Path) -> list[psutil.Process]:
+    """The supervisor and the server of a data folder."""
+    supervisor = json.loads((data / "supervisor.json").read_text())["pid"]
+    postgres = (data / "pgdata" / "postmaster.pid").read_text().splitlines()[0]
+    return [psutil.Process(supervisor), psutil.Process(int(postgres))]
+
+
+def gone(process: psutil.Process) -> bool:
+    """Whether it ended; what nobody has reaped yet has ended too."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+async def test_dev_serves_follows_changes_and_ends_on_ctrl_c(folder: Project) -> None:
+    dev = folder.start("dev", "--port", "0")
+    url = url_of(dev)
+    dev.line(f"API     {url}")
+    dev.line(f"curl -s {url}/runs/wait")
+    own = folder.root / ".threadmill"
+    assert (own / ".gitignore").read_text() == "*\n"
+
+    async with get_client(url=url) as client:
+        thread_id = (await client.threads.create())["thread_id"]
+        first = await client.runs.wait(thread_id, "agent", input={"name": ""})
+        assert first == {"name": "first"}
+
+        folder.file("agent.py", ECHO.replace("first", "second"))
+        assert dev.event("dev.restarting")["changed"] == ["agent.py"]
+        assert url_of(dev, after=1) == url
+        again = await client.runs.wait(thread_id, "agent", input={"name": ""})
+        assert again == {"name": "second"}
+        history = await client.threads.get_history(thread_id)
+        values = [dict(state["values"]) for state in history]
+        assert {"name": "first"} in values
+        assert {"name": "second"} in values
+
+    processes = [*dev.descendants(), *database_processes(own / "pg")]
+    dev.signal(signal.SIGINT, group=True)
+    assert dev.ended() == 0
+    assert all(map(gone, processes))
+    assert "Traceback" not in dev.output
+
+
+def test_a_mistake_is_shown_and_the_other_graphs_are_served(folder: Project) -> None:
+    folder.file("other.py", ECHO.replace("first", "other"))
+    folder.config({"agent": "./agent.py:graph", "other": "./other.py:graph"})
+    folder.file("agent.py", ECHO)
+    dev = folder.start("dev", "--port", "0")
+    url = url_of(dev)
+    folder.file("agent.py", "graph = nothing_of_this_name\n")
+    failed = dev.event("graph_load_failed")
+    assert failed["graph_id"] == "agent"
+    assert "NameError" in failed["exception"]
+    assert dev.event("server.ready", after=1)["graphs"] == ["other"]
+    assert answer(url, "other") == {"name": "other"}
+
+    folder.file("langgraph.json", "{")
+    dev.line("error: ", "langgraph.json", "not JSON")
+    assert dev.event("dev.ended")["code"] == 1
+    folder.config({"agent": "./agent.py:graph"})
+    folder.file("agent.py", ECHO.replace("first", "mended"))
+    until(lambda: answer(url) == {"name": "mended"}, "the mended graph answers")
+    assert dev.end() == 0
+
+
+def test_a_killed_dev_leaves_no_process_behind(folder: Project) -> None:
+    dev = folder.start("dev", "--port", "0")
+    url_of(dev)
+    data = folder.root / ".threadmill" / "pg"
+    processes = [*dev.descendants(), *database_processes(data)]
+    assert len(processes) >= 3
+    dev.signal(signal.SIGKILL)
+    until(lambda: all(map(gone, processes)), "all are gone")
+
+
+def test_without_reload_one_process_serves_and_the_data_stays(folder: Project) -> None:
+    data = folder.root / "elsewhere"
+    folder.config({"agent": "./agent.py:graph"}, auth={"path": "./auth.py:auth"})
+    options = ("dev", "--port", "0", "--no-reload", "--data-dir", str(data))
+    dev = folder.start(*options)
+    url = url_of(dev)
+    loud = dev.event("auth.not_carried_out")
+    assert loud["level"] == "error"
+    assert "UNAUTHENTICATED" in loud["problem"]
+    thread = httpx.post(f"{url}/threads", json={}, timeout=PATIENCE_SECONDS).json()
+    assert answer(url) == {"name": "first"}
+    assert dev.descendants() == []
+    dev.signal(signal.SIGINT, group=True)
+    assert dev.ended() == 0
+    assert not (folder.root / ".threadmill").exists()
+
+    dev = folder.start(*options)
+    path = f"{url_of(dev)}/threads/{thread['thread_id']}"
+    httpx.get(path, timeout=PATIENCE_SECONDS).raise_for_status()
+    dev.signal(signal.SIGINT)
+    assert dev.ended() == 0
+
+
+def test_dev_uses_and_migrates_a_database_that_is_configured(
+    project: Project, postgres_uri: str
+) -> None:
+    dev = project.start("dev", "--port", "0", "--slots", "2", DATABASE_URI=postgres_uri)
+    assert dev.event("worker.ready")["slots"] == 2
+    assert answer(url_of(dev)) == {"name": "first"}
+    assert not (project.root / ".threadmill").exists()
+    assert dev.end() == 0

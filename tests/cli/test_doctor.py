@@ -1,0 +1,76 @@
+"""`doctor`: green where all is well, and each line says how to mend what is not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.cli.conftest import Project
+from threadmill.drivers.embedded import EmbeddedPostgres
+from threadmill.drivers.postgres.migrate import migrate
+
+
+@pytest.fixture
+def durable(project: Project, postgres_dir: Path) -> Iterator[Project]:
+    """Give a project over a server as one would run it: with fsync."""
+    with EmbeddedPostgres(postgres_dir) as server:
+        asyncio.run(migrate(server.uri))
+        project.environ["DATABASE_URI"] = server.uri
+        yield project
+
+
+def test_all_is_well(durable: Project) -> None:
+    code, output = durable.run("doctor")
+    assert code == 0, output
+    assert {line[0] for line in output.splitlines()} == {"✓"}
+    assert any("forced on" in line for line in output.splitlines())
+
+    uri = durable.environ["DATABASE_URI"]
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute("ALTER TABLE threadmill.run DISABLE ROW LEVEL SECURITY")
+    code, output = durable.run("doctor", "--json", DATABASE_URI_DIRECT=uri)
+    assert code == 1
+    report = json.loads(output)
+    failed = [c for c in report["checks"] if c["verdict"] != "ok"]
+    assert not report["ok"]
+    assert [c["check"] for c in failed] == ["row-level security"]
+    assert "threadmill.run ENABLE ROW LEVEL SECURITY" in failed[0]["remedy"]
+
+
+def test_everything_that_is_wrong_is_told_at_once(project: Project) -> None:
+    project.file("broken.py", "import nothing_of_this_name")
+    project.config(
+        {"agent": "./agent.py:graph", "broken": "./broken.py:graph"}, auth={"path": "x"}
+    )
+    code, output = project.run(
+        "doctor",
+        DATABASE_URI="postgresql://me:secret@127.0.0.1:1/nowhere",
+        THREADMILL_SLOT="1",
+        PYTHONIOENCODING="ascii",
+    )
+    assert code == 1
+    # A line of advice begins with blanks.
+    lines = [line for line in output.splitlines() if not line.startswith(" ")]
+    verdicts = {line[5:25].strip(): line[:4].strip() for line in lines}
+    assert verdicts["langgraph.json"] == "FAIL"
+    assert verdicts["settings"] == "warn"
+    assert verdicts["graph agent"] == "ok"
+    assert verdicts["graph broken"] == "FAIL"
+    assert verdicts["database"] == "FAIL"
+    assert verdicts["roles"] == "skip"
+    assert "127.0.0.1:1/nowhere" in output
+    assert "secret" not in output
+    assert "Traceback" not in output
+
+
+def test_it_also_helps_where_there_is_nothing_yet(project: Project) -> None:
+    (project.root / "langgraph.json").unlink()
+    code, output = project.run("doctor")
+    assert code == 1
+    assert "DATABASE_URI is not set" in output
+    assert str(project.root / "langgraph.json") in output

@@ -1,0 +1,83 @@
+"""One transaction is one pipeline, whole or not at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from threadmill.drivers.postgres.database import Database
+from threadmill.drivers.postgres.sql import Query
+from threadmill.errors import InvariantViolated, LeaseLost
+
+INSERT = Query(
+    "insert",
+    b"INSERT INTO threadmill.idempotency (tenant_id, key, body_hash, run_id) "
+    b"VALUES (threadmill.tenant(), %(key)s, '', gen_random_uuid())",
+)
+COUNT = Query("count", b"SELECT count(*)::integer AS n FROM threadmill.idempotency")
+REFUSE = Query("refuse", b"SELECT threadmill.require(false, 'lease_lost', 'gone')")
+ECHO = Query("echo", b"SELECT %(value)s::integer AS value")
+SETTINGS = Query(
+    "settings",
+    b"SELECT current_setting('threadmill.tenant', true) AS tenant, "
+    b"current_user::text AS role",
+)
+
+
+async def count(database: Database, tenant: str) -> int:
+    async with database.tenant_tx(tenant, read_only=True) as tx:
+        counted = tx.add(COUNT)
+    return int(counted.rows[0]["n"])
+
+
+async def test_an_error_undoes_what_came_before_it(database: Database) -> None:
+    """Nothing of a refused transaction stays, though no BEGIN was sent."""
+    with pytest.raises(LeaseLost, match="gone"):
+        async with database.tenant_tx("acme") as tx:
+            tx.add(INSERT, key="one")
+            tx.add(REFUSE)
+            tx.add(INSERT, key="two")
+    assert await count(database, "acme") == 0
+
+
+async def test_an_exception_in_the_block_sends_nothing(database: Database) -> None:
+    with pytest.raises(KeyError):
+        async with database.tenant_tx("acme") as tx:
+            tx.add(INSERT, key="one")
+            raise KeyError
+    assert await count(database, "acme") == 0
+
+
+async def test_role_and_tenant_end_with_the_transaction(database: Database) -> None:
+    """What follows on the same connection is nobody's."""
+    async with database.tenant_tx("acme") as tx:
+        inside = tx.add(SETTINGS)
+    assert inside.one == {"tenant": "acme", "role": "threadmill_app"}
+    async with database._pool.connection() as connection:
+        outside = await (await connection.execute(SETTINGS.text)).fetchone()
+    assert outside is not None
+    assert not outside["tenant"]
+    assert outside["role"] != "threadmill_app"
+
+
+async def test_statements_survive_aborted_transactions(database: Database) -> None:
+    """A statement that is prepared in an aborted pipeline is not there afterwards."""
+    for attempt in range(10):
+        with pytest.raises(LeaseLost):
+            async with database.tenant_tx("acme") as tx:
+                tx.add(REFUSE)
+                tx.add(ECHO, value=attempt)
+        async with database.tenant_tx("acme") as tx:
+            echoed = tx.add(ECHO, value=attempt)
+        assert echoed.one == {"value": attempt}
+
+
+async def test_a_tenant_is_needed(database: Database) -> None:
+    with pytest.raises(InvariantViolated, match="tenant"):
+        async with database.tenant_tx("") as tx:
+            tx.add(COUNT)
+
+
+async def test_a_result_is_not_read_before_its_commit(database: Database) -> None:
+    with pytest.raises(InvariantViolated, match="inside"):
+        async with database.tenant_tx("acme") as tx:
+            _ = tx.add(COUNT).rows
