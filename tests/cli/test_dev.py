@@ -71,7 +71,7 @@ async def test_dev_serves_follows_changes_and_ends_on_ctrl_c(folder: Project) ->
         again = await client.runs.wait(thread_id, "agent", input={"name": ""})
         assert again == {"name": "second"}
         history = await client.threads.get_history(thread_id)
-        values = [dict(state["values"]) for state in history]
+        values: list[object] = [state["values"] for state in history]
         assert {"name": "first"} in values
         assert {"name": "second"} in values
 
@@ -102,6 +102,66 @@ def test_a_mistake_is_shown_and_the_other_graphs_are_served(folder: Project) -> 
     folder.file("agent.py", ECHO.replace("first", "mended"))
     until(lambda: answer(url) == {"name": "mended"}, "the mended graph answers")
     assert dev.end() == 0
+
+
+# Its first node waits for a file, in a thread that nobody can stop.
+WAITING = """
+    import pathlib, time
+    from typing import TypedDict
+    from langgraph.graph import START, StateGraph
+
+    class State(TypedDict):
+        name: str
+
+    def wait(state: State) -> State:
+        with open("begun", "a") as begun:
+            begun.write("x")
+        while not pathlib.Path("go").exists():
+            time.sleep(0.02)
+        return {"name": "waited"}
+
+    builder = StateGraph(State)
+    builder.add_node("wait", wait)
+    builder.add_edge(START, "wait")
+    graph = builder.compile()
+"""
+
+
+def begin(folder: Project, url: str, times: int) -> str:
+    """Start a run, wait until its node has begun so many times; give its path."""
+    thread = httpx.post(f"{url}/threads", json={}, timeout=PATIENCE_SECONDS).json()
+    path = f"{url}/threads/{thread['thread_id']}/runs"
+    body = {"assistant_id": "agent", "input": {"name": ""}}
+    run = httpx.post(path, json=body, timeout=PATIENCE_SECONDS).json()
+    until_begun(folder, times)
+    return f"{path}/{run['run_id']}"
+
+
+def until_begun(folder: Project, times: int) -> None:
+    begun = folder.root / "begun"
+    until(
+        lambda: begun.exists() and len(begun.read_text()) >= times,
+        f"the node begins {times} times",
+    )
+
+
+def test_a_run_outlives_a_reload_and_ctrl_c_waits_for_no_node(folder: Project) -> None:
+    folder.file("agent.py", WAITING)
+    dev = folder.start("dev", "--port", "0")
+    url = url_of(dev)
+    path = begin(folder, url, times=1)
+    folder.file("tools.py", "x = 1")
+    until_begun(folder, 2)
+    (folder.root / "go").touch()
+    answer = httpx.get(f"{path}/join", timeout=PATIENCE_SECONDS).json()
+    assert answer == {"name": "waited"}
+
+    (folder.root / "go").unlink()
+    begin(folder, url, times=3)
+    processes = dev.descendants()
+    dev.signal(signal.SIGINT, group=True)
+    assert dev.ended() == 0
+    assert all(map(gone, processes))
 
 
 def test_a_killed_dev_leaves_no_process_behind(folder: Project) -> None:

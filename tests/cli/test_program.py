@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.cli.conftest import PROGRAM, Project
 from threadmill import __version__
+from threadmill.cli.program import program
 
 COMMANDS = ("dev", "serve", "worker", "migrate", "doctor", "version")
 
@@ -21,10 +25,10 @@ def test_help_names_every_command_in_plain_text(project: Project) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(project: Project, command: str) -> None:
-    code, output = project.run(command, "--help")
-    assert code == 0
-    assert f"Usage: threadmill {command} [OPTIONS]" in output
+def test_every_command_has_help(command: str) -> None:
+    answer = CliRunner().invoke(program(), [command, "--help"], prog_name="threadmill")
+    assert answer.exit_code == 0
+    assert f"Usage: threadmill {command} [OPTIONS]" in answer.output
 
 
 @pytest.mark.parametrize(
@@ -36,13 +40,35 @@ def test_every_command_has_help(project: Project, command: str) -> None:
         (["worker", "--slots", "0"], "--slots"),
     ],
 )
-def test_a_wrong_command_line_exits_with_2(
-    project: Project, arguments: list[str], text: str
-) -> None:
-    code, output = project.run(*arguments)
+def test_a_wrong_command_line_exits_with_2(arguments: list[str], text: str) -> None:
+    answer = CliRunner().invoke(program(), arguments)
+    assert answer.exit_code == 2
+    assert text in answer.output
+
+
+def test_a_wrong_command_line_is_no_traceback(project: Project) -> None:
+    code, output = project.run("nonsense")
     assert code == 2
-    assert text in output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_an_error_is_red_on_a_terminal_that_wants_colours(
+    project: Project, no_color: str
+) -> None:
+    parent, terminal = pty.openpty()
+    environ = project.environ | {"TERM": "xterm", "NO_COLOR": no_color}
+    subprocess.run(
+        [PROGRAM, "serve", "--config", "/nowhere"],
+        env=environ,
+        check=False,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    shown = os.read(parent, 10_000).decode()
+    os.close(parent)
+    assert "no file /nowhere" in shown
+    assert ("\x1b[31m" in shown) is not bool(no_color)
 
 
 def test_version_tells_what_a_bug_report_needs(project: Project) -> None:

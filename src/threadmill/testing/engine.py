@@ -14,235 +14,34 @@ and another process claims the activation.
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.pregel import Pregel
 
-from threadmill.checkpoints.base import Checkpoints, Commit, Stored, SyncCheckpoints
+from threadmill.checkpoints.base import Checkpoints, Commit, SyncCheckpoints
 from threadmill.config import GraphSpec
-from threadmill.domain.fence import Fence
 from threadmill.domain.multitask import MultitaskStrategy
 from threadmill.domain.run import TERMINAL
 from threadmill.engine.activate import Activate, ActivateRules, Attempt
 from threadmill.engine.activation.entry import EntryLimits
 from threadmill.engine.graphs import GraphCatalogue, LoadedGraph
-from threadmill.errors import StoreUnavailable
-from threadmill.stores.base import Claim, Dispatcher, Ending, NewRun, Next, Run, Runs
+from threadmill.stores.base import Claim, Dispatcher, NewRun, Run, Runs
 from threadmill.streams.base import Stream
-
-T = TypeVar("T")
+from threadmill.testing.process import (
+    BlockingOf,
+    CheckpointsOf,
+    DispatcherOf,
+    Fault,
+    Process,
+)
 
 # More claims of one run than any test needs: a run that does not end is a bug.
 _CLAIMS_MAX: Final = 400
 _LEASE_SECONDS: Final = 300.0
-# How long the ruins of a killed process may take to fall.
-_FALL_SECONDS: Final = 5.0
-
-
-class FaultKind(StrEnum):
-    """What happens at a commit."""
-
-    KILL_BEFORE = "killed before"
-    KILL_AFTER = "killed after"
-    REFUSE = "database away before"
-    LOSE_ANSWER = "answer lost after"
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A fault at the n-th commit of a process, counted from 1."""
-
-    kind: FaultKind
-    commit: int
-
-    @property
-    def kills(self) -> bool:
-        """Whether the process is gone afterwards."""
-        return self.kind in {FaultKind.KILL_BEFORE, FaultKind.KILL_AFTER}
-
-    @property
-    def writes(self) -> bool:
-        """Whether the commit becomes durable."""
-        return self.kind in {FaultKind.KILL_AFTER, FaultKind.LOSE_ANSWER}
-
-
-class Process:
-    """A simulated process: every commit of the engine goes through `commit`.
-
-    Args:
-        fault: what befalls it, if anything.
-        on_commit: told what has become durable, before anybody else learns of it.
-    """
-
-    def __init__(
-        self,
-        fault: Fault | None = None,
-        on_commit: Callable[[Commit], None] | None = None,
-    ) -> None:
-        self.worker_id = uuid4()
-        self.commits = 0
-        self.faulted = False
-        self.died = asyncio.Event()
-        self._falling = asyncio.Event()
-        self._fault = fault
-        self._on_commit = on_commit
-        self._loop = asyncio.get_running_loop()
-        self._counting = threading.Lock()
-        self._under_way: set[asyncio.Future[Any]] = set()
-
-    async def commit(self, send: Awaitable[T], what: Commit | None = None) -> T:
-        """Lets `send` commit, or the fault happen."""
-        if self.died.is_set():
-            await self._nothing_more(send)
-        fault = self._fault_now()
-        if fault is not None and not fault.writes:
-            await self._fail(fault, send)
-        sending = asyncio.ensure_future(send)
-        self._under_way.add(sending)
-        sending.add_done_callback(self._under_way.discard)
-        result = await asyncio.shield(sending)
-        if what is not None and self._on_commit is not None:
-            self._on_commit(what)
-        if fault is not None:
-            await self._fail(fault, None)
-        if self.died.is_set():
-            await self._nothing_more(None)
-        return result
-
-    def commit_blocking(self, send: Callable[[], None], what: Commit) -> None:
-        """The same for a thread that blocks."""
-        fault = self._fault_now()
-        if fault is None or fault.writes:
-            send()
-            if self._on_commit is not None:
-                self._on_commit(what)
-        if fault is not None:
-            if fault.kills:
-                self._loop.call_soon_threadsafe(self.died.set)
-            raise StoreUnavailable(f"{fault.kind} commit {fault.commit}")
-
-    def _fault_now(self) -> Fault | None:
-        if self.faulted and self._fault is not None and self._fault.kills:
-            raise StoreUnavailable("the process is gone")
-        with self._counting:
-            self.commits += 1
-            fault = self._fault
-            if fault is None or self.faulted or self.commits != fault.commit:
-                return None
-            self.faulted = True
-            return fault
-
-    async def _fail(self, fault: Fault, send: Awaitable[Any] | None) -> NoReturn:
-        if fault.kills:
-            self.died.set()
-            await self._nothing_more(send)
-        _drop(send)
-        raise StoreUnavailable(f"{fault.kind} commit {fault.commit}")
-
-    async def _nothing_more(self, send: Awaitable[Any] | None) -> NoReturn:
-        # Nobody learns that this commit did not happen, until all is torn down.
-        _drop(send)
-        await self._falling.wait()
-        raise asyncio.CancelledError
-
-    async def run(self, work: Awaitable[None]) -> None:
-        """Runs `work` until it ends or the process dies; then nothing of it is left."""
-        working = asyncio.ensure_future(work)
-        dying = asyncio.ensure_future(self.died.wait())
-        try:
-            await asyncio.wait({working, dying}, return_when=asyncio.FIRST_COMPLETED)
-            if self._under_way:
-                await asyncio.wait(set(self._under_way))
-            if not self.died.is_set():
-                await working
-        finally:
-            self._falling.set()
-            dying.cancel()
-            working.cancel()
-            await asyncio.wait({working}, timeout=_FALL_SECONDS)
-
-
-def _drop(send: Awaitable[Any] | None) -> None:
-    if asyncio.iscoroutine(send):
-        send.close()
-
-
-class _CheckpointsOf:
-    """The checkpoints as one process sees them."""
-
-    def __init__(self, store: Checkpoints, process: Process) -> None:
-        self._store = store
-        self._process = process
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    async def commit(
-        self, tenant: str, thread_id: str, commit: Commit, fence: Fence | None = None
-    ) -> None:
-        await self._process.commit(
-            self._store.commit(tenant, thread_id, commit, fence), commit
-        )
-
-    async def get(
-        self, tenant: str, thread_id: str, ns: str, checkpoint_id: str | None = None
-    ) -> Stored | None:
-        return await self._store.get(tenant, thread_id, ns, checkpoint_id)
-
-
-class _BlockingOf:
-    """The checkpoints for blocking threads as one process sees them."""
-
-    def __init__(self, store: SyncCheckpoints, process: Process) -> None:
-        self._store = store
-        self._process = process
-
-    @classmethod
-    def one(cls, store: SyncCheckpoints | None, process: Process) -> Any:
-        return None if store is None else cls(store, process)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    def commit(
-        self, tenant: str, thread_id: str, commit: Commit, fence: Fence | None = None
-    ) -> None:
-        self._process.commit_blocking(
-            lambda: self._store.commit(tenant, thread_id, commit, fence), commit
-        )
-
-
-class _DispatcherOf:
-    """The dispatcher as one process sees it."""
-
-    def __init__(self, dispatcher: Dispatcher, process: Process) -> None:
-        self._dispatcher = dispatcher
-        self._process = process
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._dispatcher, name)
-
-    async def begin(self, claim: Claim) -> Run:
-        return await self._process.commit(self._dispatcher.begin(claim))
-
-    async def release(
-        self, fence: Fence, *, count_attempt: bool, delay_seconds: float = 0.0
-    ) -> None:
-        await self._process.commit(
-            self._dispatcher.release(
-                fence, count_attempt=count_attempt, delay_seconds=delay_seconds
-            )
-        )
-
-    async def finish(self, fence: Fence, ending: Ending) -> Next | None:
-        return await self._process.commit(self._dispatcher.finish(fence, ending))
 
 
 @dataclass(slots=True)
@@ -368,11 +167,13 @@ class EngineDriver:
         """Carries one claim out, until it ends or the process dies."""
         activate = Activate(
             graphs=self._graphs,
-            dispatcher=_DispatcherOf(self._dispatcher, process),
-            checkpoints=_CheckpointsOf(self._checkpoints, process),
+            dispatcher=DispatcherOf(self._dispatcher, process),
+            checkpoints=CheckpointsOf(self._checkpoints, process),
             saver=self._saver,
             stream=self._stream,
-            blocking=_BlockingOf.one(self._blocking, process),
+            blocking=None
+            if self._blocking is None
+            else BlockingOf(self._blocking, process),
             hints=self.hints,
             rules=self._rules,
             limits=self._limits,

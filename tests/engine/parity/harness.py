@@ -31,7 +31,7 @@ from threadmill.engine.activation.resume import entry_input
 from threadmill.engine.wire_json import encode
 from threadmill.stores.base import Run
 from threadmill.streams.base import Event
-from threadmill.testing.engine import Fault, FaultKind
+from threadmill.testing.process import Fault, FaultKind
 
 _TURN_SECONDS = 20
 MODES: Sequence[StreamMode] = ("values", "updates")

@@ -17,7 +17,7 @@ import pytest
 from tests.engine.engine_store import EngineStore
 from tests.engine.parity import flows, nesting
 from tests.engine.parity.harness import EngineStory, Scenario, Told, tell_plainly
-from threadmill.testing.engine import FaultKind
+from threadmill.testing.process import FaultKind
 
 pytestmark = pytest.mark.langgraph
 

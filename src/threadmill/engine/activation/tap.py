@@ -8,8 +8,8 @@ loose: tokens, custom data, debug, the state that a run resumes from, and all th
 subgraph tells which keeps no checkpoints here. They go with the next commit, or soon by
 themselves.
 
-The order of the log is the order of the tap: a loose event never overtakes an event of
-state that waits for its commit.
+Within a namespace the order of the log is the order of the tap: a loose event never
+overtakes an event of state that waits for its commit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import Any, Final, cast
 
 from langgraph.config import get_config
@@ -44,8 +43,10 @@ Owner = tuple[str, str]
 
 @dataclass(slots=True)
 class _Recorded:
+    """An event of a namespace; without an owner it is loose."""
+
     event: NewEvent | None
-    loose: bool
+    ns: str
     owner: Owner | None = None
 
 
@@ -121,16 +122,16 @@ class Tap:
         ns = get_config()["configurable"].get("checkpoint_ns", "")
         path = tuple(ns.split(_NAMESPACE_SEPARATOR)[:-1])
         if self._wanted(path):
-            self._add_loose(NewEvent(f"custom{_suffix(path)}", encode(payload)))
+            self._add_loose(path, NewEvent(f"custom{_suffix(path)}", encode(payload)))
 
     def write_event(self, event: Mapping[str, Any]) -> None:
         """An `astream_events` dictionary."""
         if "langsmith:hidden" not in (event.get("tags") or ()):
-            self._add_loose(NewEvent("events", encode(event)))
+            self._add_loose((), NewEvent("events", encode(event)))
 
     def announce(self, event: NewEvent) -> None:
         """Records an event of our own, e.g. `metadata`."""
-        self._add_loose(event)
+        self._add_loose((), event)
 
     def pause(self) -> None:
         """Records that the run waits at a static breakpoint, as LangGraph tells it."""
@@ -194,12 +195,29 @@ class Tap:
     # --- commits ------------------------------------------------------------------
 
     def take(self, owners: Collection[Owner]) -> list[NewEvent]:
-        """Removes and returns what a commit of `owners` takes along, in order."""
+        """Removes and returns what a commit of `owners` takes along, in order.
+
+        What describes them goes in any case; a loose event, unless an event of state of
+        its own namespace still waits before it.
+        """
+        taken: list[NewEvent | None] = []
+        left: list[_Recorded] = []
+        waiting: set[str] = set()
         with self._lock:
             self._claim_open(owners)
-            taken = list(takewhile(lambda r: r.loose or r.owner in owners, self._log))
-            del self._log[: len(taken)]
-        return [r.event for r in taken if r.event is not None]
+            for recorded in self._log:
+                if recorded.owner is None:
+                    goes = recorded.ns not in waiting
+                else:
+                    goes = recorded.owner in owners
+                if goes:
+                    taken.append(recorded.event)
+                    continue
+                left.append(recorded)
+                if recorded.owner is not None:
+                    waiting.add(recorded.ns)
+            self._log = left
+        return [event for event in taken if event is not None]
 
     def take_all(self) -> list[NewEvent]:
         """Removes and returns everything that is left."""
@@ -226,7 +244,8 @@ class Tap:
             elif mode in _STATE:
                 self._on_state(ns, path, mode, payload)
             elif mode in self._modes and self._wanted(path):
-                self._add_loose(NewEvent(f"{mode}{_suffix(path)}", encode(payload)))
+                event = NewEvent(f"{mode}{_suffix(path)}", encode(payload))
+                self._add_loose(path, event)
 
     def _on_task(
         self, ns: str, path: tuple[str, ...], payload: Mapping[str, Any]
@@ -239,7 +258,7 @@ class Tap:
             for recorded in self._log:
                 if recorded.owner == ("open", ns):
                     recorded.owner = owner
-            self._log.append(_Recorded(event, loose=False, owner=owner))
+            self._log.append(_Recorded(event, ns, owner))
             return
         if "result" not in payload:
             superstep = self._superstep(ns)
@@ -247,7 +266,7 @@ class Tap:
             if not superstep.running and payload["id"] in superstep.finished:
                 superstep.repeats += 1
         if event is not None:
-            self._add_loose(event)
+            self._add_loose(path, event)
 
     def _on_state(
         self, ns: str, path: tuple[str, ...], mode: str, payload: Any
@@ -265,9 +284,7 @@ class Tap:
             return
         loose = ns not in self._kept or repeated is False
         recorded = _Recorded(
-            NewEvent(name, encode(payload)),
-            loose=loose,
-            owner=None if loose else ("open", ns),
+            NewEvent(name, encode(payload)), ns, None if loose else ("open", ns)
         )
         self._log.append(recorded)
         if loose:
@@ -279,11 +296,11 @@ class Tap:
         path, _, (message, metadata) = chunk
         if self._wanted(path):
             for event in self._messages.events(_suffix(path), message, metadata):
-                self._add_loose(event)
+                self._add_loose(path, event)
 
-    def _add_loose(self, event: NewEvent) -> None:
+    def _add_loose(self, path: Sequence[str], event: NewEvent) -> None:
         with self._lock:
-            self._log.append(_Recorded(event, loose=True))
+            self._log.append(_Recorded(event, _NAMESPACE_SEPARATOR.join(path)))
         self._on_loose()
 
     def _wanted(self, path: tuple[str, ...]) -> bool:

@@ -164,7 +164,11 @@ class Writer:
 
     def _commit_of(self, batch: Sequence[Item], *, release: bool) -> Commit:
         writes, puts = _sorted(batch)
-        owners: set[Owner] = {("put", put.ns) for put in puts}
+        # The input's checkpoint describes no superstep; the first one may have been
+        # told before it is committed.
+        owners: set[Owner] = {
+            ("put", put.ns) for put in puts if put.metadata.get("source") == "loop"
+        }
         owners |= {("task", result.task_id) for result in writes}
         return Commit(
             writes=writes,
