@@ -109,8 +109,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from threadmill.cli.life import end_within
+    from threadmill.cli.life import end_within, leave_quickly
 
     code = main()
     end_within(_THREADS_SECONDS, code)
-    sys.exit(code)
+    leave_quickly(code)

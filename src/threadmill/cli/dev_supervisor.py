@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _CHILD: Final = "threadmill.cli.dev_child"
-# A child drains in one second; one that does not is stuck in a node.
-_STOP_SECONDS: Final = 2.0
+# A child drains in one second and waits half of one for threads.
+_STOP_SECONDS: Final = 3.0
 _NAMES_SHOWN_MAX: Final = 3
 
 

@@ -12,6 +12,7 @@ so that they work while a node blocks the loop.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Final
+from typing import Final, NoReturn
 
 import structlog
 
@@ -199,11 +200,20 @@ def end_within(
     threading.Thread(target=watch, name="end", daemon=True).start()
 
 
+def leave_quickly(code: int) -> NoReturn:
+    """Ends the process without tearing its modules down, which takes half a second.
+
+    What was registered with `atexit` runs; threads are not waited for.
+    """
+    atexit._run_exitfuncs()  # noqa: SLF001 - what Python itself would call
+    _leave(code)
+
+
 def _end_now(number: int, _frame: FrameType | None) -> None:
     _leave(128 + number)
 
 
-def _leave(code: int) -> None:
+def _leave(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, RuntimeError):
             stream.flush()

@@ -98,12 +98,14 @@ class Scenario:
     Args:
         exact: whether subgraphs' events are told exactly once, too. Those of
             subgraphs that a node calls synchronously may be repeated.
+        replays: whether LangGraph itself runs tasks again that had a result.
     """
 
     name: str
     build: Build
     turns: Sequence[Turn]
     exact: bool = True
+    replays: bool = False
 
 
 @dataclass

@@ -24,6 +24,8 @@ import structlog
 from langchain_core.runnables import RunnableConfig
 from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.constants import START
+from langgraph.constants import START
 from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.pregel import Pregel
 from langgraph.runtime import RunControl, Runtime
@@ -190,6 +192,7 @@ class Entry:
             tap=self._tap,
             control=self._control,
             hand_over=hand_over,
+            input_rides=START in graph.nodes,
         )
         self._tasks = TaskStarter(
             recursion_limit=self._steps.limit,

@@ -82,6 +82,8 @@ class ActivationSaver(ReadingSaver):
         tap: the attempt's event recorder.
         control: LangGraph's own switch for leaving at the next superstep.
         hand_over: asked after each superstep with user nodes: leave now?
+        input_rides: whether no user code lies between the input's checkpoint and the
+            next one, so that both may share a commit.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class ActivationSaver(ReadingSaver):
         tap: Tap,
         control: RunControl,
         hand_over: Callable[[], bool],
+        input_rides: bool,
     ) -> None:
         super().__init__(reads)
         self._store = store
@@ -106,6 +109,7 @@ class ActivationSaver(ReadingSaver):
         self._tap = tap
         self._control = control
         self._hand_over = hand_over
+        self._input_rides = input_rides
         self._expected = head.checkpoint["id"] if head else None
         self._thread = str(fence.thread_id)
         self._entered = False
@@ -135,10 +139,17 @@ class ActivationSaver(ReadingSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,  # noqa: ARG002  # whole values are stored
     ) -> RunnableConfig:
-        """Commits a checkpoint with all that waits; returns when it is durable."""
+        """Commits a checkpoint with all that waits; returns when it is durable.
+
+        A run's input checkpoint may wait for the next one: LangGraph only spreads the
+        input over the channels in between, and does it again after a crash.
+        """
         put = self._put_of(config, checkpoint, metadata)
-        release = not put.ns and self._leaves(metadata)
-        await self._at_home(self._writer.commit(put, release=release))
+        if self._input_rides and not put.ns and metadata.get("source") == "input":
+            self._writer.hold(put)
+        else:
+            release = not put.ns and self._leaves(metadata)
+            await self._at_home(self._writer.commit(put, release=release))
         if not put.ns:
             self._expected = checkpoint["id"]
             self.step = metadata["step"]
