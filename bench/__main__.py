@@ -25,6 +25,7 @@ from threadmill.drivers.postgres.migrate import migrate
 
 _NAMES = ("in-process", "burst", "node")
 _CLIENTS = (1, 8, 32)
+_STATS_SECONDS = 11
 
 
 @dataclass
@@ -81,8 +82,8 @@ async def count(
 
 
 async def _counters(watch: psycopg.AsyncConnection) -> tuple[int, int]:
-    # Sessions report their commits once a second at most.
-    await asyncio.sleep(1.5)
+    # An idle session reports its last commits after ten seconds.
+    await asyncio.sleep(_STATS_SECONDS)
     row = await (
         await watch.execute(
             "SELECT sum(xact_commit)::bigint, "
@@ -134,9 +135,10 @@ async def _database(server: EmbeddedPostgres, name: str, port: int | None) -> st
 async def run(args: argparse.Namespace, console: Console) -> dict[str, Measured]:
     """The whole benchmark."""
     results = {name: Measured() for name in _NAMES}
-    with tempfile.TemporaryDirectory() as name, EmbeddedPostgres(
-        Path(name) / "pg"
-    ) as server:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        EmbeddedPostgres(Path(name) / "pg") as server,
+    ):
         folder = Path(name)
         async with contenders(server, folder) as found:
             for number in range(args.rounds):

@@ -85,9 +85,7 @@ class Served:
 
     def cpu_seconds(self) -> float:
         """See `Contender.cpu_seconds`."""
-        return sum(
-            p.cpu_times().user + p.cpu_times().system for p in self.processes
-        )
+        return sum(p.cpu_times().user + p.cpu_times().system for p in self.processes)
 
 
 @asynccontextmanager

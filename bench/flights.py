@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 
@@ -25,9 +25,7 @@ async def counting_proxy(host: str, port: int) -> AsyncIterator[Flights]:
     """A proxy to host:port on a free loopback port."""
     flights = Flights()
 
-    async def serve(
-        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection(host, port)
         answered = True
 
@@ -49,7 +47,8 @@ async def counting_proxy(host: str, port: int) -> AsyncIterator[Flights]:
                 await writer.drain()
             writer.close()
 
-        await asyncio.gather(to_server(), to_client(), return_exceptions=True)
+        with suppress(asyncio.CancelledError):  # the proxy ends before its clients
+            await asyncio.gather(to_server(), to_client(), return_exceptions=True)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     flights.port = server.sockets[0].getsockname()[1]

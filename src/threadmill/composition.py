@@ -34,7 +34,6 @@ from threadmill.engine.graphs import GraphCatalogue
 from threadmill.engine.sweep import Sweep, SweepRules
 from threadmill.faults import Faults
 from threadmill.settings import Settings
-from threadmill.stores.base import Claim, Member, Retention
 from threadmill.stores.inspection import Inspection
 from threadmill.stores.postgres.assistants import PostgresAssistants
 from threadmill.stores.postgres.dispatcher import PostgresDispatcher
@@ -43,6 +42,7 @@ from threadmill.stores.postgres.members import PostgresMembers
 from threadmill.stores.postgres.renewal import RenewalThread
 from threadmill.stores.postgres.runs import PostgresRuns
 from threadmill.stores.postgres.threads import PostgresThreads
+from threadmill.stores.records import Claim, Member, Retention
 from threadmill.streams.postgres import PostgresStream
 from threadmill.worker.worker import Worker, WorkerRules
 

@@ -15,6 +15,7 @@ from tests.fixtures.cluster import Cluster, Process, send, send_somewhere
 
 pytestmark = pytest.mark.timeout(240)
 
+
 async def test_200_turns_survive_20_server_kills(cluster: Cluster) -> None:
     """Every acknowledged turn is applied once and in order, whoever died meanwhile."""
     chooser = random.Random(7)

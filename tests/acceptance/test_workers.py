@@ -57,9 +57,9 @@ async def test_killed_in_each_node(cluster: Cluster, dispatch: str) -> None:
         (cluster.folder / f"gate-{node}").touch()
         await settle(cluster)
         executed = [line["node"] for line in cluster.begun()[before:]]
-        assert executed == [
-            n for n in NODES for _ in range(2 if n == node else 1)
-        ], "a committed node ran again, or the lost one did not"
+        assert executed == [n for n in NODES for _ in range(2 if n == node else 1)], (
+            "a committed node ran again, or the lost one did not"
+        )
         sent[thread] = [node]
     await verify(cluster, sent)
 
@@ -97,9 +97,7 @@ async def test_killed_around_each_commit(
 async def test_a_frozen_worker_changes_nothing_when_it_wakes(cluster: Cluster) -> None:
     """Past its lease somebody else ends the run; its own late writes are refused."""
     cluster.env.update(THREADMILL_LEASE_SECONDS="2", THREADMILL_RENEW_SECONDS="0.5")
-    server, first = await asyncio.gather(
-        cluster.start_server(), cluster.start_worker()
-    )
+    server, first = await asyncio.gather(cluster.start_server(), cluster.start_worker())
     thread = str(uuid4())
     held = _held(cluster, "process")
     await send(server.url, thread, "frozen", key=uuid4().hex, **held)

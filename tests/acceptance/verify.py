@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from tests.fixtures.cluster import Cluster
 
@@ -48,7 +48,7 @@ async def verify(cluster: Cluster, sent: Mapping[str, Sequence[str]]) -> None:
         assert {run["status"] for run in runs} <= {"success"}, runs
         async with cluster.client() as client:
             state = await client.threads.get_state(thread_id)
-        values = state["values"]
+        values = cast("dict[str, Any]", state["values"])
         assert values["messages"] == accepted, "applied differs from accepted"
         assert values["steps"] == [f"{n} {m}" for m in accepted for n in _NODES]
         await _is_one_path(cluster, thread_id)

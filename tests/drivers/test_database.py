@@ -15,7 +15,6 @@ INSERT = Query(
 )
 COUNT = Query("count", b"SELECT count(*)::integer AS n FROM threadmill.idempotency")
 REFUSE = Query("refuse", b"SELECT threadmill.require(false, 'lease_lost', 'gone')")
-ECHO = Query("echo", b"SELECT %(value)s::integer AS value")
 SETTINGS = Query(
     "settings",
     b"SELECT current_setting('threadmill.tenant', true) AS tenant, "
@@ -57,18 +56,6 @@ async def test_role_and_tenant_end_with_the_transaction(database: Database) -> N
     assert outside is not None
     assert not outside["tenant"]
     assert outside["role"] != "threadmill_app"
-
-
-async def test_statements_survive_aborted_transactions(database: Database) -> None:
-    """A statement that is prepared in an aborted pipeline is not there afterwards."""
-    for attempt in range(10):
-        with pytest.raises(LeaseLost):
-            async with database.tenant_tx("acme") as tx:
-                tx.add(REFUSE)
-                tx.add(ECHO, value=attempt)
-        async with database.tenant_tx("acme") as tx:
-            echoed = tx.add(ECHO, value=attempt)
-        assert echoed.one == {"value": attempt}
 
 
 async def test_a_tenant_is_needed(database: Database) -> None:

@@ -9,9 +9,9 @@ import pytest
 from threadmill.domain.multitask import MultitaskStrategy
 from threadmill.drivers.postgres.database import Database, Limits
 from threadmill.errors import NotFound
-from threadmill.stores.base import NewRun, Retention
 from threadmill.stores.postgres.runs import PostgresRuns
 from threadmill.stores.postgres.threads import PostgresThreads
+from threadmill.stores.records import NewRun, Retention
 
 
 @pytest.mark.parametrize("prepare", [True, False])

@@ -17,10 +17,10 @@ from threadmill.drivers.postgres.database import Database, Limits
 from threadmill.drivers.postgres.sql import Query
 from threadmill.engine.activate import ActivateRules
 from threadmill.engine.activation.entry import EntryLimits
-from threadmill.stores.base import Retention
 from threadmill.stores.postgres.dispatcher import PostgresDispatcher
 from threadmill.stores.postgres.runs import PostgresRuns
 from threadmill.stores.postgres.threads import PostgresThreads
+from threadmill.stores.records import Retention
 from threadmill.streams.base import Event
 from threadmill.streams.postgres import PostgresStream
 from threadmill.testing.engine import EngineDriver

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from threadmill.domain.run import RunStatus
 from threadmill.engine.watch import StreamRun, WaitForRun, Watch, mode_of, select
 from threadmill.errors import NotFound, StoreUnavailable
-from threadmill.stores.base import Run
+from threadmill.stores.records import Run
 from threadmill.streams.base import Event, Look
 
 THREAD, RUN = uuid4(), uuid4()

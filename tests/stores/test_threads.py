@@ -14,16 +14,16 @@ from threadmill.domain.multitask import MultitaskStrategy
 from threadmill.domain.run import ThreadStatus
 from threadmill.drivers.postgres.database import Database
 from threadmill.errors import AlreadyExists, NotFound, ThreadBusy
-from threadmill.stores.base import (
+from threadmill.stores.postgres.assistants import PostgresAssistants
+from threadmill.stores.postgres.runs import PostgresRuns
+from threadmill.stores.postgres.threads import PostgresThreads
+from threadmill.stores.records import (
     AssistantFilter,
     NewAssistant,
     NewRun,
     Retention,
     ThreadFilter,
 )
-from threadmill.stores.postgres.assistants import PostgresAssistants
-from threadmill.stores.postgres.runs import PostgresRuns
-from threadmill.stores.postgres.threads import PostgresThreads
 
 WORKER = uuid4()
 

@@ -43,7 +43,8 @@ from threadmill.errors import (
     Unavailable,
 )
 from threadmill.faults import Faults
-from threadmill.stores.base import Claim, Dispatcher, Ending, Next, Run
+from threadmill.stores.base import Dispatcher
+from threadmill.stores.records import Claim, Ending, Next, Run
 from threadmill.streams.base import NewEvent, Stream
 
 _log = structlog.get_logger(__name__)

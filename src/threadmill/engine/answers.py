@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from threadmill.checkpoints.base import Checkpoints, Stored
     from threadmill.engine.graph_schemas import CompiledGraph
     from threadmill.engine.graphs import GraphCatalogue
-    from threadmill.stores.base import Run, Runs
+    from threadmill.stores.base import Runs
+    from threadmill.stores.records import Run
 
 _INTERRUPT: Final = "__interrupt__"
 

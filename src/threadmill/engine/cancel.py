@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from threadmill.brokers.base import Hints
-    from threadmill.stores.base import Run, Runs
+    from threadmill.stores.base import Runs
+    from threadmill.stores.records import Run
 
 
 class Cancel:

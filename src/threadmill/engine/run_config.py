@@ -14,7 +14,7 @@ from threadmill.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from threadmill.stores.base import Json
+    from threadmill.stores.records import Json
 
 # Where in a thread; said by the request itself, not by its configuration.
 POSITION: Final = ("thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map")

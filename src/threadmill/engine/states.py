@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from threadmill.domain.fence import Fence
     from threadmill.engine.graph_schemas import CompiledGraph
     from threadmill.engine.graphs import GraphCatalogue
-    from threadmill.stores.base import Json, Thread, Threads
+    from threadmill.stores.base import Threads
+    from threadmill.stores.records import Json, Thread
 
 # Heads that one request reads at once: the pool serves others as well.
 _READS_AT_ONCE: Final = 4

@@ -24,12 +24,13 @@ from threadmill.engine.run_config import (
 )
 from threadmill.errors import InvalidRequest, NotFound, RequestError
 from threadmill.faults import Faults
-from threadmill.stores.base import NewAssistant, NewRun
+from threadmill.stores.records import NewAssistant, NewRun
 
 if TYPE_CHECKING:
     from threadmill.brokers.base import Hints
     from threadmill.engine.graphs import GraphCatalogue, LoadedGraph
-    from threadmill.stores.base import Accepted, Assistants, Json, Runs
+    from threadmill.stores.base import Assistants, Runs
+    from threadmill.stores.records import Accepted, Json
 
 STREAM_MODES: Final = (
     "values",

@@ -25,7 +25,7 @@ from threadmill.domain.run import RunEvent
 from threadmill.engine.activate import describe, spent
 from threadmill.engine.wire_json import encode
 from threadmill.errors import Error, LeaseLost
-from threadmill.stores.base import Ending, Lost
+from threadmill.stores.records import Ending, Lost
 from threadmill.streams.base import NewEvent
 
 if TYPE_CHECKING:
@@ -95,9 +95,7 @@ class Sweep:
                 self._every(self._rules.presence_seconds, self.look_for_absent)
             )
 
-    async def _every(
-        self, seconds: float, look: Callable[[], Awaitable[None]]
-    ) -> None:
+    async def _every(self, seconds: float, look: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
                 await look()

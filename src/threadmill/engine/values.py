@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from threadmill.checkpoints.base import Stored
     from threadmill.engine.graph_schemas import CompiledGraph
-    from threadmill.stores.base import Json
+    from threadmill.stores.records import Json
 
 _INTERRUPT: Final = "__interrupt__"
 # Writes under this id are the superstep's input, not some task's doing.

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from uuid import UUID
 
-    from threadmill.stores.base import Run, Runs
+    from threadmill.stores.base import Runs
+    from threadmill.stores.records import Run
     from threadmill.streams.base import Event, Stream
 
 # Events may be large: what is read at once is held in memory.

@@ -22,7 +22,7 @@ from threadmill.server.requests import (
 from threadmill.server.services import Needs, Services, Tenant
 from threadmill.server.threads import pagination
 from threadmill.server.wire import assistant_json, json_response, picked
-from threadmill.stores.base import AssistantFilter
+from threadmill.stores.records import AssistantFilter
 
 router = APIRouter(prefix="/assistants", tags=["assistants"])
 

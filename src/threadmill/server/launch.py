@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from threadmill.engine.watch import Waiter
     from threadmill.server.services import Services
-    from threadmill.stores.base import Run
+    from threadmill.stores.records import Run
 
 _REQUEST_ID_MAX = 256
 

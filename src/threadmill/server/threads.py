@@ -21,7 +21,7 @@ from threadmill.server.requests import (
 )
 from threadmill.server.services import Needs, Tenant, ThreadId
 from threadmill.server.wire import json_response, picked, thread_json
-from threadmill.stores.base import Thread, ThreadFilter
+from threadmill.stores.records import Thread, ThreadFilter
 
 router = APIRouter(prefix="/threads", tags=["threads"])
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from threadmill.engine.states import Glance
-    from threadmill.stores.base import Assistant, Json, Run, Thread
+    from threadmill.stores.records import Assistant, Json, Run, Thread
 
 _CHECKPOINT = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
 

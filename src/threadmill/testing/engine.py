@@ -29,7 +29,8 @@ from threadmill.domain.run import TERMINAL
 from threadmill.engine.activate import Activate, ActivateRules, Attempt
 from threadmill.engine.activation.entry import EntryLimits
 from threadmill.engine.graphs import GraphCatalogue, LoadedGraph
-from threadmill.stores.base import Claim, Dispatcher, NewRun, Run, Runs
+from threadmill.stores.base import Dispatcher, Runs
+from threadmill.stores.records import Claim, NewRun, Run
 from threadmill.streams.base import Stream
 from threadmill.testing.process import (
     BlockingOf,

@@ -19,7 +19,8 @@ from uuid import uuid4
 from threadmill.checkpoints.base import Checkpoints, Commit, Stored, SyncCheckpoints
 from threadmill.domain.fence import Fence
 from threadmill.errors import StoreUnavailable
-from threadmill.stores.base import Claim, Dispatcher, Ending, Next, Run
+from threadmill.stores.base import Dispatcher
+from threadmill.stores.records import Claim, Ending, Next, Run
 
 T = TypeVar("T")
 

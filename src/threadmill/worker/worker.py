@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from threadmill.engine.activate import Activate
     from threadmill.engine.graphs import GraphCatalogue
     from threadmill.faults import Faults
-    from threadmill.stores.base import Claim, Dispatcher
+    from threadmill.stores.base import Dispatcher
+    from threadmill.stores.records import Claim
 
 _log = structlog.get_logger(__name__)
 
@@ -254,7 +255,7 @@ class Worker:
                 if now >= running.deadline_at:
                     running.attempt.stop.request(StopReason.LEASE_LOST)
 
-    # --- draining ----------------------------------------------------------------------
+    # --- draining ------------------------------------------------------------------
 
     async def _hand_back(self) -> None:
         """Lets attempts leave by themselves, then hands back what is left."""

@@ -414,7 +414,9 @@ SCENARIOS = [
         turns=[_HELLO, Turn(update=({"trail": ["by hand"]}, "a")), _GO_ON],
     ),
     Scenario(
-        name="update-first", build=plain_row, turns=[Turn(update=({"n": 5}, "b")), _GO_ON]
+        name="update-first",
+        build=plain_row,
+        turns=[Turn(update=({"n": 5}, "b")), _GO_ON],
     ),
     Scenario(
         name="command-update",
@@ -479,5 +481,8 @@ SCENARIOS = [
             Turn(update=({"trail": ["by hand"]}, "first")),
             Turn(input=None, at=_after("sub")),
         ],
+        # LangGraph begins a replayed subgraph anew until the run has its first
+        # checkpoint.
+        exact=False,
     ),
 ]

@@ -28,9 +28,7 @@ _FILE = re.compile(r"^(?P<id>\d{4})_(?P<name>[a-z0-9_]+)\.(?P<phase>pre|post)\.s
 _LOCK = 7_236_140_905_118_274
 _APPLIED = b"SELECT id, checksum FROM threadmill.migration ORDER BY id"
 _EXISTS = b"SELECT to_regclass('threadmill.migration') IS NOT NULL"
-_RECORD = (
-    b"INSERT INTO threadmill.migration (id, name, checksum) VALUES (%s, %s, %s)"
-)
+_RECORD = b"INSERT INTO threadmill.migration (id, name, checksum) VALUES (%s, %s, %s)"
 _SERVER_VERSION_MIN = 150000
 
 

@@ -25,7 +25,6 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.constants import START
-from langgraph.constants import START
 from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.pregel import Pregel
 from langgraph.runtime import RunControl, Runtime
@@ -50,7 +49,7 @@ from threadmill.engine.activation.told import Told
 from threadmill.engine.activation.writer import Writer
 from threadmill.errors import Error, LeaseLost
 from threadmill.faults import Faults
-from threadmill.stores.base import Run
+from threadmill.stores.records import Run
 from threadmill.streams.base import NewEvent
 
 _log = structlog.get_logger(__name__)
@@ -233,6 +232,10 @@ class Entry:
             if not driving.done():
                 return await self._stopped(driving, stop.reason)
             return await self._left(driving)
+        except LeaseLost:
+            # Also what the writer says once something else has failed.
+            self._raise_failure()
+            raise
         finally:
             await self._clean_up(driving, stopping, failing, flushing)
 

@@ -25,10 +25,9 @@ from threadmill.domain.fence import Fence
 
 _INTERRUPT: Final = "__interrupt__"
 _NULL_TASK: Final = "00000000-0000-0000-0000-000000000000"
+_RESUME: Final = "__resume__"
 # Channels that say something about a task without finishing it.
-_CONTROL: Final = frozenset(
-    {_INTERRUPT, "__resume__", "__error__", "__error_source_node__"}
-)
+_CONTROL: Final = frozenset({_INTERRUPT, _RESUME, "__error__", "__error_source_node__"})
 
 
 def is_reentry(head: Stored | None, run_id: UUID) -> bool:
@@ -82,6 +81,12 @@ async def replay_before(
     if origin is not None and origin.metadata.get("source") in {"update", "fork"}:
         return origin.parent_id or checkpoint_id
     return str(checkpoint_id)
+
+
+def is_result(writes: Sequence[tuple[str, Any]]) -> bool:
+    """Whether these are the writes of a task that ended well."""
+    channels = {channel for channel, _ in writes}
+    return bool(channels - _CONTROL) and channels.isdisjoint(_CONTROL - {_RESUME})
 
 
 def finished_tasks(stored: Stored) -> set[str]:

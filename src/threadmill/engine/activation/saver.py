@@ -29,7 +29,6 @@ from typing import Any, Final, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
-    WRITES_IDX_MAP,
     BaseCheckpointSaver,
     ChannelVersions,
     Checkpoint,
@@ -56,7 +55,7 @@ from threadmill.checkpoints.configs import (
 )
 from threadmill.checkpoints.home import Home
 from threadmill.domain.fence import Fence
-from threadmill.engine.activation.resume import finished_tasks
+from threadmill.engine.activation.resume import finished_tasks, is_result
 from threadmill.engine.activation.tap import Tap
 from threadmill.engine.activation.writer import Writer
 from threadmill.engine.reading_saver import ReadingSaver
@@ -166,8 +165,7 @@ class ActivationSaver(ReadingSaver):
         """Commits a task's result, unless the checkpoint that follows may carry it."""
         item = self._writes_of(config, writes, task_id, task_path)
         self._tap.writes_follow(item.ns, task_id)
-        regular = all(channel not in WRITES_IDX_MAP for channel, _ in writes)
-        if regular and not item.ns and self._tap.is_only_task(task_id):
+        if not item.ns and is_result(writes) and self._tap.is_only_task(task_id):
             self._writer.hold(item)
             return
         await self._at_home(self._writer.commit(item))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from threadmill.stores.base import Run
+    from threadmill.stores.records import Run
     from threadmill.streams.base import Event, Stream
 
 INTERRUPT: Final = "__interrupt__"

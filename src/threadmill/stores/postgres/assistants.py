@@ -9,15 +9,15 @@ from psycopg.types.json import Jsonb
 
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.errors import NotFound
-from threadmill.stores.base import Assistant
 from threadmill.stores.postgres.runs import jsonb
+from threadmill.stores.records import Assistant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from uuid import UUID
 
     from threadmill.drivers.postgres.database import Database, Row
-    from threadmill.stores.base import AssistantFilter, NewAssistant
+    from threadmill.stores.records import AssistantFilter, NewAssistant
 
 ASSISTANTS = Queries(__package__, "assistants.sql")
 

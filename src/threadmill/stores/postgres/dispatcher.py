@@ -8,18 +8,10 @@ from uuid import UUID
 from threadmill.domain.run import RunEvent, sources, target
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.errors import InvariantViolated
-from threadmill.stores.base import (
-    Claim,
-    Ending,
-    Lost,
-    Next,
-    Retention,
-    Run,
-    Timer,
-)
 from threadmill.stores.postgres.erase import erase_thread
 from threadmill.stores.postgres.rows import claim_of, run_of
 from threadmill.stores.postgres.runs import RUNS, add_end, add_promote, next_of
+from threadmill.stores.records import Claim, Ending, Lost, Next, Retention, Run, Timer
 from threadmill.streams.postgres_append import add_events
 
 if TYPE_CHECKING:

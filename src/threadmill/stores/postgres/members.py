@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from threadmill.drivers.postgres.database import Database
-    from threadmill.stores.base import Member
+    from threadmill.stores.records import Member
 
 MEMBERS = Queries(__package__, "members.sql")
 

@@ -18,13 +18,13 @@ import structlog
 from psycopg.rows import dict_row
 
 from threadmill.drivers.postgres.sql import Queries
-from threadmill.stores.base import Claim
 from threadmill.stores.postgres.rows import claim_of
+from threadmill.stores.records import Claim
 
 if TYPE_CHECKING:
     from threadmill.domain.lease import LeaseTimes
     from threadmill.drivers.postgres.database import Row
-    from threadmill.stores.base import Member
+    from threadmill.stores.records import Member
 
 _log = structlog.get_logger(__name__)
 

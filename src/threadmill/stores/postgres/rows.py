@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from threadmill.domain.run import RunStatus, ThreadStatus
-from threadmill.stores.base import Claim, Run, Thread
+from threadmill.stores.records import Claim, Run, Thread
 
 if TYPE_CHECKING:
     from threadmill.drivers.postgres.database import Row

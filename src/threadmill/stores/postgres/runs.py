@@ -12,8 +12,8 @@ from threadmill.domain.multitask import MultitaskStrategy
 from threadmill.domain.run import RunEvent, sources, target, thread_after
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.errors import AlreadyExists, Conflict, NotFound
-from threadmill.stores.base import Accepted, Cancelled, NewRun, Next, Retention, Run
 from threadmill.stores.postgres.rows import run_of
+from threadmill.stores.records import Accepted, Cancelled, NewRun, Next, Retention, Run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

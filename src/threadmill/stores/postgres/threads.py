@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from threadmill.domain.run import ThreadStatus
     from threadmill.drivers.postgres.database import Database
-    from threadmill.stores.base import Json, Next, Thread, ThreadFilter
+    from threadmill.stores.records import Json, Next, Thread, ThreadFilter
 
 THREADS = Queries(__package__, "threads.sql")
 

@@ -1,0 +1,253 @@
+"""What the stores hand out and take: frozen records, one per row or request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from threadmill.domain.multitask import MultitaskStrategy
+    from threadmill.domain.run import RunEvent, RunStatus, ThreadStatus
+    from threadmill.streams.base import NewEvent
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewAssistant:
+    """An assistant to be stored as version 1."""
+
+    assistant_id: UUID
+    graph_id: str
+    name: str
+    description: str | None = None
+    config: Json = field(default_factory=dict)
+    context: Json = field(default_factory=dict)
+    metadata: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Assistant:
+    """A versioned configuration of a graph; each graph has a default one."""
+
+    assistant_id: UUID
+    graph_id: str
+    name: str
+    description: str | None
+    version: int
+    config: Json
+    context: Json
+    metadata: Json
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """A thread's row; its values live in its head checkpoint."""
+
+    thread_id: UUID
+    status: ThreadStatus
+    metadata: Json
+    config: Json
+    error: Json | None
+    temporary: bool
+    created_at: datetime
+    updated_at: datetime
+    state_updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """An accepted request, ready to be stored.
+
+    Args:
+        kwargs: LangGraph's wire form (input, command, config, context, stream_mode,
+            interrupt_before, interrupt_after, checkpoint, durability, ...).
+        after_seconds: start no earlier than this much after acceptance.
+        create_thread: make the thread if it does not exist.
+        temporary: the thread is the run's own and goes with it.
+        thread_metadata: merged into the thread's metadata.
+        idempotency_key, body_hash: the same key and hash give the same run; the
+            same key with another hash is refused.
+        queue_max: runs that may wait on one thread.
+    """
+
+    run_id: UUID
+    thread_id: UUID
+    assistant_id: UUID
+    graph_id: str
+    kwargs: Json
+    metadata: Json = field(default_factory=dict)
+    strategy: MultitaskStrategy
+    after_seconds: float = 0.0
+    create_thread: bool = False
+    temporary: bool = False
+    thread_metadata: Json = field(default_factory=dict)
+    idempotency_key: str | None = None
+    body_hash: bytes = b""
+    idempotency_ttl_seconds: float = 86_400.0
+    queue_max: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run's row."""
+
+    run_id: UUID
+    thread_id: UUID
+    assistant_id: UUID
+    graph_id: str
+    seq: int
+    status: RunStatus
+    multitask_strategy: str
+    metadata: Json
+    kwargs: Json
+    attempt: int
+    start_checkpoint: str | None
+    end_checkpoint: str | None
+    start_step: int
+    error: Json | None
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A stored run; `new` is False when an idempotency key named an older one."""
+
+    run: Run
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """The run that a freed thread goes on with."""
+
+    run_id: UUID
+    graph_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """A run ended from outside.
+
+    Args:
+        activations: (activation id, token) of entries that must stop.
+        next: the run that goes on, if any.
+    """
+
+    run: Run
+    activations: Sequence[tuple[UUID, int]]
+    next: Next | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the dispatcher returns: ids, the token, and which attempt this is."""
+
+    tenant: str
+    activation_id: UUID
+    thread_id: UUID
+    run_id: UUID
+    token: int
+    attempt: int
+
+    @property
+    def key(self) -> tuple[UUID, int]:
+        """Identifies the claim among all claims ever made."""
+        return (self.activation_id, self.token)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ends; its end checkpoint is the head at that moment.
+
+    Args:
+        event: success, pause (the graph waits for a human), failure, timeout.
+        error: {"error": type name, "message": text} for failures.
+        events: last events of the stream.
+    """
+
+    event: RunEvent
+    error: Json | None = None
+    events: Sequence[NewEvent] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An activation whose worker is gone.
+
+    A `step` is ready again; an `update` waits for somebody to end it.
+    """
+
+    tenant: str
+    activation_id: UUID
+    thread_id: UUID
+    run_id: UUID | None
+    token: int
+    attempt: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """Something due; deleted by the transaction that carries it out."""
+
+    tenant: str
+    kind: str
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long what a finished run leaves behind is kept, in seconds."""
+
+    events_seconds: float = 120.0
+    temporary_seconds: float = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadFilter:
+    """Which threads a search is for; None does not filter.
+
+    Args:
+        metadata: contained in the thread's own.
+    """
+
+    ids: Sequence[UUID] | None = None
+    metadata: Json | None = None
+    status: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssistantFilter:
+    """Which assistants a search is for; None does not filter.
+
+    Args:
+        metadata: contained in the assistant's own.
+        name: a part of the name, in any case.
+    """
+
+    metadata: Json | None = None
+    graph_id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A process of the fleet as it announces itself."""
+
+    worker_id: UUID
+    name: str
+    role: str
+    version: str
+    graphs: Sequence[str] = ()
+    labels: Sequence[str] = ()
+    slots: int = 0
