@@ -137,7 +137,8 @@ class _Starter:
         self, fn: Callable[..., Any], *args: Any, **options: Any
     ) -> asyncio.Future[Any]:
         task = args[0]
-        self.started.append(task)
+        if task.name != START:
+            self.started.append(task)
         if self._parks is not None and self._parks(task):
             parked: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             parked.set_exception(_Parked("parked"))
