@@ -15,6 +15,7 @@ _POLL_SECONDS = 0.05
 
 async def settle(cluster: Cluster) -> None:
     """Waits until no run is pending or running; a stuck one fails the test."""
+    open_runs: list[dict[str, Any]] = []
     try:
         async with asyncio.timeout(_SETTLE_SECONDS):
             while open_runs := await cluster.rows(  # noqa: ASYNC110

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -21,6 +22,9 @@ PROGRAM = Path(sys.executable).with_name("threadmill")
 # Two cores are shared by everything that a test run starts.
 PATIENCE_SECONDS = 60.0
 
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
 ECHO = """
     from typing import TypedDict
     from langgraph.graph import START, StateGraph
@@ -36,6 +40,12 @@ ECHO = """
     builder.add_edge(START, "answer")
     graph = builder.compile()
 """
+
+
+def _die_with_the_tests() -> None:
+    """Let the kernel end a program whose test run was killed."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Program:
@@ -63,6 +73,7 @@ class Program:
             errors="replace",
             # Ctrl-C reaches it as from a terminal: the whole group, and only it.
             process_group=0,
+            preexec_fn=_die_with_the_tests,  # noqa: PLW1509 - one call, no lock
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -14,27 +14,27 @@ def empty(project: Project, postgres_uri: str) -> Project:
     return project
 
 
-def test_it_says_what_it_applied_and_then_that_all_is_done(empty: Project) -> None:
+def test_it_says_what_it_applied_where_and_then_that_all_is_done(
+    empty: Project,
+) -> None:
     code, output = empty.run("migrate")
     assert code == 0
     assert "applied 0001_initial" in output
+    parts = psycopg.conninfo.conninfo_to_dict(empty.environ["DATABASE_URI"])
+    assert f"/{parts['dbname']}" in output
+    assert str(parts["password"]) not in output
     code, output = empty.run("migrate")
     assert (code, output.splitlines()[-1]) == (0, "up to date")
 
 
 def test_several_at_once_apply_everything_once(empty: Project) -> None:
+    """Neither needs a langgraph.json."""
+    (empty.root / "langgraph.json").unlink()
     programs = [empty.start("migrate") for _ in range(3)]
     assert [program.ended() for program in programs] == [0, 0, 0]
     outputs = [program.output for program in programs]
     assert sum("applied 0001_initial" in output for output in outputs) == 1
     assert sum("up to date" in output for output in outputs) == 2
-
-
-def test_the_address_is_shown_and_the_password_is_not(empty: Project) -> None:
-    _, output = empty.run("migrate")
-    password = psycopg.conninfo.conninfo_to_dict(empty.environ["DATABASE_URI"])
-    assert f"/{password['dbname']}" in output
-    assert str(password["password"]) not in output
 
 
 def test_langgraph_json_may_name_the_database(
@@ -43,8 +43,3 @@ def test_langgraph_json_may_name_the_database(
     project.file(".env", f"DATABASE_URI={postgres_uri}\n")
     project.config(env=".env")
     assert project.run("migrate")[0] == 0
-
-
-def test_no_langgraph_json_is_needed(empty: Project) -> None:
-    (empty.root / "langgraph.json").unlink()
-    assert empty.run("migrate")[0] == 0

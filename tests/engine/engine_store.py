@@ -55,7 +55,8 @@ class EngineStore:
 
     async def close(self) -> None:
         """Closes the connections that blocking threads use."""
-        await asyncio.to_thread(self.blocking.close)
+        if self.blocking is not None:
+            await asyncio.to_thread(self.blocking.close)
 
     def saver(self, tenant: str = TENANT) -> PostgresSaver:
         return PostgresSaver(self.checkpoints, tenant=tenant)
@@ -66,6 +67,7 @@ class EngineStore:
         *,
         node: bool = False,
         on_commit: Callable[[Commit], None] | None = None,
+        stop_seconds: float = 5.0,
         **rules: Any,
     ) -> EngineDriver:
         """A driver of these graphs, in `burst` or in `node` dispatch."""
@@ -78,7 +80,7 @@ class EngineStore:
             blocking=self.blocking,
             graphs=graphs,
             rules=ActivateRules(**{"per_superstep": node, "retry_seconds": 0, **rules}),
-            limits=EntryLimits(token_flush_seconds=0.005),
+            limits=EntryLimits(token_flush_seconds=0.005, stop_seconds=stop_seconds),
             on_commit=on_commit,
         )
 

@@ -202,7 +202,12 @@ def test_rows_that_show_without_a_tenant_are_wrong() -> None:
 def test_langgraph_must_be_one_that_is_supported(
     version: str, verdict: Verdict
 ) -> None:
-    assert judge_langgraph(version).verdict is verdict
+    assert judge_langgraph(version, None).verdict is verdict
+
+
+def test_langgraph_must_pass_the_self_test_of_the_engine() -> None:
+    finding = judge_langgraph("1.2.16", "it does not park")
+    assert (finding.verdict, finding.detail) == (Verdict.FAILED, "it does not park")
 
 
 def test_the_supported_langgraph_is_that_of_the_package() -> None:

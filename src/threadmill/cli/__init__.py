@@ -1,9 +1,10 @@
 """The command line: `threadmill dev|serve|worker|migrate|doctor|version`.
 
 Others script against it: names, options, exit codes and the two `*.ready` log lines are
-part of the interface (docs/reference/cli.md). Each command is one file; what they share
-is how a project is read (`project`), how a process lives and ends (`life`) and what a
-process of the fleet runs (`member`).
+part of the interface (docs/reference/cli.md). Each command is one file. They share how
+a project is read (`project`), how a process lives and ends (`life`) and what a process
+of the fleet runs (`member`). `dev` is more than one file: it supervises a child
+(`dev_supervisor`, `dev_child`, the `lifeline` between them) and watches `sources`.
 
 Importing this package loads nothing, so that `--help` answers at once.
 """

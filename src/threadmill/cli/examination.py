@@ -12,6 +12,7 @@ from typing import Final
 from threadmill.composition import inspections_of
 from threadmill.config import LangGraphConfig, load_config
 from threadmill.drivers.postgres.configured import pending_migrations, reach_database
+from threadmill.engine.activation.selftest import self_test
 from threadmill.engine.doctor import (
     Finding,
     Needs,
@@ -26,7 +27,7 @@ from threadmill.engine.doctor import (
     wrong,
 )
 from threadmill.engine.graphs import GraphCatalogue, load_graphs
-from threadmill.errors import BadSetting, Error, GraphLoadFailed
+from threadmill.errors import BadSetting, Error, GraphLoadFailed, SetupError
 from threadmill.settings import Settings
 
 _REFERENCE: Final = "see docs/reference/"
@@ -55,7 +56,8 @@ class Examination:
         """Looks, in the order in which one would mend."""
         config = yield from self._configuration()
         settings = yield from self._settings({} if config is None else config.env)
-        yield judge_langgraph(version("langgraph"))
+        problem = asyncio.run(_engine_problem())
+        yield judge_langgraph(version("langgraph"), problem)
         yield from self._graphs(config)
         yield from self._database(settings)
 
@@ -119,6 +121,15 @@ class Examination:
                 return
         for check in _OF_DATABASE:
             yield skipped(check, "no database to look at")
+
+
+async def _engine_problem() -> str | None:
+    """Why the engine cannot drive the installed LangGraph, if it cannot."""
+    try:
+        await self_test()
+    except SetupError as error:
+        return str(error)
+    return None
 
 
 async def _built(graphs: GraphCatalogue) -> Mapping[str, str]:

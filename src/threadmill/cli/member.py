@@ -21,6 +21,7 @@ from threadmill.composition import (
     new_member,
     open_core,
 )
+from threadmill.engine.activation.selftest import self_test
 from threadmill.errors import InvariantViolated
 from threadmill.server.app import create_app
 from threadmill.server.health import health_app
@@ -76,8 +77,11 @@ async def run_member(plan: Plan, stop: Stop) -> None:
     """Joins the fleet and works until the process is asked to end, then drains.
 
     Raises:
-        Error: it cannot start; see `open_core`.
+        Error: it cannot start; see `open_core` and `self_test`.
     """
+    if plan.role != "server":
+        # Before anybody sees this worker: a LangGraph it cannot drive is not for it.
+        await self_test()
     member = new_member(plan.settings, plan.graphs, plan.role, plan.labels)
     async with open_core(plan.settings, plan.graphs, member) as core:
         worker = None if plan.role == "server" else build_worker(core)

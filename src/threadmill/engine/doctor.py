@@ -307,16 +307,22 @@ def judge_graphs(graphs: GraphCatalogue, late: Mapping[str, str]) -> Iterator[Fi
         yield wrong(f"graph {graph_id}", cause, remedy)
 
 
-def judge_langgraph(version: str) -> Finding:
-    """The installed LangGraph, against what this release is made for."""
+def judge_langgraph(version: str, problem: str | None) -> Finding:
+    """The installed LangGraph, against what this release is made for.
+
+    Args:
+        version: what is installed.
+        problem: why the engine's self-test failed, if it did.
+    """
     check = "langgraph"
     low, high = LANGGRAPH_RANGE
-    numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
-    if low <= numbers < high:
-        return good(check, version)
     wanted = ">={},<{}".format(
         *(".".join(map(str, bound)) for bound in LANGGRAPH_RANGE)
     )
-    return wrong(
-        check, f"{version} is not {wanted}", f'pip install "langgraph{wanted}"'
-    )
+    remedy = f'pip install "langgraph{wanted}"'
+    numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+    if not low <= numbers < high:
+        return wrong(check, f"{version} is not {wanted}", remedy)
+    if problem is not None:
+        return wrong(check, problem, remedy)
+    return good(check, f"{version}, as the engine needs it")

@@ -14,6 +14,7 @@ and another process claims the activation.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -47,21 +48,31 @@ _LEASE_SECONDS: Final = 300.0
 
 @dataclass(slots=True)
 class SilentHints:
-    """Hints that nobody needs: the driver looks by itself. They are only counted."""
+    """Hints that reach nobody: the driver looks by itself. A test may wait for them.
+
+    Args:
+        told: what was published, in order.
+        published: set whenever something is.
+    """
 
     told: list[str] = field(default_factory=list)
+    published: asyncio.Event = field(default_factory=asyncio.Event)
 
     def ready(self, graph_id: str) -> None:
         """See `Hints.ready`."""
-        self.told.append(f"ready {graph_id}")
+        self._tell(f"ready {graph_id}")
 
     def moved(self, tenant: str, thread_id: UUID) -> None:
         """See `Hints.moved`."""
-        self.told.append(f"moved {tenant} {thread_id}")
+        self._tell(f"moved {tenant} {thread_id}")
 
     def stop(self, activation_id: UUID, token: int) -> None:
         """See `Hints.stop`."""
-        self.told.append(f"stop {activation_id} {token}")
+        self._tell(f"stop {activation_id} {token}")
+
+    def _tell(self, hint: str) -> None:
+        self.told.append(hint)
+        self.published.set()
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,8 @@ class Process:
         fault = self._fault_now()
         if fault is not None and not fault.writes:
             await self._fail(fault, send)
+        with self._changed:
+            self._sending += 1
         sending = asyncio.ensure_future(self._sent(send, what, fault))
         result = await asyncio.shield(sending)
         if fault is not None:
@@ -97,7 +99,7 @@ class Process:
     async def _sent(
         self, send: Awaitable[T], what: Commit | None, fault: Fault | None
     ) -> T:
-        with self._under_way(what):
+        with self._arrives(what):
             result = await send
         if fault is not None and fault.kills:
             # Also when whoever asked for the commit does not wait for it any more.
@@ -110,7 +112,9 @@ class Process:
             raise StoreUnavailable("the process is gone")
         fault = self._fault_now()
         if fault is None or fault.writes:
-            with self._under_way(what):
+            with self._changed:
+                self._sending += 1
+            with self._arrives(what):
                 send()
         if fault is not None:
             if fault.kills:
@@ -118,9 +122,7 @@ class Process:
             raise StoreUnavailable(f"{fault.kind} commit {fault.commit}")
 
     @contextmanager
-    def _under_way(self, what: Commit | None) -> Iterator[None]:
-        with self._changed:
-            self._sending += 1
+    def _arrives(self, what: Commit | None) -> Iterator[None]:
         try:
             yield
             if what is not None and self._on_commit is not None:
@@ -131,6 +133,8 @@ class Process:
                 self._changed.notify_all()
 
     def _is_gone(self) -> bool:
+        if self.died.is_set():
+            return True
         return self.faulted and self._fault is not None and self._fault.kills
 
     def _fault_now(self) -> Fault | None:
@@ -156,7 +160,10 @@ class Process:
         raise asyncio.CancelledError
 
     async def run(self, work: Awaitable[None]) -> None:
-        """Runs `work` until it ends or the process dies; then nothing of it is left."""
+        """Runs `work` until it ends or the process dies; then nothing of it is left.
+
+        Cancelling this kills the process.
+        """
         working = asyncio.ensure_future(work)
         dying = asyncio.ensure_future(self.died.wait())
         try:
@@ -164,6 +171,8 @@ class Process:
             if not self._is_gone():
                 await working
         finally:
+            if not working.done():
+                self.died.set()
             await asyncio.to_thread(self._wait_for_arrivals)
             self._falling.set()
             dying.cancel()

@@ -51,9 +51,7 @@ def retried_in_vain(ledger: Ledger, saver: Saver) -> Pregel:
 
     builder = StateGraph(Trail)
     builder.add_node("first", step(ledger, "first"))
-    builder.add_node(
-        "broken", broken, retry_policy=_quick(2)
-    )
+    builder.add_node("broken", broken, retry_policy=_quick(2))
     builder.add_edge(START, "first")
     builder.add_edge("first", "broken")
     return builder.compile(checkpointer=saver)

@@ -235,9 +235,7 @@ def nothing(ledger: Ledger, saver: Saver) -> Pregel:
     """Ends at once."""
     builder = StateGraph(Trail)
     builder.add_node("unreached", step(ledger, "unreached"))
-    builder.add_conditional_edges(
-        START, lambda _: "__end__", ["__end__", "unreached"]
-    )
+    builder.add_conditional_edges(START, lambda _: "__end__", ["__end__", "unreached"])
     return builder.compile(checkpointer=saver)
 
 

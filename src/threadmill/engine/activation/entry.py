@@ -33,11 +33,13 @@ from langgraph.types import Command
 from threadmill.checkpoints.base import Checkpoints, Stored, SyncCheckpoints
 from threadmill.domain.fence import Fence
 from threadmill.engine.activation.breakpoints import is_at_breakpoint
+from threadmill.engine.activation.exits import guard_loop
 from threadmill.engine.activation.resume import (
     entry_input,
     finished_tasks,
     is_reentry,
     replay_before,
+    results,
 )
 from threadmill.engine.activation.saver import ActivationSaver
 from threadmill.engine.activation.steps import StepLimit
@@ -197,6 +199,7 @@ class Entry:
             recursion_limit=self._steps.limit,
             max_concurrency=config.get("max_concurrency"),
             on_start=self._tap.tasks_run,
+            finished=results(head) if head is not None and self._reentry else {},
             handlers=self._tap.handlers(),
         )
         self._graph = _bound(graph, self._saver)
@@ -215,6 +218,7 @@ class Entry:
             LeaseLost: somebody else owns the activation; nothing more was written.
             Unavailable: the store failed; hand the activation back.
         """
+        guard_loop(self._loop)
         if self._modes and not self._goes_on:
             self._tap.announce(self._metadata_event())
         if await self._is_at_breakpoint():

@@ -14,6 +14,7 @@ applied yet may be passed again:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
@@ -26,6 +27,7 @@ from threadmill.domain.fence import Fence
 _INTERRUPT: Final = "__interrupt__"
 _NULL_TASK: Final = "00000000-0000-0000-0000-000000000000"
 _RESUME: Final = "__resume__"
+_ID: Final = re.compile(r"[0-9a-f]{32}")
 # Channels that say something about a task without finishing it.
 _CONTROL: Final = frozenset({_INTERRUPT, _RESUME, "__error__", "__error_source_node__"})
 
@@ -89,13 +91,18 @@ def is_result(writes: Sequence[tuple[str, Any]]) -> bool:
     return bool(channels - _CONTROL) and channels.isdisjoint(_CONTROL - {_RESUME})
 
 
+def results(stored: Stored) -> dict[str, list[tuple[str, Any]]]:
+    """What the tasks have written whose results are stored with a checkpoint."""
+    found: dict[str, list[tuple[str, Any]]] = {}
+    for task, channel, value in stored.writes:
+        if channel not in _CONTROL and task != _NULL_TASK:
+            found.setdefault(task, []).append((channel, value))
+    return found
+
+
 def finished_tasks(stored: Stored) -> set[str]:
     """Ids of tasks whose results are stored with a checkpoint."""
-    return {
-        task
-        for task, channel, _ in stored.writes
-        if channel not in _CONTROL and task != _NULL_TASK
-    }
+    return set(results(stored))
 
 
 def pending_interrupts(head: Stored) -> dict[str, UUID | None]:
@@ -118,7 +125,9 @@ def _answers(resume: Any, head: Stored, run_id: UUID) -> Any:
         return None
     pending = pending_interrupts(head)
     mine = {i for i, by in pending.items() if by == run_id}
-    if isinstance(resume, Mapping) and resume and set(resume) <= _known_ids(head):
+    if _is_by_id(resume):
+        if run_id not in head.write_runs:
+            return _Answers(resume)
         left = {i: a for i, a in resume.items() if i in pending and i not in mine}
         return _Answers(left) if left else None
     theirs = set(pending) - mine
@@ -127,13 +136,11 @@ def _answers(resume: Any, head: Stored, run_id: UUID) -> Any:
     return None if mine else resume
 
 
-def _known_ids(head: Stored) -> set[str]:
-    return {
-        interrupt.id
-        for _, channel, value in head.writes
-        if channel == _INTERRUPT
-        for interrupt in _interrupts(value)
-    }
+def _is_by_id(resume: Any) -> bool:
+    """Whether LangGraph reads it as answers by id: every key is a hash."""
+    return isinstance(resume, Mapping) and all(
+        isinstance(key, str) and _ID.fullmatch(key) for key in resume
+    )
 
 
 def _interrupts(value: Any) -> Sequence[Interrupt]:

@@ -243,18 +243,23 @@ def _check_order(log: Sequence[tuple[str, Any]]) -> None:
 
 
 async def _check_draining() -> None:
-    """A drain that is asked for by a checkpoint's commit leaves right after it."""
+    """A drain that is asked for by a checkpoint's commit leaves right after it.
+
+    What is entered again there is told to resume.
+    """
     saver, control = _Recorder(), RunControl()
 
     def drain(metadata: CheckpointMetadata) -> None:
-        if metadata["step"] == 1:
+        if metadata["step"] == 2:
             control.request_drain("self-test")
 
     saver.on_put = drain
     leaving = _enter(saver, {"n": 0}, _Starter(), control=control)
     await _expect(GraphDrained, leaving, "a drain is ignored")
     puts = [what for kind, what in saver.log if kind == "put"]
-    _require(puts == [-1, 0, 1], f"a drain at superstep 1 left after {puts}")
+    _require(puts == [-1, 0, 1, 2], f"a drain at superstep 2 left after {puts}")
+    await _enter(saver, None, _Starter())
+    _require(("enter", True) in saver.log, "a subgraph is not told to resume")
 
 
 async def _check_limit() -> None:

@@ -38,7 +38,8 @@ MESSAGE_MODES: Final = frozenset({"messages", "messages-tuple"})
 _FROM_LOOP: Final = frozenset({"updates", "values", "tasks", "checkpoints", "debug"})
 
 Owner = tuple[str, str]
-"""What an event of state describes: ("task", task id) or ("put", namespace)."""
+"""What an event of state describes: ("task", task id), ("put", namespace), or that the
+run ends here ("end", namespace); ("open", namespace) as long as it is not known."""
 
 
 @dataclass(slots=True)
@@ -254,11 +255,7 @@ class Tap:
         if "tasks" in self._modes and self._wanted(path):
             event = NewEvent(f"tasks{_suffix(path)}", encode(payload))
         if "result" in payload and ns in self._kept:
-            owner: Owner = ("task", payload["id"])
-            for recorded in self._log:
-                if recorded.owner == ("open", ns):
-                    recorded.owner = owner
-            self._log.append(_Recorded(event, ns, owner))
+            self._on_result(ns, payload["id"], event)
             return
         if "result" not in payload:
             superstep = self._superstep(ns)
@@ -267,6 +264,16 @@ class Tap:
                 superstep.repeats += 1
         if event is not None:
             self._add_loose(path, event)
+
+    def _on_result(self, ns: str, task_id: str, event: NewEvent | None) -> None:
+        superstep, owner = self._superstep(ns), ("task", task_id)
+        if task_id in superstep.finished and superstep.updates_told:
+            # LangGraph ends it anew, as it does with error handlers.
+            self._log = [r for r in self._log if r.owner != ("open", ns)]
+        for recorded in self._log:
+            if recorded.owner == ("open", ns):
+                recorded.owner = owner
+        self._log.append(_Recorded(event, ns, owner))
 
     def _on_state(
         self, ns: str, path: tuple[str, ...], mode: str, payload: Any
@@ -283,8 +290,11 @@ class Tap:
         if mode not in self._modes or not self._wanted(path):
             return
         loose = ns not in self._kept or repeated is False
+        # At a static breakpoint LangGraph may tell of the pause before the checkpoint
+        # is committed at which it pauses; whoever enters there will tell of it again.
+        kind = "end" if INTERRUPT in _keys(payload) and not questions else "open"
         recorded = _Recorded(
-            NewEvent(name, encode(payload)), ns, None if loose else ("open", ns)
+            NewEvent(name, encode(payload)), ns, None if loose else (kind, ns)
         )
         self._log.append(recorded)
         if loose:

@@ -9,14 +9,14 @@ back before it runs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import copy_context
 from typing import Any, Final
 
 from langchain_core.callbacks import BaseCallbackHandler
 
-from threadmill.errors import GraphFailed
+from threadmill.engine.activation.exits import EXITS, enter_node, failure_of
 
 KEY: Final = "__pregel_runner_submit"
 
@@ -28,6 +28,8 @@ class TaskStarter:
         recursion_limit: the run's own, for subgraphs.
         max_concurrency: tasks that may run at once (LangGraph's config key).
         on_start: called before a task is started.
+        finished: what tasks have written that must not run again. LangGraph itself
+            gives their results back to all but error handlers.
         handlers: callback handlers of every task. Given to the root they would be
             taken out: LangGraph keeps an outer stream's handlers away from a graph
             that is not its task.
@@ -39,8 +41,10 @@ class TaskStarter:
         recursion_limit: int,
         max_concurrency: int | None,
         on_start: Callable[[], None],
+        finished: Mapping[str, Sequence[tuple[str, Any]]],
         handlers: Sequence[BaseCallbackHandler] = (),
     ) -> None:
+        self._finished = finished
         self._handlers = handlers
         self._recursion_limit = recursion_limit
         self._max_concurrency = max_concurrency
@@ -65,12 +69,20 @@ class TaskStarter:
         """LangGraph's own signature: the first argument after `fn` is the task."""
         self._adapt(args[0])
         self._on_start()
+        if args[0].id in self._finished:
+            return self._given_back(args[0])
         task = asyncio.get_running_loop().create_task(
             self._run(fn, args, kwargs), name=__name__, context=copy_context()
         )
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
+
+    def _given_back(self, task: Any) -> asyncio.Future[Any]:
+        task.writes.extend(self._finished[task.id])
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
 
     async def _run(
         self,
@@ -79,12 +91,11 @@ class TaskStarter:
         kwargs: dict[str, Any],
     ) -> Any:
         async with self._gate(args[0]):
+            enter_node(args[0].name)
             try:
                 return await fn(*args, **kwargs)
-            except (SystemExit, KeyboardInterrupt) as error:
-                # asyncio would let it end the whole process, and the next one's.
-                kind = type(error).__name__
-                raise GraphFailed(f"node '{args[0].name}' raised {kind}") from error
+            except EXITS as error:
+                raise failure_of(args[0].name, error) from error
 
     def _gate(self, task: Any) -> AbstractAsyncContextManager[Any]:
         if not self._max_concurrency:

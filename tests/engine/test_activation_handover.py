@@ -1,0 +1,124 @@
+"""When an activation leaves between supersteps, and what whoever enters next sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.engine.engine_store import TENANT, EngineStore
+from tests.engine.parity import states
+from tests.engine.parity.flows import functional
+from tests.engine.parity.harness import EngineStory, Ledger, tell_plainly
+from tests.engine.small_graphs import row, step
+from threadmill.domain.run import RunStatus
+from threadmill.engine.activate import Attempt
+from threadmill.testing.engine import EngineDriver
+from threadmill.testing.process import Process
+
+NODES = ("a", "b", "c", "d")
+
+
+def _graph() -> Any:
+    return row(**{name: step(name) for name in NODES})
+
+
+async def _submit(store: EngineStore, **options: Any) -> tuple[EngineDriver, Any]:
+    graph_id = str(uuid4())
+    driver = store.driver({graph_id: _graph()}, **options)
+    run = await driver.submit(
+        graph_id, uuid4(), {"input": {"steps": []}, "stream_mode": ["values"]}
+    )
+    return driver, run
+
+
+async def test_node_dispatch_claims_every_superstep(engine_store: EngineStore) -> None:
+    driver, run = await _submit(engine_store, node=True)
+    ended = await driver.carry_out(run)
+    # One claim for each node, and one that finds nothing left or ends at once.
+    assert ended.claims in {len(NODES), len(NODES) + 1}
+    assert ended.run.attempt == 1
+    events = await engine_store.events(run.thread_id)
+    assert [e.event for e in events] == ["metadata"] + ["values"] * (len(NODES) + 1)
+
+
+async def test_burst_claims_once(engine_store: EngineStore) -> None:
+    driver, run = await _submit(engine_store)
+    assert (await driver.carry_out(run)).claims == 1
+
+
+async def _first_attempt(
+    driver: EngineDriver, contended: Callable[[], bool], draining: Callable[[], bool]
+) -> Process:
+    process = driver.process()
+    (claim,) = await driver.claim(process)
+    await driver.work(process, Attempt(claim, contended=contended, draining=draining))
+    return process
+
+
+@pytest.mark.parametrize(
+    ("slice_seconds", "contended", "draining", "leaves"),
+    [
+        (0.0, False, False, False),
+        (0.0, True, False, True),
+        (60.0, True, False, False),
+        (60.0, False, True, True),
+    ],
+)
+async def test_burst_leaves_when_others_wait_or_the_worker_goes(
+    engine_store: EngineStore,
+    slice_seconds: float,
+    *,
+    contended: bool,
+    draining: bool,
+    leaves: bool,
+) -> None:
+    driver, run = await _submit(engine_store, slice_seconds=slice_seconds)
+    process = await _first_attempt(driver, lambda: contended, lambda: draining)
+    run = await engine_store.runs.get(TENANT, run.run_id)
+    assert run.status is (RunStatus.RUNNING if leaves else RunStatus.SUCCESS)
+    head = await engine_store.checkpoints.get(TENANT, str(run.thread_id), "")
+    assert head is not None
+    done = head.checkpoint["channel_values"]["steps"]
+    assert done == (["a"] if leaves else list(NODES))
+    if leaves:
+        (claim,) = await driver.claim(process)
+        assert claim.attempt == 1
+
+
+async def test_leaving_costs_no_commit_of_its_own(engine_store: EngineStore) -> None:
+    driver, _ = await _submit(engine_store)
+    process = await _first_attempt(driver, lambda: False, lambda: True)
+    begin, entered_and_first = 1, 2
+    assert process.commits <= begin + entered_and_first + 1  # one flush of events
+    assert [told for told in driver.hints.told if told.startswith("ready")]
+
+
+@pytest.mark.parametrize("node", [True, False])
+async def test_untracked_values_keep_a_run_in_one_process(
+    engine_store: EngineStore, *, node: bool
+) -> None:
+    plain = await tell_plainly(states.UNTRACKED)
+    story = EngineStory(engine_store, states.UNTRACKED, node=node)
+    with capture_logs() as logs:
+        told = await story.tell()
+    assert [turn.state for turn in told] == [turn.state for turn in plain]
+    assert story.claims == [1, 1]
+    warnings = [log for log in logs if log["event"] == "graph.stays_in_one_process"]
+    # The driver makes a new `Activate` for every claim; each warns once.
+    assert [log["channels"] for log in warnings] == [["secret"]] * 2
+
+
+async def test_an_entrypoint_does_not_wait_for_its_own_tasks_slot(
+    engine_store: EngineStore,
+) -> None:
+    """With one task at a time, LangGraph by itself would wait for ever."""
+    graph_id = str(uuid4())
+    driver = engine_store.driver({graph_id: functional(Ledger(), None)})
+    run = await driver.submit(
+        graph_id, uuid4(), {"input": {"n": 1}, "config": {"max_concurrency": 1}}
+    )
+    assert (await driver.carry_out(run)).run.status is RunStatus.SUCCESS

@@ -1,0 +1,252 @@
+"""The writer batches, keeps order, and writes nothing more after a failure.
+
+Its store here keeps commits in a list and can be held: what matters is which calls
+share a commit, not what a database makes of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from threadmill.checkpoints.base import Commit, Put, Writes
+from threadmill.domain.fence import Fence
+from threadmill.engine.activation.tap import Tap
+from threadmill.engine.activation.told import Told
+from threadmill.engine.activation.writer import Writer
+from threadmill.errors import GraphFailed, LeaseLost, StoreUnavailable
+from threadmill.faults import Faults
+from threadmill.streams.base import NewEvent
+
+
+class Store:
+    """Commits in memory, one at a time, when it is let."""
+
+    def __init__(self) -> None:
+        self.commits: list[Commit] = []
+        self.error: Exception | None = None
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def commit(self, *args: Any) -> None:
+        commit: Commit = args[2]
+        await self.open.wait()
+        if self.error is not None:
+            raise self.error
+        self.commits.append(commit)
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def tap() -> Tap:
+    return Tap(
+        ["values", "updates", "custom"],
+        subgraphs=True,
+        told=Told(),
+        on_loose=lambda: None,
+    )
+
+
+def _writer(store: Store, tap: Tap, **changes: Any) -> Writer:
+    options: dict[str, Any] = {
+        "store": store,
+        "blocking": None,
+        "fence": Fence("default", uuid4(), uuid4(), 1, uuid4()),
+        "tap": tap,
+        "progressed": True,
+        "on_events": lambda: None,
+        "faults": Faults(),
+    }
+    return Writer(**{**options, **changes})
+
+
+def _put(step: int = 0, ns: str = "", source: str = "loop") -> Put:
+    checkpoint: Any = {"id": str(uuid4())}
+    metadata: Any = {"step": step, "source": source}
+    return Put(ns=ns, checkpoint=checkpoint, metadata=metadata, parent_id=None)
+
+
+def _writes(task_id: str, ns: str = "") -> Writes:
+    return Writes(ns, "checkpoint", task_id, "", [("channel", task_id)])
+
+
+def _chunk(tap: Tap, mode: str, payload: Any, *path: str) -> None:
+    tell: Any = tap.protocol()
+    tell((path, mode, payload))
+
+
+def _result(tap: Tap, task_id: str, *path: str) -> None:
+    """What LangGraph tells of a task that ends."""
+    _chunk(tap, "updates", {task_id: 1}, *path)
+    _chunk(tap, "tasks", {"id": task_id, "name": task_id, "result": {}}, *path)
+
+
+def _told(commit: Commit) -> list[str]:
+    return [f"{event.event} {event.data}" for event in commit.events]
+
+
+async def test_what_waits_shares_the_next_commit(store: Store, tap: Tap) -> None:
+    writer = _writer(store, tap)
+    store.open.clear()
+    tap.announce(NewEvent("metadata", "{}"))
+    first = asyncio.create_task(writer.flush())
+    await asyncio.sleep(0)
+    others = [
+        asyncio.create_task(writer.commit(_writes(name))) for name in ("a", "b", "c")
+    ]
+    await asyncio.sleep(0)
+    store.open.set()
+    await asyncio.gather(first, *others)
+    assert [[w.task_id for w in c.writes] for c in store.commits] == [
+        [],
+        ["a", "b", "c"],
+    ]
+
+
+async def test_a_held_result_rides_with_the_checkpoint(store: Store, tap: Tap) -> None:
+    writer = _writer(store, tap)
+    writer.hold(_writes("a"))
+    assert store.commits == []
+    await writer.commit(_put())
+    (commit,) = store.commits
+    assert [w.task_id for w in commit.writes] == ["a"]
+    assert len(commit.puts) == 1
+
+
+async def test_a_release_is_not_lost_to_a_flush_that_takes_the_checkpoint(
+    store: Store, tap: Tap
+) -> None:
+    writer = _writer(store, tap)
+    store.open.clear()
+    tap.announce(NewEvent("metadata", "{}"))
+    first = asyncio.create_task(writer.flush())
+    await asyncio.sleep(0)
+    second = asyncio.create_task(writer.flush())
+    await asyncio.sleep(0)
+    put = asyncio.create_task(writer.commit(_put(), release=True))
+    await asyncio.sleep(0)
+    store.open.set()
+    await asyncio.gather(first, second, put)
+    assert [commit.release for commit in store.commits if commit.puts] == [True]
+    assert writer.released
+
+
+async def test_events_go_with_what_they_describe(store: Store, tap: Tap) -> None:
+    writer = _writer(store, tap)
+    _result(tap, "a")
+    _result(tap, "b")
+    _chunk(tap, "values", {"n": 1})
+    await writer.commit(_writes("a"))
+    await writer.commit(_writes("b"))
+    await writer.commit(_put())
+    assert [_told(commit) for commit in store.commits] == [
+        ['updates {"a":1}'],
+        ['updates {"b":1}'],
+        ['values {"n":1}'],
+    ]
+
+
+async def test_an_inputs_checkpoint_does_not_take_the_first_state(
+    store: Store, tap: Tap
+) -> None:
+    """LangGraph may tell it before the input's commit begins."""
+    writer = _writer(store, tap)
+    _chunk(tap, "values", {"n": 0})
+    await writer.commit(_put(step=-1, source="input"))
+    await writer.commit(_put(step=0))
+    assert [_told(commit) for commit in store.commits] == [[], ['values {"n":0}']]
+
+
+async def test_a_subgraph_that_waits_does_not_hold_back_others(
+    store: Store, tap: Tap
+) -> None:
+    writer = _writer(store, tap)
+    tap.keep("sub")
+    _chunk(tap, "values", {"inner": 1}, "sub")
+    _result(tap, "a")
+    await writer.commit(_writes("a"))
+    await writer.commit(_put(ns="sub"))
+    assert [_told(commit) for commit in store.commits] == [
+        ['updates {"a":1}'],
+        ['values|sub {"inner":1}'],
+    ]
+
+
+async def test_a_loose_event_does_not_overtake_a_state_that_waits(
+    store: Store, tap: Tap
+) -> None:
+    writer = _writer(store, tap)
+    _chunk(tap, "values", {"n": 1})
+    tap.announce(NewEvent("custom", "1"))
+    await writer.flush()
+    assert store.commits == []
+    await writer.commit(_put())
+    assert [_told(commit) for commit in store.commits] == [
+        ['values {"n":1}', "custom 1"]
+    ]
+
+
+async def test_a_subgraph_without_checkpoints_is_told_at_once(
+    store: Store, tap: Tap
+) -> None:
+    writer = _writer(store, tap)
+    _result(tap, "x", "sub:1")
+    _chunk(tap, "values", {"inner": 1}, "sub:1")
+    await writer.flush()
+    assert _told(store.commits[0]) == [
+        'updates|sub:1 {"x":1}',
+        'values|sub:1 {"inner":1}',
+    ]
+
+
+async def test_after_a_failure_nothing_is_written(store: Store, tap: Tap) -> None:
+    writer = _writer(store, tap)
+    store.error = StoreUnavailable("away")
+    with pytest.raises(StoreUnavailable):
+        await writer.commit(_writes("a"))
+    await asyncio.wait_for(writer.failed.wait(), 1)
+    store.error = None
+    with pytest.raises(LeaseLost):
+        await writer.commit(_writes("b"))
+    with pytest.raises(LeaseLost):
+        await writer.flush()
+    assert store.commits == []
+    assert isinstance(writer.failure, StoreUnavailable)
+
+
+async def test_a_commit_that_was_cancelled_may_have_happened(
+    store: Store, tap: Tap
+) -> None:
+    writer = _writer(store, tap)
+    store.open.clear()
+    committing = asyncio.create_task(writer.commit(_writes("a")))
+    await asyncio.sleep(0)
+    committing.cancel()
+    await asyncio.wait({committing})
+    assert isinstance(writer.failure, StoreUnavailable)
+
+
+async def test_the_first_root_checkpoint_of_a_later_attempt_is_progress(
+    store: Store, tap: Tap
+) -> None:
+    writer = _writer(store, tap, progressed=False)
+    await writer.commit(_writes("a"))
+    await writer.commit(_put(ns="sub"))
+    await writer.commit(_put())
+    await writer.commit(_put())
+    assert [commit.progress for commit in store.commits] == [False, False, True, False]
+
+
+async def test_without_blocking_checkpoints_blocking_commits_are_refused(
+    store: Store, tap: Tap
+) -> None:
+    writer = _writer(store, tap)
+    with pytest.raises(GraphFailed, match="ainvoke"):
+        writer.commit_blocking(_put(ns="sub"))
