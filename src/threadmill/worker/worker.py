@@ -206,8 +206,9 @@ class Worker:
         try:
             await self._activate.carry_out(running.attempt)
         except Exception:  # noqa: BLE001 - the root of an attempt; logged
-            # Our bug, not the graph's: the lease runs out and another attempt begins.
+            # Our bug, not the graph's: another attempt begins, until they are spent.
             _log.exception("worker.attempt_crashed")
+            await self._give_back(running.attempt.claim, count_attempt=True)
         finally:
             self._running.pop(running.attempt.claim.key, None)
             slot.let_go()
@@ -238,9 +239,11 @@ class Worker:
                 self._giving_back.add(task)
                 task.add_done_callback(self._giving_back.discard)
 
-    async def _give_back(self, claim: Claim) -> None:
+    async def _give_back(self, claim: Claim, *, count_attempt: bool = False) -> None:
         try:
-            await self._dispatcher.release(fence_of(claim), count_attempt=False)
+            await self._dispatcher.release(
+                fence_of(claim), count_attempt=count_attempt
+            )
         except Error as error:
             _log.warning("worker.give_back_failed", cause=str(error))
         else:

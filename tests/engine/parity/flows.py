@@ -262,7 +262,7 @@ def _limited(limit: int) -> Turn:
 
 SCENARIOS = [
     Scenario(name="linear", build=linear, turns=[_HELLO, _AGAIN]),
-    Scenario(name="loop", build=loop, turns=[_limited(9), _limited(9)]),
+    Scenario(name="loop", build=loop, turns=[_limited(9)]),
     *[
         Scenario(name=f"endless-{n}", build=endless, turns=[_limited(n), _limited(n)])
         for n in (1, 2, 4)
@@ -281,15 +281,15 @@ SCENARIOS = [
         build=conditional,
         turns=[_HELLO, Turn(input={"n": 1})],
     ),
-    Scenario(name="send", build=fan_out, turns=[_HELLO, _AGAIN]),
+    Scenario(name="send", build=fan_out, turns=[_HELLO]),
     Scenario(
         name="max-concurrency",
         build=fan_out,
         turns=[Turn(input={"n": 0}, config={"max_concurrency": 1})],
     ),
     Scenario(name="defer", build=deferred, turns=[_HELLO]),
-    Scenario(name="barrier", build=barrier, turns=[_HELLO, _AGAIN]),
-    Scenario(name="command", build=commands, turns=[_HELLO, _AGAIN]),
+    Scenario(name="barrier", build=barrier, turns=[_HELLO]),
+    Scenario(name="command", build=commands, turns=[_HELLO]),
     Scenario(name="functional", build=functional, turns=[Turn(input={"n": 1})] * 2),
     Scenario(
         name="functional-max-concurrency",

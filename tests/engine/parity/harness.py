@@ -100,6 +100,8 @@ class Scenario:
     Args:
         exact: whether subgraphs' events are told exactly once, too. Those of
             subgraphs that a node calls synchronously may be repeated.
+        exact_when_away: the same after a failure of the database: who then goes on does
+            not know that somebody has been there before.
         same_events: whether events are compared at all.
         replays: whether LangGraph itself runs tasks again that had a result.
     """
@@ -108,6 +110,7 @@ class Scenario:
     build: Build
     turns: Sequence[Turn]
     exact: bool = True
+    exact_when_away: bool = True
     same_events: bool = True
     replays: bool = False
 
