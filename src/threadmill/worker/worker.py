@@ -241,9 +241,7 @@ class Worker:
 
     async def _give_back(self, claim: Claim, *, count_attempt: bool = False) -> None:
         try:
-            await self._dispatcher.release(
-                fence_of(claim), count_attempt=count_attempt
-            )
+            await self._dispatcher.release(fence_of(claim), count_attempt=count_attempt)
         except Error as error:
             _log.warning("worker.give_back_failed", cause=str(error))
         else:

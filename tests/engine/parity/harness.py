@@ -15,6 +15,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 from uuid import uuid4
 
@@ -103,6 +104,7 @@ class Scenario:
         exact_when_away: the same after a failure of the database: who then goes on does
             not know that somebody has been there before.
         same_events: whether events are compared at all.
+        since: the first LangGraph that tells this story right by itself.
         replays: whether LangGraph itself runs tasks again that had a result.
     """
 
@@ -113,6 +115,13 @@ class Scenario:
     exact_when_away: bool = True
     same_events: bool = True
     replays: bool = False
+    since: tuple[int, ...] = (0,)
+
+    @property
+    def is_told_right(self) -> bool:
+        """Whether the installed LangGraph does."""
+        installed = metadata.version("langgraph").split(".")
+        return tuple(int(n) for n in installed if n.isdigit()) >= self.since
 
 
 @dataclass
