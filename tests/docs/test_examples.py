@@ -40,30 +40,30 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("name", ["chat_agent", "fanout", "approval"])
 async def test_an_example_prints_what_its_page_shows(
-    name: str, database_uri: str, tmp_path: Path
+    name: str, fresh_database_uri: str, tmp_path: Path
 ) -> None:
     page = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     (shown,) = (text for language, text in blocks if not language)
-    async with served(name, database_uri, tmp_path) as cluster:
+    async with served(name, fresh_database_uri, tmp_path) as cluster:
         printed = await run_client(cluster, name)
     # The tasks of one superstep end in any order.
     assert sorted(printed.splitlines()) == sorted(shown.splitlines())
 
 
 async def test_the_conversation_goes_on_whichever_server_is_asked(
-    database_uri: str, tmp_path: Path
+    fresh_database_uri: str, tmp_path: Path
 ) -> None:
-    async with served("conversation", database_uri, tmp_path) as cluster:
+    async with served("conversation", fresh_database_uri, tmp_path) as cluster:
         printed = await run_client(cluster, "conversation")
     assert printed.startswith(CONVERSATION)
 
 
 def test_the_plain_script_needs_nothing_but_another_checkpointer(
-    database_uri: str,
+    fresh_database_uri: str,
 ) -> None:
     script = EXAMPLES / "plain_langgraph.py"
-    code, printed = run(script, {"DATABASE_URI": database_uri})
+    code, printed = run(script, {"DATABASE_URI": fresh_database_uri})
     assert code == 0, printed
     assert "Turn 2: Processed 'Continue'" in printed
 

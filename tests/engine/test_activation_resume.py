@@ -83,6 +83,14 @@ def test_a_plain_answer_is_not_given_to_a_second_question() -> None:
     assert _given({"resume": "x"}, _asks("t", Q2, by=ME)) is None
 
 
+def test_a_plain_answer_is_not_given_to_the_same_question_again() -> None:
+    """An equal write stays the earlier run's; the answers that were taken tell."""
+    taken = ("t", "__resume__", ["x"], ME)
+    assert _given({"resume": "x"}, _asks("t", Q1), taken) is None
+    earlier = ("t", "__resume__", ["w"], BEFORE)
+    assert _resume(_given({"resume": "x"}, _asks("t", Q1), earlier)) == {Q1: "x"}
+
+
 def test_a_plain_answer_is_not_given_twice() -> None:
     given = _given({"resume": "x"}, _asks("t", Q1), _answered("t"))
     # The question is answered: the graph goes on by what is stored.

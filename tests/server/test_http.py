@@ -320,7 +320,7 @@ async def test_too_many_waiting_runs(fleet: Fleet) -> None:
 
 
 async def test_a_database_that_goes_and_comes_back(
-    fleet: Fleet, database_uri: str
+    fleet: Fleet, fresh_database_uri: str
 ) -> None:
     """503 while it is away; whoever waited gets the answer all the same."""
     quick = {"pool_timeout_seconds": 0.3, "poll_seconds": 0.3}
@@ -330,13 +330,13 @@ async def test_a_database_that_goes_and_comes_back(
         server.http.post(f"/threads/{thread_id}/runs/wait", json=RUN)
     )
     await _busy(server.http, thread_id)
-    await _allow_connections(database_uri, allowed=False)
+    await _allow_connections(fresh_database_uri, allowed=False)
     try:
         refused = await server.http.get(f"/threads/{thread_id}")
         unhealthy = await server.http.get("/ok")
         alive = await server.http.get("/ok?check_db=0")
     finally:
-        await _allow_connections(database_uri, allowed=True)
+        await _allow_connections(fresh_database_uri, allowed=True)
     assert refused.status_code == 503
     assert int(refused.headers["retry-after"]) >= 1
     assert "DATABASE_URI" in refused.json()["detail"]

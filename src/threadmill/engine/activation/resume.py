@@ -105,15 +105,22 @@ def finished_tasks(stored: Stored) -> set[str]:
     return set(results(stored))
 
 
-def pending_interrupts(head: Stored) -> dict[str, UUID | None]:
-    """Ids of interrupts that wait for an answer, with the run that asked."""
+def pending_interrupts(head: Stored) -> dict[str, set[UUID | None]]:
+    """Ids of interrupts that wait for an answer, with the runs that asked.
+
+    A task that has taken an answer and then asks the very same again leaves the
+    question as it was; but its answers have grown.
+    """
     done = finished_tasks(head)
-    asked: dict[str, UUID | None] = {}
+    questions: dict[str, str] = {}
+    runs: dict[str, set[UUID | None]] = {}
     for (task, channel, value), by in zip(head.writes, head.write_runs, strict=True):
-        if channel == _INTERRUPT and task not in done:
-            for interrupt in _interrupts(value):
-                asked[interrupt.id] = by
-    return asked
+        if task in done or channel not in {_INTERRUPT, _RESUME}:
+            continue
+        runs.setdefault(task, set()).add(by)
+        if channel == _INTERRUPT:
+            questions |= {interrupt.id: task for interrupt in _interrupts(value)}
+    return {question: runs[task] for question, task in questions.items()}
 
 
 class _Answers(dict[str, Any]):
@@ -124,7 +131,7 @@ def _answers(resume: Any, head: Stored, run_id: UUID) -> Any:
     if resume is None:
         return None
     pending = pending_interrupts(head)
-    mine = {i for i, by in pending.items() if by == run_id}
+    mine = {i for i, runs in pending.items() if run_id in runs}
     if _is_by_id(resume):
         if run_id not in head.write_runs:
             return _Answers(resume)
