@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
+from langgraph.graph import START, StateGraph
 from structlog.testing import capture_logs
 
 from tests.engine.engine_store import TENANT, EngineStore
@@ -48,7 +49,9 @@ async def _begin(
     graph_id = str(uuid4())
     driver = store.driver({graph_id: graph}, **rules)
     await driver.submit(
-        graph_id, uuid4(), {"input": {"steps": []}, "stream_mode": ["values"]}
+        graph_id,
+        uuid4(),
+        {"input": {"steps": []}, "stream_mode": ["values", "updates"]},
     )
     process = driver.process()
     (claim,) = await driver.claim(process)
@@ -215,6 +218,41 @@ async def test_a_run_that_kills_every_worker_is_given_up(
     assert run.error is not None
     assert "3 attempts" in run.error["message"]
     assert gate.calls == 3
+
+
+async def test_a_result_is_kept_while_others_of_its_superstep_run(
+    engine_store: EngineStore,
+) -> None:
+    gate, calls = Gate(), []
+
+    async def quick(state: Steps) -> Any:
+        calls.append("quick")
+        return {"steps": ["quick"]}
+
+    builder: Any = StateGraph(Steps)
+    builder.add_node("quick", quick)
+    builder.add_node("gate", gate)
+    builder.add_edge(START, "quick")
+    builder.add_edge(START, "gate")
+    driver, process, attempt, working = await _begin(engine_store, builder.compile())
+    await gate.begun.wait()
+    async with asyncio.timeout(5):
+        while not await _pending(engine_store, attempt):
+            await driver.hints.published.wait()
+            driver.hints.published.clear()
+    working.cancel()
+    await asyncio.wait({working})
+    await driver.heal(process)
+    gate.open.set()
+    (claim,) = await driver.claim(process)
+    await driver.work(driver.process(), attempt_of(claim))
+    assert (calls, gate.calls) == (["quick"], 2)
+    assert sorted(await _steps(engine_store, attempt)) == ["gate", "quick"]
+
+
+async def _pending(store: EngineStore, attempt: Attempt) -> int:
+    head = await store.checkpoints.get(TENANT, str(attempt.claim.thread_id), "")
+    return len(head.writes) if head is not None else 0
 
 
 async def test_progress_begins_the_count_anew(engine_store: EngineStore) -> None:

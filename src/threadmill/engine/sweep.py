@@ -25,7 +25,7 @@ from threadmill.domain.run import RunEvent
 from threadmill.engine.activate import describe, spent
 from threadmill.engine.wire_json import encode
 from threadmill.errors import Error, LeaseLost
-from threadmill.stores.records import Ending, Lost
+from threadmill.stores.records import Ending, Lost, Next
 from threadmill.streams.base import NewEvent
 
 if TYPE_CHECKING:
@@ -109,9 +109,11 @@ class Sweep:
         for timer in await self._dispatcher.due(
             hold_seconds=self._rules.timer_hold_seconds, limit=self._rules.batch
         ):
-            goes_on = await self._dispatcher.carry_out(timer)
-            if goes_on is not None:
-                self._hints.ready(goes_on.graph_id)
+            try:
+                self._hint_next(await self._dispatcher.carry_out(timer))
+            except Error as error:
+                # It comes up again; the others must not wait for it.
+                _log.warning("sweep.timer_failed", kind=timer.kind, cause=str(error))
         await self._members.forget_silent(silent_seconds=6 * self._rules.lease_seconds)
 
     async def look_for_absent(self) -> None:
@@ -126,30 +128,31 @@ class Sweep:
             for member, since in self._free_since.items()
             if now - since >= self._rules.free_seconds
         ]
-        if dead:
-            await self._reopen(dead)
-            for member in dead:
-                await self._members.leave(member)
-                _log.warning("sweep.member_gone", worker=str(member))
+        if not dead or await self._reopen(dead):
+            return  # what was too much, or locked just now, is found by the next look
+        for member in dead:
+            await self._members.leave(member)
+            _log.warning("sweep.member_gone", worker=str(member))
 
-    async def _reopen(self, dead: Sequence[UUID]) -> None:
+    async def _reopen(self, dead: Sequence[UUID]) -> int:
         reopened = await self._dispatcher.reopen(
             dead,
             backoff_seconds=self._rules.backoff_seconds,
             limit=self._rules.batch,
         )
         for lost in reopened:
-            _log.warning(
-                "sweep.reopened",
-                tenant=lost.tenant,
-                thread=str(lost.thread_id),
-                run=str(lost.run_id),
-                attempt=lost.attempt,
+            log = _log.bind(
+                tenant=lost.tenant, thread=str(lost.thread_id), run=str(lost.run_id)
             )
+            log.warning("sweep.reopened", attempt=lost.attempt)
             try:
                 await self._heal(lost)
             except LeaseLost:
                 continue  # somebody has claimed it already
+            except Error as error:
+                # Whoever claims it, or ends it, sees what is to be done.
+                log.warning("sweep.not_healed", cause=str(error))
+        return len(reopened)
 
     async def _heal(self, lost: Lost) -> None:
         fence = Fence(
@@ -161,12 +164,10 @@ class Sweep:
             attempt=lost.attempt,
         )
         if lost.kind == "update":
-            goes_on = await self._threads.end_update(fence, status=None)
-            if goes_on is not None:
-                self._hints.ready(goes_on.graph_id)
+            self._hint_next(await self._threads.end_update(fence, status=None))
         elif lost.attempt >= self._rules.attempts_max:
             error = describe(spent(lost.attempt))
-            await self._dispatcher.finish(
+            goes_on = await self._dispatcher.finish(
                 fence,
                 Ending(
                     RunEvent.FAIL,
@@ -175,5 +176,10 @@ class Sweep:
                 ),
             )
             self._hints.moved(lost.tenant, lost.thread_id)
+            self._hint_next(goes_on)
         else:
             self._hints.ready("")
+
+    def _hint_next(self, goes_on: Next | None) -> None:
+        if goes_on is not None:
+            self._hints.ready(goes_on.graph_id)

@@ -1,0 +1,139 @@
+"""Runs and their activations as tests make them, and what is stored of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID, uuid4
+
+from threadmill.domain.fence import Fence
+from threadmill.domain.multitask import MultitaskStrategy
+from threadmill.domain.run import RunEvent
+from threadmill.drivers.postgres.database import Database
+from threadmill.drivers.postgres.sql import Query
+from threadmill.engine.activate import fence_of
+from threadmill.stores.postgres.dispatcher import PostgresDispatcher
+from threadmill.stores.postgres.runs import PostgresRuns
+from threadmill.stores.postgres.threads import PostgresThreads
+from threadmill.stores.records import Claim, Ending, NewRun, Next, Retention, Run
+from threadmill.streams.postgres import PostgresStream
+
+TENANT = "default"
+GRAPH = "graph"
+
+_ACTIVATIONS = Query(
+    "activations",
+    b"SELECT * FROM threadmill.activation WHERE tenant_id = %(tenant)s"
+    b" AND (%(thread_id)s::uuid IS NULL OR thread_id = %(thread_id)s::uuid)"
+    b" ORDER BY created_at",
+)
+_HOLDER = Query(
+    "holder",
+    b"SELECT holder FROM threadmill.thread WHERE tenant_id = %(tenant)s"
+    b" AND thread_id = %(thread_id)s",
+)
+_TIMERS = Query(
+    "timers",
+    b"SELECT kind, ref FROM threadmill.timer WHERE tenant_id = %(tenant)s"
+    b" ORDER BY kind, ref",
+)
+_MAKE_DUE = Query(
+    "make_due",
+    b"UPDATE threadmill.timer SET due_at = now() WHERE tenant_id = %(tenant)s",
+)
+_LET_EXPIRE = Query(
+    "let_expire",
+    b"UPDATE threadmill.activation SET lease_until = now() - interval '1 s'"
+    b" WHERE tenant_id = %(tenant)s AND state = 'leased'",
+)
+
+
+class RunStore:
+    """The accepting and the working side over one database."""
+
+    def __init__(self, database: Database) -> None:
+        retention = Retention()
+        self.database = database
+        self.runs = PostgresRuns(database, retention)
+        self.dispatcher = PostgresDispatcher(database, retention)
+        self.threads = PostgresThreads(database)
+        self.stream = PostgresStream(database)
+
+    # --- doing -------------------------------------------------------------------
+
+    async def thread(self) -> UUID:
+        made = await self.threads.create(
+            TENANT, uuid4(), metadata={}, if_exists="raise"
+        )
+        return made.thread_id
+
+    async def accept(self, thread_id: UUID, **changes: Any) -> Run:
+        accepted = await self.runs.accept(TENANT, new_run(thread_id, **changes))
+        return accepted.run
+
+    async def claim(self, n: int = 1, worker_id: UUID | None = None) -> list[Claim]:
+        return list(await self.dispatcher.claim(worker_id or uuid4(), [GRAPH], n, 60.0))
+
+    async def begin(self, worker_id: UUID | None = None) -> tuple[Fence, Run]:
+        """Claims what is ready, which is one run, and begins it."""
+        (claim,) = await self.claim(worker_id=worker_id)
+        run = await self.dispatcher.begin(claim)
+        return replace(fence_of(claim), attempt=run.attempt), run
+
+    async def finish(
+        self, fence: Fence, event: RunEvent = RunEvent.SUCCEED, **ending: Any
+    ) -> Next | None:
+        return await self.dispatcher.finish(fence, Ending(event, **ending))
+
+    async def carry_out_due(self) -> Sequence[str]:
+        """Lets every timer be due and carries it out; returns their kinds."""
+        await self._write(_MAKE_DUE)
+        timers = await self.dispatcher.due(hold_seconds=60, limit=100)
+        for timer in timers:
+            await self.dispatcher.carry_out(timer)
+        return sorted(timer.kind for timer in timers)
+
+    async def let_leases_expire(self) -> None:
+        await self._write(_LET_EXPIRE)
+
+    # --- looking -----------------------------------------------------------------
+
+    async def activations(
+        self, thread_id: UUID | None = None
+    ) -> Sequence[Mapping[str, Any]]:
+        return await self._read(_ACTIVATIONS, thread_id=thread_id)
+
+    async def holder(self, thread_id: UUID) -> UUID | None:
+        rows = await self._read(_HOLDER, thread_id=thread_id)
+        holder: UUID | None = rows[0]["holder"]
+        return holder
+
+    async def timers(self) -> Sequence[tuple[str, str]]:
+        return [(row["kind"], row["ref"]) for row in await self._read(_TIMERS)]
+
+    async def statuses(self, thread_id: UUID) -> list[str]:
+        """Of a thread's runs, in the order of acceptance."""
+        found = await self.runs.list(TENANT, thread_id, limit=1000, offset=0)
+        return [run.status.value for run in reversed(found)]
+
+    async def _read(self, query: Query, **params: Any) -> Sequence[Mapping[str, Any]]:
+        async with self.database.tenant_tx(TENANT, read_only=True) as tx:
+            found = tx.add(query, tenant=TENANT, **params)
+        return found.rows
+
+    async def _write(self, query: Query) -> None:
+        async with self.database.tenant_tx(TENANT) as tx:
+            tx.add(query, tenant=TENANT)
+
+
+def new_run(thread_id: UUID, **changes: Any) -> NewRun:
+    run = NewRun(
+        run_id=uuid4(),
+        thread_id=thread_id,
+        assistant_id=uuid4(),
+        graph_id=GRAPH,
+        kwargs={"stream_mode": ["values"]},
+        strategy=MultitaskStrategy.ENQUEUE,
+    )
+    return replace(run, **changes)
