@@ -7,6 +7,7 @@ import signal
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 
 from tests.acceptance.verify import settle, verify
@@ -15,6 +16,9 @@ from tests.fixtures.cluster import Cluster, Process, send, send_somewhere
 pytestmark = pytest.mark.timeout(240)
 
 NODES = ("receive", "process", "save")
+# One per node: the input's checkpoint goes with the first node's, and the result of
+# a superstep's only task with the checkpoint that follows.
+COMMITS = len(NODES) + 1
 
 
 async def _standby(cluster: Cluster) -> Process:
@@ -72,26 +76,36 @@ async def test_killed_around_each_commit(
     """Whatever was durable stays, whatever was not is done again, once."""
     cluster.env["THREADMILL_DISPATCH"] = dispatch
     server, standby = await asyncio.gather(cluster.start_server(), _standby(cluster))
-    points = [f"commit.{moment}=kill@{n}" for n in (1, 2, 3, 4, 5)]
+    points = [f"commit.{moment}=kill@{n + 1}" for n in range(COMMITS)]
     points += [f"finish.{moment}=kill@1"]
     points += ["claim.after=kill@1"] if moment == "after" else ["begin.after=kill@1"]
     sent = {}
     for point in points:
         victim = await cluster.start_worker(THREADMILL_FAULTS=point)
-        thread = str(uuid4())
-        answer = await send(server.url, thread, point, key=uuid4().hex)
-        assert answer.status_code == 200
+        thread = await _send_anew(server, point)
         await victim.ended()
         standby.send(signal.SIGCONT)
         await settle(cluster)
         standby.send(signal.SIGSTOP)
         sent[thread] = [point]
+    beyond = f"commit.{moment}=kill@{COMMITS + 1}"
+    survivor = await cluster.start_worker(THREADMILL_FAULTS=beyond)
+    sent[await _send_anew(server, beyond)] = [beyond]
     await verify(cluster, sent)
+    assert survivor.alive, "a run makes more commits than were tried"
     executions = [(line["run"], line["node"]) for line in cluster.begun()]
     runs = {run for run, _ in executions}
     assert len(executions) <= len(NODES) * len(runs) + len(points), (
         "more nodes were repeated than workers died"
     )
+
+
+async def _send_anew(server: Process, message: str) -> str:
+    """Sends the first message of a new thread; returns the thread."""
+    thread = str(uuid4())
+    answer = await send(server.url, thread, message, key=uuid4().hex)
+    assert answer.status_code == httpx.codes.OK
+    return thread
 
 
 async def test_a_frozen_worker_changes_nothing_when_it_wakes(cluster: Cluster) -> None:

@@ -138,6 +138,15 @@ async def test_a_release_is_not_lost_to_a_flush_that_takes_the_checkpoint(
     assert writer.released
 
 
+async def test_nothing_is_told_after_a_release(store: Store, tap: Tap) -> None:
+    """The next entry tells it; a late flush of tokens must not tell it twice."""
+    writer = _writer(store, tap)
+    await writer.commit(_put(), release=True)
+    tap.announce(NewEvent("checkpoints", "{}"))
+    await writer.flush()
+    assert len(store.commits) == 1
+
+
 async def test_events_go_with_what_they_describe(store: Store, tap: Tap) -> None:
     writer = _writer(store, tap)
     _result(tap, "a")

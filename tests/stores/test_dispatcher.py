@@ -331,9 +331,6 @@ async def test_a_timer_that_is_taken_is_left_alone_for_a_while(store: RunStore) 
     assert await store.timers() == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the promote timer takes its own run for the one that ends"
-)
 async def test_a_timer_of_a_run_that_has_begun_changes_nothing(store: RunStore) -> None:
     """The delayed run was promoted by the end of another, before its timer."""
     thread_id = await store.thread()
@@ -349,9 +346,6 @@ async def test_a_timer_of_a_run_that_has_begun_changes_nothing(store: RunStore) 
     assert len(await store.activations(thread_id)) == 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the promote timer takes its own run for the one that ends"
-)
 async def test_a_timer_may_be_carried_out_twice(store: RunStore) -> None:
     await store.accept(await store.thread(), after_seconds=0.001)
     (timer,) = await store.dispatcher.due(hold_seconds=60, limit=10)

@@ -239,9 +239,6 @@ async def test_cancelling_a_delayed_run_lets_a_free_thread_be(store: RunStore) -
     assert await store.activations(thread_id) == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="promote touches a thread that nobody held and nobody gets"
-)
 async def test_a_free_thread_shows_nothing_of_a_cancelled_delayed_run(
     store: RunStore,
 ) -> None:

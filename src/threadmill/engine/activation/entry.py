@@ -355,9 +355,7 @@ class Entry:
         return Left(outcome, events=events)
 
     async def _handed_over(self) -> Left:
-        # What is left tells of the checkpoint that the next entry will tell of, too.
-        if not self._writer.released:
-            await self._writer.flush()
+        await self._writer.flush()
         return Left(Outcome.HANDED_OVER, released=self._writer.released)
 
     async def _stopped(

@@ -99,11 +99,15 @@ class Writer:
     async def flush(self) -> None:
         """Commits everything that waits, events included as far as they may go.
 
+        Does nothing once the activation is handed back: what LangGraph tells after
+        that, it tells the next entry again.
+
         Raises:
             Error: see `commit`.
         """
         async with self._lock:
-            await self._commit_all()
+            if not self.released:
+                await self._commit_all()
 
     def commit_blocking(self, item: Item) -> None:
         """Blocks the calling thread until `item` is durable; for subgraphs only.

@@ -183,7 +183,7 @@ class PostgresDispatcher:
             if thread.one is not None:
                 thread_id = thread.one["thread_id"]
                 tx.add(RUNS.lock_thread, tenant=timer.tenant, thread_id=thread_id)
-                promoted = add_promote(tx, thread_id=thread_id, holder=run_id)
+                promoted = add_promote(tx, thread_id=thread_id, holder=None)
             _add_drop(tx, timer)
         return next_of(promoted.one) if promoted is not None else None
 

@@ -185,17 +185,18 @@ def add_promote(
     tx: Transaction,
     *,
     thread_id: UUID,
-    holder: UUID,
+    holder: UUID | None,
     event: RunEvent | None = None,
     status: str | None = None,
     error: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Adds the hand-over of a locked thread that `holder` gives up.
+    """Adds the hand-over of a locked thread to its oldest run that may go.
 
     Args:
         tx: a transaction that has locked the thread.
         thread_id: the thread.
-        holder: the run or update activation that ends.
+        holder: the run or update activation that gives it up; None if a free thread
+            may have something to do.
         event: how the run ended; decides what a thread without a next run shows.
         status: the same, given outright; None keeps what the thread shows.
         error: shown by the thread.
@@ -214,7 +215,7 @@ def add_promote(
 
 def next_of(row: Row | None) -> Next | None:
     """The promoted run, from the row of `promote`."""
-    if row is None or row["run_id"] is None:
+    if row is None:
         return None
     return Next(row["run_id"], row["graph_id"])
 

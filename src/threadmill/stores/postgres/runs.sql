@@ -86,35 +86,34 @@ SELECT %(tenant)s, %(run_id)s, %(thread_id)s, t.seq, %(assistant_id)s, %(graph_i
 RETURNING *
 
 -- name: promote
--- Hands a thread that its holder gives up to the next queued run, or frees it. The
--- thread is locked; nothing happens if somebody else holds it.
-WITH t AS (
-  SELECT holder FROM threadmill.thread
-   WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
-     AND (holder IS NULL OR holder = %(holder)s)
-), next AS (
+-- Hands a locked thread on to its oldest run that may go. Its holder gives it up, or
+-- (no holder) a delayed run's time has come and the thread is free. Nothing happens if
+-- somebody else holds it, who will look at the queue himself.
+WITH next AS (
   SELECT r.run_id, r.graph_id
-    FROM threadmill.run r, t
+    FROM threadmill.run r
    WHERE r.tenant_id = %(tenant)s AND r.thread_id = %(thread_id)s
      AND r.status = 'pending' AND r.not_before <= now()
    ORDER BY r.seq
    LIMIT 1
-), a AS (
-  INSERT INTO threadmill.activation
-    (tenant_id, activation_id, thread_id, run_id, kind, graph_id)
-  SELECT %(tenant)s, gen_random_uuid(), %(thread_id)s, run_id, 'step', graph_id
-    FROM next
+), th AS (
+  UPDATE threadmill.thread th
+     SET holder = (SELECT run_id FROM next),
+         status = CASE WHEN EXISTS (SELECT FROM next) THEN 'busy'
+                       ELSE coalesce(%(status)s,
+                                     nullif(th.status, 'busy'), 'idle') END,
+         error = %(error)s,
+         updated_at = now(), state_updated_at = now()
+   WHERE th.tenant_id = %(tenant)s AND th.thread_id = %(thread_id)s
+     AND th.holder IS NOT DISTINCT FROM %(holder)s::uuid
+     AND (th.holder IS NOT NULL OR EXISTS (SELECT FROM next))
+  RETURNING th.holder
 )
-UPDATE threadmill.thread th
-   SET holder = (SELECT run_id FROM next),
-       status = CASE WHEN EXISTS (SELECT FROM next) THEN 'busy'
-                     ELSE coalesce(%(status)s,
-                                   nullif(th.status, 'busy'), 'idle') END,
-       error = %(error)s,
-       updated_at = now(), state_updated_at = now()
-  FROM t
- WHERE th.tenant_id = %(tenant)s AND th.thread_id = %(thread_id)s
-RETURNING th.holder AS run_id, (SELECT graph_id FROM next) AS graph_id
+INSERT INTO threadmill.activation
+  (tenant_id, activation_id, thread_id, run_id, kind, graph_id)
+SELECT %(tenant)s, gen_random_uuid(), %(thread_id)s, next.run_id, 'step', next.graph_id
+  FROM next JOIN th ON th.holder = next.run_id
+RETURNING run_id, graph_id
 
 -- name: get
 SELECT * FROM threadmill.run
