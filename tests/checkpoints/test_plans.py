@@ -13,7 +13,6 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.migration.placeholders import numbered
 from threadmill.checkpoints.postgres import SQL
 
 _KEY = ("tenant_id", "thread_id", "ns")
@@ -64,10 +63,12 @@ def _scans(plan: Any) -> list[tuple[str, str]]:
 
 
 def _plan(application: psycopg.Connection, name: str) -> Any:
-    text, names = numbered(getattr(SQL, name))
+    query = getattr(SQL, name)
     statement = sql.Identifier(name)
-    application.execute(sql.SQL("PREPARE {} AS ").format(statement).as_bytes() + text)
-    arguments = sql.SQL(", ").join([sql.SQL("NULL")] * len(names))
+    application.execute(
+        sql.SQL("PREPARE {} AS ").format(statement).as_bytes() + query.positional
+    )
+    arguments = sql.SQL(", ").join([sql.SQL("NULL")] * len(query.names))
     explained = application.execute(
         sql.SQL("EXPLAIN (FORMAT JSON, COSTS OFF) EXECUTE {} ({})").format(
             statement, arguments

@@ -11,7 +11,6 @@ import pytest
 from psycopg.pq import ExecStatus
 
 import threadmill
-from tests.migration.placeholders import numbered
 from threadmill.drivers.postgres.sql import Queries
 
 _SOURCE = Path(threadmill.__file__).parent
@@ -46,7 +45,7 @@ def test_every_query_can_be_prepared(
     """Tables, columns and types are those of the schema, and the role may use them."""
     refused = {}
     for query in _queries(file):
-        result = application.pgconn.prepare(b"", numbered(query)[0])
+        result = application.pgconn.prepare(b"", query.positional)
         if result.status != ExecStatus.COMMAND_OK:
             refused[query.name] = result.error_message.decode()
     assert refused == {}

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from threadmill.checkpoints.base import Commit
     from threadmill.domain.fence import Fence
-    from threadmill.drivers.postgres.database import Database, Row, Transaction
+    from threadmill.drivers.postgres.connection import Row
+    from threadmill.drivers.postgres.database import Database, Transaction
 
 SQL = Queries(__package__, "postgres.sql")
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from threadmill.checkpoints.postgres import PostgresCheckpoints
-    from threadmill.drivers.postgres.database import Row
+    from threadmill.drivers.postgres.connection import Row
 
 SQL = Queries(__package__, "upkeep.sql")
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from threadmill.drivers.postgres.database import Database, Row
+    from threadmill.drivers.postgres.connection import Row
+    from threadmill.drivers.postgres.database import Database
 
 
 class PostgresStream:

@@ -18,13 +18,16 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
+from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
+from threadmill.drivers.postgres.connection import Connection, Row
+from threadmill.drivers.postgres.sql import Queries
 from threadmill.drivers.postgres.translate import translate
 from threadmill.errors import InvariantViolated, StoreUnavailable
 
@@ -33,20 +36,9 @@ if TYPE_CHECKING:
 
     from threadmill.drivers.postgres.sql import Query
 
-Row = dict[str, Any]
-
-_ENTER = (
-    b"SELECT set_config('role', 'threadmill_app', true),"
-    b" set_config('threadmill.tenant', %s, true)"
-)
-# Behind a transaction pooler a session's settings are somebody else's too.
-_ENTER_POOLED = (
-    _ENTER + b", set_config('statement_timeout', %s, true),"
-    b" set_config('lock_timeout', %s, true),"
-    b" set_config('idle_in_transaction_session_timeout', %s, true)"
-)
-_READ_ONLY = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_PREPARED_MAX = 1000
+_SQL = Queries(__package__, "database.sql")
+# A migration has changed what a prepared statement returns, or a pooler has lost it.
+_STALE = (pg.FeatureNotSupported, pg.InvalidSqlStatementName)
 _CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
@@ -129,25 +121,24 @@ class Database:
             uri, name=name, limits=limits, session_timeouts=prepare
         )
         self._recheck: asyncio.Task[None] | None = None
-        self._enter = _ENTER if prepare else _ENTER_POOLED
-        self._enter_timeouts = () if prepare else tuple(_timeouts(limits).values())
-        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Row]] = (
-            AsyncConnectionPool(
-                self._conninfo,
-                min_size=limits.pool_min,
-                max_size=limits.pool_max,
-                timeout=limits.pool_timeout_seconds,
-                kwargs={
-                    "autocommit": True,
-                    "row_factory": dict_row,
-                    # At once: psycopg counts calls in aborted pipelines too, and
-                    # would take a statement for prepared that the server skipped.
-                    "prepare_threshold": 0 if prepare else None,
-                },
-                open=False,
-                name=name,
-                configure=_configure,
-            )
+        # Behind a transaction pooler a session's settings are somebody else's too.
+        self._enter = _SQL.enter if prepare else _SQL.enter_pooled
+        self._enter_timeouts = {} if prepare else _timeouts(limits)
+        self._prepare = prepare
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            self._conninfo,
+            connection_class=Connection,
+            min_size=limits.pool_min,
+            max_size=limits.pool_max,
+            timeout=limits.pool_timeout_seconds,
+            kwargs={
+                "autocommit": True,
+                "row_factory": dict_row,
+                "prepare_threshold": None,
+            },
+            open=False,
+            name=name,
+            configure=self._configure,
         )
 
     async def open(self) -> None:
@@ -210,30 +201,23 @@ class Database:
                 self._discard_broken()
             raise translate(error) from error
 
-    async def _pipeline(
-        self, connection: psycopg.AsyncConnection[Row], tx: Transaction
-    ) -> None:
-        cursors = []
+    async def _pipeline(self, connection: Connection, tx: Transaction) -> None:
+        enter = (self._enter, {"tenant": tx.tenant, **self._enter_timeouts})
+        statements = [enter, *((r.query, params) for r, params in tx.statements)]
         snapshot = tx.read_only and len(tx.statements) > 1
+        if snapshot:
+            statements = [(_SQL.begin_snapshot, {}), *statements, (_SQL.commit, {})]
         try:
-            async with connection.pipeline():
-                if snapshot:
-                    await connection.execute(_READ_ONLY)
-                await connection.execute(
-                    self._enter, (tx.tenant, *self._enter_timeouts)
-                )
-                for result, params in tx.statements:
-                    cursor = connection.cursor(binary=True)
-                    await cursor.execute(result.query.text, params)
-                    cursors.append(cursor)
-                if snapshot:
-                    await connection.execute(b"COMMIT")
-        except psycopg.Error:
-            if not connection.broken:
-                await connection.rollback()
+            rows = await connection.send(statements)
+        except psycopg.Error as error:
+            await _recover(connection, error)
             raise
-        for cursor, (result, _) in zip(cursors, tx.statements, strict=True):
-            result.fill(await cursor.fetchall() if cursor.description else [])
+        own = rows[2:-1] if snapshot else rows[1:]
+        for (result, _), found in zip(tx.statements, own, strict=True):
+            result.fill(found)
+
+    async def _configure(self, connection: Connection) -> None:
+        connection.may_prepare = self._prepare
 
     def _discard_broken(self) -> None:
         # One broken connection usually means that all idle ones are: look at them
@@ -252,9 +236,12 @@ class Database:
         return self._pool.get_stats()
 
 
-async def _configure(connection: psycopg.AsyncConnection[Row]) -> None:
-    # All of our statements together; giving one up would cost a round trip.
-    connection.prepared_max = _PREPARED_MAX
+async def _recover(connection: Connection, error: psycopg.Error) -> None:
+    """Leaves the connection fit for the next transaction, or closed."""
+    if isinstance(error, _STALE):
+        await connection.close()
+    elif not connection.broken:
+        await connection.rollback()
 
 
 def _timeouts(limits: Limits) -> dict[str, str]:

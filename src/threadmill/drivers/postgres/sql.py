@@ -14,23 +14,60 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from typing import TYPE_CHECKING
+
+from psycopg.adapt import PyFormat
 
 from threadmill.errors import InvariantViolated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+_PLACEHOLDER = re.compile(rb"%(?:\((?P<name>[a-z_]+)\)(?P<format>[sb])|%)")
+_FORMATS = {b"s": PyFormat.AUTO, b"b": PyFormat.BINARY}
 _HEADER = re.compile(r"^-- name: (?P<name>[a-z_][a-z0-9_]*)$", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Query:
-    """One named statement; `text` is bytes because it is never built at run time."""
+    """One named statement with placeholders like `%(tenant)s`, as psycopg knows them.
+
+    `text` is bytes because it is never built at run time.
+    """
 
     name: str
     text: bytes
+
+    @cached_property
+    def positional(self) -> bytes:
+        """The text as PostgreSQL knows it, with `$1` for the first of `names`."""
+        return self._parsed[0]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The parameters, in the order in which they first occur."""
+        return self._parsed[1]
+
+    @property
+    def formats(self) -> Sequence[PyFormat]:
+        """How each parameter is sent."""
+        return self._parsed[2]
+
+    @cached_property
+    def _parsed(self) -> tuple[bytes, Sequence[str], Sequence[PyFormat]]:
+        found: dict[str, PyFormat] = {}
+
+        def number(match: re.Match[bytes]) -> bytes:
+            if match["name"] is None:
+                return b"%"
+            name = match["name"].decode()
+            found.setdefault(name, _FORMATS[match["format"]])
+            return b"$%d" % (list(found).index(name) + 1)
+
+        text = _PLACEHOLDER.sub(number, self.text)
+        return text, tuple(found), tuple(found.values())
 
 
 class Queries:

@@ -55,6 +55,10 @@ _TABLE: Final[Sequence[tuple[tuple[type[psycopg.Error], ...], _Translation]]] = 
         _contention,
     ),
     (
+        (pg.FeatureNotSupported, pg.InvalidSqlStatementName),
+        lambda _: errors.Unavailable("the schema has changed; a retry is safe"),
+    ),
+    (
         (pg.InvalidSchemaName, pg.UndefinedFunction, pg.UndefinedTable),
         lambda _: errors.SchemaOutdated(),
     ),

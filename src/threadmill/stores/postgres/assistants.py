@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from uuid import UUID
 
-    from threadmill.drivers.postgres.database import Database, Row
+    from threadmill.drivers.postgres.connection import Row
+    from threadmill.drivers.postgres.database import Database
     from threadmill.stores.records import AssistantFilter, NewAssistant
 
 ASSISTANTS = Queries(__package__, "assistants.sql")

@@ -23,7 +23,7 @@ from threadmill.stores.records import Claim
 
 if TYPE_CHECKING:
     from threadmill.domain.lease import LeaseTimes
-    from threadmill.drivers.postgres.database import Row
+    from threadmill.drivers.postgres.connection import Row
     from threadmill.stores.records import Member
 
 _log = structlog.get_logger(__name__)

@@ -8,7 +8,7 @@ from threadmill.domain.run import RunStatus, ThreadStatus
 from threadmill.stores.records import Claim, Run, Thread
 
 if TYPE_CHECKING:
-    from threadmill.drivers.postgres.database import Row
+    from threadmill.drivers.postgres.connection import Row
 
 
 def run_of(row: Row) -> Run:

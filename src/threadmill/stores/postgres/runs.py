@@ -18,12 +18,8 @@ from threadmill.stores.records import Accepted, Cancelled, NewRun, Next, Retenti
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from threadmill.drivers.postgres.database import (
-        Database,
-        Result,
-        Row,
-        Transaction,
-    )
+    from threadmill.drivers.postgres.connection import Row
+    from threadmill.drivers.postgres.database import Database, Result, Transaction
 
 RUNS = Queries(__package__, "runs.sql")
 

@@ -280,6 +280,56 @@ CREATE TABLE threadmill.event (
   PRIMARY KEY (tenant_id, thread_id, seq)
 );
 
+------------------------------------------------------------ planner's statistics
+
+-- Prepared statements keep the plan of their first use, made when tables are empty.
+-- Without statistics every index that begins with the tenant looks as good as the
+-- right one, and a statement would read all of a tenant's rows for each that it wants
+-- until the first ANALYZE. So the planner is shown what the tables will look like: one
+-- tenant, ten rows to a thread. The statistics stay when the rows go.
+INSERT INTO threadmill.thread (tenant_id, thread_id)
+SELECT 'example', md5(t::text)::uuid FROM generate_series(1, 100) t;
+INSERT INTO threadmill.run (tenant_id, run_id, thread_id, seq, assistant_id, graph_id,
+                            status, multitask_strategy, kwargs, finished_at)
+SELECT 'example', md5('run' || n)::uuid, md5((n % 100 + 1)::text)::uuid, n,
+       md5('assistant')::uuid, 'graph', 'success', 'enqueue', '{}', now()
+  FROM generate_series(1, 1000) n;
+INSERT INTO threadmill.activation (tenant_id, activation_id, thread_id, run_id, kind,
+                                   graph_id, state, worker_id, lease_until)
+SELECT tenant_id, run_id, thread_id, run_id, 'step', 'graph',
+       CASE WHEN seq % 2 = 0 THEN 'leased' ELSE 'ready' END,
+       CASE WHEN seq % 2 = 0 THEN md5((seq % 20)::text)::uuid END,
+       CASE WHEN seq % 2 = 0 THEN now() END
+  FROM threadmill.run;
+INSERT INTO threadmill.head (tenant_id, thread_id, ns, checkpoint_id, ordinal)
+SELECT tenant_id, thread_id::text, '', md5(thread_id::text), 10 FROM threadmill.thread;
+INSERT INTO threadmill.checkpoint (tenant_id, thread_id, ns, checkpoint_id, ordinal,
+                                   run_id, format, body_type, body, metadata)
+SELECT tenant_id, thread_id::text, '', md5(run_id::text), seq, run_id, 1, 'msgpack',
+       decode(repeat('00', 500), 'hex'), '{}'
+  FROM threadmill.run;
+INSERT INTO threadmill.checkpoint_write (tenant_id, thread_id, ns, checkpoint_id,
+                                         task_id, idx, channel, value_type, value)
+SELECT tenant_id, thread_id, ns, checkpoint_id, md5(checkpoint_id), n, 'channel',
+       'msgpack', decode(repeat('00', 50), 'hex')
+  FROM threadmill.checkpoint, generate_series(0, 1) n;
+INSERT INTO threadmill.stream (tenant_id, thread_id)
+SELECT tenant_id, thread_id FROM threadmill.thread;
+INSERT INTO threadmill.event (tenant_id, thread_id, seq, ms, run_id, attempt, event,
+                              data)
+SELECT tenant_id, thread_id, seq, 0, run_id, 1, 'values', '{}' FROM threadmill.run;
+INSERT INTO threadmill.idempotency (tenant_id, key, body_hash, run_id)
+SELECT tenant_id, run_id::text, '', run_id FROM threadmill.run;
+INSERT INTO threadmill.timer (tenant_id, kind, ref, due_at)
+SELECT tenant_id, 'drop_key', run_id::text, now() + seq * interval '1 min'
+  FROM threadmill.run;
+ANALYZE threadmill.thread, threadmill.run, threadmill.activation, threadmill.head,
+        threadmill.checkpoint, threadmill.checkpoint_write, threadmill.stream,
+        threadmill.event, threadmill.idempotency, threadmill.timer;
+TRUNCATE threadmill.thread, threadmill.run, threadmill.activation, threadmill.head,
+         threadmill.checkpoint, threadmill.checkpoint_write, threadmill.stream,
+         threadmill.event, threadmill.idempotency, threadmill.timer;
+
 ------------------------------------------------------------- row-level security
 
 DO $$
@@ -312,6 +362,7 @@ GRANT SELECT, DELETE ON threadmill.worker TO threadmill_dispatcher;
 GRANT USAGE ON SEQUENCE threadmill.token_seq TO threadmill_dispatcher;
 
 ---------------------------------------------------------- dispatcher's functions
+-- In PL/pgSQL, because it keeps the plans of its statements.
 
 -- Claims up to `n` ready activations of graphs that the worker has loaded. Each
 -- draws its own token and counts an attempt.
@@ -320,7 +371,10 @@ CREATE FUNCTION threadmill.claim(
 ) RETURNS TABLE (
   tenant_id text, activation_id uuid, thread_id uuid, run_id uuid, token bigint,
   attempt integer
-) LANGUAGE sql SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
+) LANGUAGE plpgsql SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
   UPDATE activation a
      SET state = 'leased', worker_id = claim.worker,
          token = nextval('threadmill.token_seq'),
@@ -333,8 +387,8 @@ CREATE FUNCTION threadmill.claim(
            LIMIT claim.n
              FOR UPDATE SKIP LOCKED) ready
    WHERE a.tenant_id = ready.tenant_id AND a.activation_id = ready.activation_id
-  RETURNING a.tenant_id, a.activation_id, a.thread_id, a.run_id, a.token, a.attempt
-$$;
+  RETURNING a.tenant_id, a.activation_id, a.thread_id, a.run_id, a.token, a.attempt;
+END $$;
 
 -- Extends every lease that the worker still holds; what is not returned is lost. An
 -- update is short and is not extended: its lease bounds how long a dead one blocks.
@@ -342,11 +396,14 @@ CREATE FUNCTION threadmill.renew(worker uuid, lease interval)
 RETURNS TABLE (
   tenant_id text, activation_id uuid, thread_id uuid, run_id uuid, token bigint,
   attempt integer
-) LANGUAGE sql SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
+) LANGUAGE plpgsql SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
   UPDATE activation a SET lease_until = clock_timestamp() + renew.lease
    WHERE a.worker_id = renew.worker AND a.state = 'leased' AND a.kind = 'step'
-  RETURNING a.tenant_id, a.activation_id, a.thread_id, a.run_id, a.token, a.attempt
-$$;
+  RETURNING a.tenant_id, a.activation_id, a.thread_id, a.run_id, a.token, a.attempt;
+END $$;
 
 -- Re-opens activations whose lease has run out, or that belong to `dead`. The
 -- token stays until the next claim: until then nobody else acts. The first death
@@ -356,7 +413,10 @@ CREATE FUNCTION threadmill.reopen(dead uuid[], backoff interval, n integer)
 RETURNS TABLE (
   tenant_id text, activation_id uuid, thread_id uuid, run_id uuid, token bigint,
   attempt integer, kind text
-) LANGUAGE sql SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
+) LANGUAGE plpgsql SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
   UPDATE activation a
      SET state = CASE a.kind WHEN 'step' THEN 'ready' ELSE a.state END,
          worker_id = CASE a.kind WHEN 'update' THEN '00000000-0000-0000-0000-000000000000'::uuid END,
@@ -373,22 +433,25 @@ RETURNS TABLE (
              FOR UPDATE SKIP LOCKED) lost
    WHERE a.tenant_id = lost.tenant_id AND a.activation_id = lost.activation_id
   RETURNING a.tenant_id, a.activation_id, a.thread_id, a.run_id, a.token,
-            a.attempt, a.kind
-$$;
+            a.attempt, a.kind;
+END $$;
 
 -- Takes due timers for a while, so that two processes do not work on one; who
 -- has carried a timer out deletes it in the same transaction.
 CREATE FUNCTION threadmill.due(hold interval, n integer)
 RETURNS TABLE (tenant_id text, kind text, ref text)
-LANGUAGE sql SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
   UPDATE timer t SET due_at = clock_timestamp() + due.hold
     FROM (SELECT d.tenant_id, d.kind, d.ref FROM timer d
            WHERE d.due_at <= now()
            ORDER BY d.due_at LIMIT due.n
              FOR UPDATE SKIP LOCKED) d
    WHERE t.tenant_id = d.tenant_id AND t.kind = d.kind AND t.ref = d.ref
-  RETURNING t.tenant_id, t.kind, t.ref
-$$;
+  RETURNING t.tenant_id, t.kind, t.ref;
+END $$;
 
 -- Ownership moves to the dispatcher: it needs CREATE on the schema for that moment.
 GRANT CREATE ON SCHEMA threadmill TO threadmill_dispatcher;
