@@ -11,7 +11,8 @@ import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 from uuid import uuid4
 
 from threadmill import __version__
@@ -19,7 +20,9 @@ from threadmill.brokers.base import HintReceiver
 from threadmill.brokers.postgres import PostgresHints, PostgresListener
 from threadmill.checkpoints.codec import Codec
 from threadmill.checkpoints.postgres import PostgresCheckpoints
+from threadmill.checkpoints.run_states import PostgresRunStates
 from threadmill.checkpoints.saver import PostgresSaver
+from threadmill.checkpoints.sync import PostgresSyncCheckpoints
 from threadmill.domain.lease import LeaseTimes
 from threadmill.drivers.postgres.configured import (
     database_uri,
@@ -46,6 +49,9 @@ from threadmill.stores.records import Claim, Member, Retention
 from threadmill.streams.postgres import PostgresStream
 from threadmill.worker.worker import Worker, WorkerRules
 
+# Nodes that block while they call a subgraph are few.
+_BLOCKING_CONNECTIONS: Final = 2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Core:
@@ -62,6 +68,8 @@ class Core:
     dispatcher: PostgresDispatcher
     members: PostgresMembers
     checkpoints: PostgresCheckpoints
+    blocking: PostgresSyncCheckpoints
+    run_states: PostgresRunStates
     stream: PostgresStream
     hints: PostgresHints
     faults: Faults
@@ -141,9 +149,11 @@ async def open_core(
         lock_key = await members.join(member)
         hints = PostgresHints(database, origin=str(member.worker_id))
         await hints.start()
+        core = _core(settings, graphs, member, lock_key, database, members, hints)
         try:
-            yield _core(settings, graphs, member, lock_key, database, members, hints)
+            yield core
         finally:
+            await asyncio.to_thread(core.blocking.close)
             await hints.close()
             with suppress(Exception):
                 await members.leave(member.worker_id)
@@ -165,6 +175,7 @@ def _core(
         temporary_seconds=settings.stateless_ttl_seconds,
     )
     codec = Codec(state_bytes_max=settings.state_bytes_max)
+    checkpoints = PostgresCheckpoints(database, codec)
     return Core(
         settings=settings,
         graphs=graphs,
@@ -176,11 +187,26 @@ def _core(
         assistants=PostgresAssistants(database),
         dispatcher=PostgresDispatcher(database, retention),
         members=members,
-        checkpoints=PostgresCheckpoints(database, codec),
+        checkpoints=checkpoints,
+        blocking=PostgresSyncCheckpoints(lambda: _for_threads(settings, member, codec)),
+        run_states=PostgresRunStates(checkpoints, retention),
         stream=PostgresStream(database),
         hints=hints,
         faults=Faults(os.environ.get("THREADMILL_FAULTS", "")),
     )
+
+
+def _for_threads(
+    settings: Settings, member: Member, codec: Codec
+) -> PostgresCheckpoints:
+    """Checkpoints over connections of their own, for nodes that block."""
+    database = Database(
+        database_uri(settings),
+        name=f"{member.name} blocking",
+        limits=replace(limits_of(settings), pool_max=_BLOCKING_CONNECTIONS),
+        prepare=settings.prepared_statements,
+    )
+    return PostgresCheckpoints(database, codec)
 
 
 def build_worker(core: Core) -> Worker:
@@ -189,8 +215,11 @@ def build_worker(core: Core) -> Worker:
     activate = Activate(
         graphs=core.graphs,
         dispatcher=core.dispatcher,
+        run_states=core.run_states,
         checkpoints=core.checkpoints,
+        blocking=core.blocking,
         saver=core.saver,
+        stream=core.stream,
         hints=core.hints,
         rules=ActivateRules(
             per_superstep=settings.dispatch == "node",

@@ -81,15 +81,20 @@ def _plan(application: psycopg.Connection, name: str) -> Any:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("fence", {"activation": ("tenant_id", "thread_id")}),
-        ("fence_and_progress", {"activation": ("tenant_id", "thread_id")}),
-        ("fence_and_release", {"activation": ("tenant_id", "thread_id")}),
+        ("fence", {"activation": ("tenant_id", "activation_id")}),
+        ("fence_and_progress", {"activation": ("tenant_id", "activation_id")}),
+        ("fence_and_release", {"activation": ("tenant_id", "activation_id")}),
         ("put_next", {"head": _KEY}),
         ("put_any", {"checkpoint": _CHECKPOINT}),
         ("replace_writes", {"checkpoint_write": (*_CHECKPOINT, "task_id")}),
         (
             "get",
-            {"head": _KEY, "checkpoint": _CHECKPOINT, "checkpoint_write": _CHECKPOINT},
+            {
+                "head": _KEY,
+                "run": ("tenant_id", "run_id"),
+                "checkpoint": _CHECKPOINT,
+                "checkpoint_write": _CHECKPOINT,
+            },
         ),
         ("ancestors", {"head": _KEY, "checkpoint": _CHECKPOINT}),
         ("channel_writes", {"checkpoint_write": _CHECKPOINT}),

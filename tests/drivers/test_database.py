@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from threadmill.drivers.postgres.database import Database
@@ -15,6 +17,7 @@ INSERT = Query(
 )
 COUNT = Query("count", b"SELECT count(*)::integer AS n FROM threadmill.idempotency")
 REFUSE = Query("refuse", b"SELECT threadmill.require(false, 'lease_lost', 'gone')")
+SWALLOW = Query("swallow", b"SELECT length(%(text)s)")
 SETTINGS = Query(
     "settings",
     b"SELECT current_setting('threadmill.tenant', true) AS tenant, "
@@ -44,6 +47,35 @@ async def test_an_exception_in_the_block_sends_nothing(database: Database) -> No
             tx.add(INSERT, key="one")
             raise KeyError
     assert await count(database, "acme") == 0
+
+
+async def test_a_value_that_cannot_be_sent_leaves_nothing(database: Database) -> None:
+    with pytest.raises(InvariantViolated):
+        async with database.tenant_tx("acme") as tx:
+            tx.add(INSERT, key="one")
+            tx.add(INSERT, key=object())
+    assert await count(database, "acme") == 0
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_cancelled_transaction_is_whole_or_nothing(
+    database: Database, turns: int
+) -> None:
+    """Wherever it is cut: while it is sent, while it runs, while it is answered."""
+
+    async def work() -> None:
+        async with database.tenant_tx("acme") as tx:
+            tx.add(INSERT, key="one")
+            tx.add(SWALLOW, text="x" * 8_000_000)
+            tx.add(INSERT, key="two")
+
+    before = await count(database, "acme")
+    working = asyncio.create_task(work())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    working.cancel()
+    await asyncio.wait({working})
+    assert await count(database, "acme") - before in {0, 2}
 
 
 async def test_role_and_tenant_end_with_the_transaction(database: Database) -> None:

@@ -11,6 +11,7 @@ from langgraph.pregel import Pregel
 
 from threadmill.checkpoints.base import Commit
 from threadmill.checkpoints.postgres import PostgresCheckpoints
+from threadmill.checkpoints.run_states import PostgresRunStates
 from threadmill.checkpoints.saver import PostgresSaver
 from threadmill.checkpoints.sync import PostgresSyncCheckpoints
 from threadmill.drivers.postgres.database import Database, Limits
@@ -46,6 +47,7 @@ class EngineStore:
         self.threads = PostgresThreads(database)
         self.dispatcher = PostgresDispatcher(database, retention)
         self.checkpoints = PostgresCheckpoints(database)
+        self.run_states = PostgresRunStates(self.checkpoints, retention)
         self.stream = PostgresStream(database)
         self.blocking = PostgresSyncCheckpoints(
             lambda: PostgresCheckpoints(
@@ -55,8 +57,7 @@ class EngineStore:
 
     async def close(self) -> None:
         """Closes the connections that blocking threads use."""
-        if self.blocking is not None:
-            await asyncio.to_thread(self.blocking.close)
+        await asyncio.to_thread(self.blocking.close)
 
     def saver(self, tenant: str = TENANT) -> PostgresSaver:
         return PostgresSaver(self.checkpoints, tenant=tenant)
@@ -74,6 +75,7 @@ class EngineStore:
         return EngineDriver(
             runs=self.runs,
             dispatcher=self.dispatcher,
+            run_states=self.run_states,
             checkpoints=self.checkpoints,
             saver=self.saver,
             stream=self.stream,

@@ -226,19 +226,3 @@ async def test_a_read_that_fails_is_no_failure_of_the_node(
     assert ended.claims == 3
     assert ended.run.attempt == 1
     assert seen == []
-
-
-async def test_invoke_without_blocking_checkpoints_says_what_to_do(
-    engine_store: EngineStore,
-) -> None:
-    inner = row(x=lambda _: {"steps": ["x"]})
-
-    def caller(state: Steps) -> Any:
-        return inner.invoke({"steps": []})
-
-    nothing: Any = None
-    engine_store.blocking = nothing
-    run, _ = await _run(engine_store, row(caller=caller))
-    kind, message = _error(run)
-    assert kind == "GraphFailed"
-    assert "ainvoke" in message

@@ -17,7 +17,7 @@ from threadmill.domain.fence import Fence
 from threadmill.engine.activation.tap import Tap
 from threadmill.engine.activation.told import Told
 from threadmill.engine.activation.writer import Writer
-from threadmill.errors import GraphFailed, LeaseLost, StoreUnavailable
+from threadmill.errors import LeaseLost, StoreUnavailable
 from threadmill.faults import Faults
 from threadmill.streams.base import NewEvent
 
@@ -154,6 +154,7 @@ async def test_events_go_with_what_they_describe(store: Store, tap: Tap) -> None
     _chunk(tap, "values", {"n": 1})
     await writer.commit(_writes("a"))
     await writer.commit(_writes("b"))
+    tap.end_superstep("", described=True)
     await writer.commit(_put())
     assert [_told(commit) for commit in store.commits] == [
         ['updates {"a":1}'],
@@ -168,7 +169,9 @@ async def test_an_inputs_checkpoint_does_not_take_the_first_state(
     """LangGraph may tell it before the input's commit begins."""
     writer = _writer(store, tap)
     _chunk(tap, "values", {"n": 0})
+    tap.end_superstep("", described=False)
     await writer.commit(_put(step=-1, source="input"))
+    tap.end_superstep("", described=True)
     await writer.commit(_put(step=0))
     assert [_told(commit) for commit in store.commits] == [[], ['values {"n":0}']]
 
@@ -181,6 +184,7 @@ async def test_a_subgraph_that_waits_does_not_hold_back_others(
     _chunk(tap, "values", {"inner": 1}, "sub")
     _result(tap, "a")
     await writer.commit(_writes("a"))
+    tap.end_superstep("sub", described=True)
     await writer.commit(_put(ns="sub"))
     assert [_told(commit) for commit in store.commits] == [
         ['updates {"a":1}'],
@@ -196,10 +200,41 @@ async def test_a_loose_event_does_not_overtake_a_state_that_waits(
     tap.announce(NewEvent("custom", "1"))
     await writer.flush()
     assert store.commits == []
+    tap.end_superstep("", described=True)
     await writer.commit(_put())
     assert [_told(commit) for commit in store.commits] == [
         ['values {"n":1}', "custom 1"]
     ]
+
+
+async def test_what_is_told_while_leaving_is_left_to_the_next_entry(
+    store: Store, tap: Tap
+) -> None:
+    writer = _writer(store, tap)
+    _chunk(tap, "values", {"n": 1})
+    tap.end_superstep("", described=True)
+    tap.mark()
+    writer.hold(_put(), release=True)
+    tap.announce(NewEvent("checkpoints", "{}"))
+    await writer.flush()
+    assert [_told(commit) for commit in store.commits] == [['values {"n":1}']]
+    assert writer.released
+
+
+async def test_a_run_that_ends_instead_of_leaving_tells_it_all(
+    store: Store, tap: Tap
+) -> None:
+    writer = _writer(store, tap)
+    _chunk(tap, "values", {"n": 1})
+    tap.end_superstep("", described=True)
+    tap.mark()
+    writer.hold(_put(), release=True)
+    tap.announce(NewEvent("checkpoints", "{}"))
+    rest = await writer.rest()
+    assert store.commits == []
+    assert _told(rest) == ['values {"n":1}', "checkpoints {}"]
+    assert len(rest.puts) == 1
+    assert not rest.release
 
 
 async def test_a_subgraph_without_checkpoints_is_told_at_once(
@@ -247,15 +282,8 @@ async def test_the_first_root_checkpoint_of_a_later_attempt_is_progress(
 ) -> None:
     writer = _writer(store, tap, progressed=False)
     await writer.commit(_writes("a"))
+    tap.end_superstep("sub", described=True)
     await writer.commit(_put(ns="sub"))
     await writer.commit(_put())
     await writer.commit(_put())
     assert [commit.progress for commit in store.commits] == [False, False, True, False]
-
-
-async def test_without_blocking_checkpoints_blocking_commits_are_refused(
-    store: Store, tap: Tap
-) -> None:
-    writer = _writer(store, tap)
-    with pytest.raises(GraphFailed, match="ainvoke"):
-        writer.commit_blocking(_put(ns="sub"))

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from threadmill.checkpoints.base import RunState
 from threadmill.domain.run import RunStatus
 from threadmill.engine.watch import StreamRun, WaitForRun, Watch, mode_of, select
 from threadmill.errors import NotFound, StoreUnavailable
@@ -49,9 +50,16 @@ class Log:
             raise NotFound
         return Look(self.status, [e for e in self.events if e.seq > after][:limit])
 
-    async def get(self, *_ids: object) -> Run:
-        look = await self.look(after=0, limit=1)
-        return cast("Run", _Run(look.status))
+
+@dataclass
+class Runs:
+    """The same log for somebody who waits for the run only."""
+
+    log: Log
+
+    async def look(self, *_ids: object) -> RunState:
+        look = await self.log.look(after=0, limit=1)
+        return RunState(cast("Run", _Run(look.status)), None)
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ async def test_but_not_for_ever() -> None:
     with pytest.raises(StoreUnavailable):
         async for _ in follow("t", THREAD, RUN, after=0):
             pass
-    wait = WaitForRun(cast("Any", log), watch, patience_seconds=0.02)
+    wait = WaitForRun(cast("Any", Runs(log)), watch, patience_seconds=0.02)
     with pytest.raises(StoreUnavailable):
         await wait("t", cast("Run", _Run(RunStatus.PENDING)), watch.waiter("t", THREAD))
 
@@ -154,15 +162,16 @@ async def test_a_deleted_run_ends_its_stream() -> None:
 
 async def test_waiting_for_a_run() -> None:
     log, watch = Log(), Watch(poll_seconds=NEVER)
-    wait = WaitForRun(cast("Any", log), watch)
+    wait = WaitForRun(cast("Any", Runs(log)), watch)
     task = asyncio.create_task(wait("t", cast("Run", _Run(RunStatus.PENDING))))
     await log.looked.wait()
     log.status = RunStatus.SUCCESS
     watch.on_moved("t", THREAD)
-    assert (await task).status is RunStatus.SUCCESS
-    ended = cast("Run", _Run(RunStatus.ERROR))
-    assert await wait("t", ended, watch.waiter("t", THREAD)) is ended
-    assert log.looks == 2
+    assert (await task).run.status is RunStatus.SUCCESS
+    ended = cast("Run", _Run(RunStatus.SUCCESS))
+    seen = await wait("t", ended, watch.waiter("t", THREAD))
+    assert seen.run.status is RunStatus.SUCCESS
+    assert log.looks == 3
 
 
 async def test_nobody_is_remembered_who_has_gone() -> None:

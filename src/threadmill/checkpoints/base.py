@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from threadmill.checkpoints.configs import Address
     from threadmill.domain.fence import Fence
+    from threadmill.stores.records import Claim, Ending, Next, Run
     from threadmill.streams.base import NewEvent
 
 # An unset value: "the head may be anything", as opposed to "there is none yet".
@@ -161,6 +162,38 @@ class Checkpoints(Protocol):
 
     async def delete_thread(self, tenant: str, thread_id: str) -> None:
         """Removes every checkpoint, write and head of a thread."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """A run and the checkpoint that it stands at, if there is one."""
+
+    run: Run
+    at: Stored | None
+
+
+class RunStates(Protocol):
+    """What concerns a run and its state at once; one round trip where that can be."""
+
+    async def begin(self, claim: Claim) -> RunState:
+        """`Dispatcher.begin`, and the thread's head as the run finds it."""
+        ...
+
+    async def finish(self, fence: Fence, ending: Ending, rest: Commit) -> Next | None:
+        """Commits `rest` and does `Dispatcher.finish`, in one transaction.
+
+        Raises:
+            Error: see `Checkpoints.commit`; nothing was written, the run goes on.
+        """
+        ...
+
+    async def look(self, tenant: str, run_id: UUID, thread_id: UUID) -> RunState:
+        """A run, and once it has ended its own last checkpoint.
+
+        Raises:
+            NotFound: no such run on that thread.
+        """
         ...
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from threadmill.checkpoints.base import Commit
     from threadmill.domain.fence import Fence
     from threadmill.drivers.postgres.connection import Row
-    from threadmill.drivers.postgres.database import Database, Transaction
+    from threadmill.drivers.postgres.database import Database, Result, Transaction
 
 SQL = Queries(__package__, "postgres.sql")
 
@@ -62,12 +62,22 @@ class PostgresCheckpoints:
                 _require_unfenced(commit)
             else:
                 _add_fence(tx, tenant, thread_id, fence, commit)
-            for writes in commit.writes:
-                self._add_writes(tx, thread_id, writes, fence)
-            for put in commit.puts:
-                self._add_put(tx, thread_id, put, fence)
+            self.add_state(tx, thread_id, commit, fence)
             if commit.events and fence is not None:
                 add_events(tx, fence, commit.events)
+
+    def add_state(
+        self, tx: Transaction, thread_id: str, commit: Commit, fence: Fence | None
+    ) -> None:
+        """Adds task results, then checkpoints, to a transaction that holds the fence.
+
+        Raises:
+            StateUnserializable: a value cannot be stored.
+        """
+        for writes in commit.writes:
+            self._add_writes(tx, thread_id, writes, fence)
+        for put in commit.puts:
+            self._add_put(tx, thread_id, put, fence)
 
     def _add_writes(
         self, tx: Transaction, thread_id: str, writes: Writes, fence: Fence | None
@@ -123,13 +133,38 @@ class PostgresCheckpoints:
     ) -> Stored | None:
         """See `Checkpoints.get`. Checkpoint and writes are of one snapshot."""
         async with self.database.tenant_tx(tenant, read_only=True) as tx:
-            found = tx.add(
-                SQL.get,
-                tenant=tenant,
-                thread=thread_id,
-                ns=ns,
-                checkpoint_id=checkpoint_id,
-            )
+            found = self.add_get(tx, thread_id, ns, checkpoint_id)
+        return self.got(found)
+
+    def add_get(
+        self,
+        tx: Transaction,
+        thread_id: str,
+        ns: str = "",
+        checkpoint_id: str | None = None,
+        *,
+        ended_run: UUID | None = None,
+    ) -> Result:
+        """Adds the read of one checkpoint; see `got`.
+
+        Args:
+            tx: the reader's transaction.
+            thread_id: the thread.
+            ns: the namespace.
+            checkpoint_id: which; without it the head.
+            ended_run: instead, the checkpoint that this run ended at, if it has ended.
+        """
+        return tx.add(
+            SQL.get,
+            tenant=tx.tenant,
+            thread=thread_id,
+            ns=ns,
+            checkpoint_id=checkpoint_id,
+            ended_run=ended_run,
+        )
+
+    def got(self, found: Result) -> Stored | None:
+        """What `add_get` has found."""
         return next(iter(self._stored(found.rows)), None)
 
     async def list(

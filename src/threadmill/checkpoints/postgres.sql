@@ -8,8 +8,7 @@
 -- First statement of every fenced commit. It locks the claimed row: a take-over waits
 -- for this transaction, and this transaction waits for a take-over and then fails. A
 -- row that was re-opened keeps its token until somebody claims it, hence no look at
--- `state`. The thread is named for the planner, too: in a table as short-lived as this
--- one it cannot tell the primary key from the index on the thread, and either will do.
+-- `state`.
 
 -- name: fence
 WITH held AS (
@@ -190,16 +189,21 @@ ON CONFLICT (tenant_id, thread_id, ns, checkpoint_id, task_id, idx) DO UPDATE
 -- whatever the database's collation.
 
 -- name: get
--- One checkpoint; without an id, the head's. (coalesce() in the place of CASE would not
+-- One checkpoint; without an id, the head's, or the one that a run ended at. (coalesce() in the place of CASE would not
 -- be taken into the index condition under row-level security: it is not leakproof.)
 WITH found AS (
   SELECT * FROM threadmill.checkpoint
    WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s AND ns = %(ns)s
-     AND checkpoint_id = CASE WHEN %(checkpoint_id)s::text IS NULL THEN
-           (SELECT h.checkpoint_id FROM threadmill.head h
-             WHERE h.tenant_id = %(tenant)s AND h.thread_id = %(thread)s
-               AND h.ns = %(ns)s)
-           ELSE %(checkpoint_id)s::text END
+     AND checkpoint_id = CASE
+           WHEN %(checkpoint_id)s::text IS NOT NULL THEN %(checkpoint_id)s::text
+           WHEN %(ended_run)s::uuid IS NOT NULL THEN
+             (SELECT r.end_checkpoint FROM threadmill.run r
+               WHERE r.tenant_id = %(tenant)s AND r.run_id = %(ended_run)s::uuid)
+           ELSE
+             (SELECT h.checkpoint_id FROM threadmill.head h
+               WHERE h.tenant_id = %(tenant)s AND h.thread_id = %(thread)s
+                 AND h.ns = %(ns)s)
+         END
 )
 SELECT c.thread_id, c.ns, c.checkpoint_id, c.run_id, c.body_type AS type,
        c.body AS value, c.format, c.parent_id, c.ordinal, c.metadata, c.created_at,
@@ -211,7 +215,9 @@ SELECT w.thread_id, w.ns, w.checkpoint_id, w.run_id, w.value_type, w.value,
        NULL, NULL, NULL, NULL, NULL,
        w.channel, w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx
   FROM found c
-  JOIN threadmill.checkpoint_write w USING (tenant_id, thread_id, ns, checkpoint_id)
+  JOIN threadmill.checkpoint_write w
+    ON w.tenant_id = %(tenant)s AND w.thread_id = %(thread)s AND w.ns = %(ns)s
+   AND w.checkpoint_id = c.checkpoint_id
  ORDER BY ordinal NULLS LAST, task_path, task_id, idx
 
 -- name: place

@@ -17,7 +17,13 @@ import structlog
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from threadmill.brokers.base import Hints
-from threadmill.checkpoints.base import Checkpoints, Stored, SyncCheckpoints
+from threadmill.checkpoints.base import (
+    Checkpoints,
+    Commit,
+    RunStates,
+    Stored,
+    SyncCheckpoints,
+)
 from threadmill.domain.fence import Fence
 from threadmill.domain.run import RunEvent
 from threadmill.engine.activation.entry import (
@@ -105,17 +111,15 @@ class Activate:
 
     Args:
         graphs: what this process has loaded.
-        dispatcher: begins, releases and finishes.
+        dispatcher: takes back what is given up.
+        run_states: begins and finishes.
         checkpoints: where state is committed.
         saver: makes a saver of a tenant, for reading.
         hints: told after commits.
         rules: when to leave.
         limits: bounds of an entry.
-        stream: tells an attempt what the one before it has told; without it, a run
-            that was lost in its first superstep or while it waited for a human may
-            tell that superstep's state twice.
-        blocking: the checkpoints for subgraphs that nodes call by `invoke`; without
-            it such a node fails.
+        stream: tells an attempt what the one before it has told.
+        blocking: the checkpoints for subgraphs that nodes call by `invoke`.
         faults: what tests make happen at named points.
     """
 
@@ -124,17 +128,19 @@ class Activate:
         *,
         graphs: GraphCatalogue,
         dispatcher: Dispatcher,
+        run_states: RunStates,
         checkpoints: Checkpoints,
         saver: Callable[[str], BaseCheckpointSaver[Any]],
         hints: Hints,
         rules: ActivateRules,
         limits: EntryLimits,
-        stream: Stream | None = None,
-        blocking: SyncCheckpoints | None = None,
+        stream: Stream,
+        blocking: SyncCheckpoints,
         faults: Faults | None = None,
     ) -> None:
         self._graphs = graphs
         self._dispatcher = dispatcher
+        self._run_states = run_states
         self._checkpoints = checkpoints
         self._saver = saver
         self._hints = hints
@@ -171,10 +177,8 @@ class Activate:
 
     async def _carry_out(self, attempt: Attempt, fence: Fence) -> None:
         claim = attempt.claim
-        run, head = await asyncio.gather(
-            self._dispatcher.begin(claim),
-            self._checkpoints.get(claim.tenant, str(claim.thread_id), ""),
-        )
+        begun = await self._run_states.begin(claim)
+        run, head = begun.run, begun.at
         await self._faults.at("begin.after")
         fence = _with_attempt(fence, run)
         if claim.attempt > self._rules.attempts_max:
@@ -182,9 +186,9 @@ class Activate:
             return
         try:
             left = await self._enter(attempt, fence, run, head)
+            await self._end(fence, run, left)
         except (GraphError, PayloadTooLarge) as error:
-            left = Left(Outcome.FAILED, error=error)
-        await self._end(fence, run, left)
+            await self._end(fence, run, Left(Outcome.FAILED, error=error))
 
     async def _enter(
         self, attempt: Attempt, fence: Fence, run: Run, head: Stored | None
@@ -244,7 +248,7 @@ class Activate:
         if claim.attempt <= 1 and reentry and head is not None and not head.writes:
             return None
         begun_now = run.started_at == run.updated_at
-        if begun_now or self._stream is None or not run.kwargs.get("stream_mode"):
+        if begun_now or not run.kwargs.get("stream_mode"):
             return Told()
         return await read_told(self._stream, claim.tenant, run)
 
@@ -264,11 +268,11 @@ class Activate:
     async def _end(self, fence: Fence, run: Run, left: Left) -> None:
         match left.outcome:
             case Outcome.DONE:
-                await self._finish(fence, RunEvent.SUCCEED, events=left.events)
+                await self._finish(fence, RunEvent.SUCCEED, rest=left.rest)
             case Outcome.PAUSED:
-                await self._finish(fence, RunEvent.PAUSE, events=left.events)
+                await self._finish(fence, RunEvent.PAUSE, rest=left.rest)
             case Outcome.FAILED:
-                await self._finish(fence, RunEvent.FAIL, left.error, events=left.events)
+                await self._finish(fence, RunEvent.FAIL, left.error, rest=left.rest)
             case Outcome.HANDED_OVER:
                 if not left.released:
                     await self._dispatcher.release(fence, count_attempt=False)
@@ -280,7 +284,7 @@ class Activate:
         match left.reason:
             case StopReason.DEADLINE:
                 error = TimeoutError(f"the run took over {self._rules.run_seconds:g} s")
-                await self._finish(fence, RunEvent.EXPIRE, error, events=left.events)
+                await self._finish(fence, RunEvent.EXPIRE, error, rest=left.rest)
             case StopReason.DRAIN:
                 await self._give_back(fence, delay_seconds=0.0)
             case _:
@@ -293,13 +297,13 @@ class Activate:
         event: RunEvent,
         error: BaseException | None = None,
         *,
-        events: Any = (),
+        rest: Commit | None = None,
     ) -> None:
         described = describe(error) if error is not None else None
         last = [NewEvent("error", encode(described))] if described else []
         await self._faults.at("finish.before")
-        goes_on = await self._dispatcher.finish(
-            fence, Ending(event, error=described, events=[*events, *last])
+        goes_on = await self._run_states.finish(
+            fence, Ending(event, error=described, events=last), rest or Commit()
         )
         await self._faults.at("finish.after")
         self._hints.moved(fence.tenant, fence.thread_id)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
-    from threadmill.checkpoints.base import Checkpoints, Stored
+    from threadmill.checkpoints.base import RunState, Stored
     from threadmill.engine.graph_schemas import CompiledGraph
     from threadmill.engine.graphs import GraphCatalogue
     from threadmill.stores.base import Runs
@@ -45,7 +45,6 @@ class Answers:
 
     Args:
         runs: where runs are.
-        checkpoints: where their state is.
         graphs: says which channels are a graph's output.
         saver: a LangGraph saver of one tenant, for reading.
     """
@@ -54,16 +53,14 @@ class Answers:
         self,
         *,
         runs: Runs,
-        checkpoints: Checkpoints,
         graphs: GraphCatalogue,
         saver: Callable[[str], BaseCheckpointSaver[Any]],
     ) -> None:
         self._runs = runs
-        self._checkpoints = checkpoints
         self._graphs = graphs
         self._saver = saver
 
-    async def __call__(self, tenant: str, run: Run) -> Any:
+    async def __call__(self, tenant: str, ended: RunState) -> Any:
         """The answer of an ended run, ready for JSON.
 
         A failed run answers `{"__error__": {"error": type, "message": text}}`. A
@@ -72,12 +69,13 @@ class Answers:
         Raises:
             GraphLoadFailed: the graph is not to be had.
         """
+        run = ended.run
         if run.status in {RunStatus.ERROR, RunStatus.TIMEOUT}:
             unknown = {"error": str(run.status), "message": "the run failed"}
             return {"__error__": run.error or unknown}
-        stored = await self._end_of(tenant, run)
-        if stored is None:
+        if ended.at is None:
             return {}
+        stored = await self._as_left(tenant, run, ended.at)
         use = GraphUse(access="threads.read", config=run.kwargs.get("config") or {})
         async with self._graphs.get(run.graph_id).open(use) as graph:
             values = await self._values(tenant, graph, stored)
@@ -87,15 +85,8 @@ class Answers:
         questions = [interrupt_json(i) for task in asked.values() for i in task]
         return {**(values if isinstance(values, dict) else {}), _INTERRUPT: questions}
 
-    async def _end_of(self, tenant: str, run: Run) -> Stored | None:
-        """The run's last checkpoint as the run left it."""
-        if run.end_checkpoint is None:
-            return None
-        stored = await self._checkpoints.get(
-            tenant, str(run.thread_id), "", run.end_checkpoint
-        )
-        if stored is None:
-            return None
+    async def _as_left(self, tenant: str, run: Run, stored: Stored) -> Stored:
+        """The run's last checkpoint without what later runs wrote to it."""
         later = {id_ for id_ in set(stored.write_runs) if id_ not in {None, run.run_id}}
         later = {id_ for id_ in later if await self._came_after(tenant, id_, run)}
         pairs = zip(stored.writes, stored.write_runs, strict=True)

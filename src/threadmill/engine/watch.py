@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from uuid import UUID
 
-    from threadmill.stores.base import Runs
+    from threadmill.checkpoints.base import RunState, RunStates
     from threadmill.stores.records import Run
     from threadmill.streams.base import Event, Stream
 
@@ -130,22 +130,22 @@ class WaitForRun:
     """Waits until a run has ended.
 
     Args:
-        runs: where runs are.
+        run_states: where runs are, and what they ended at.
         watch: tells when to look.
         patience_seconds: how long an unreachable database is put up with.
     """
 
     def __init__(
-        self, runs: Runs, watch: Watch, *, patience_seconds: float = 60.0
+        self, run_states: RunStates, watch: Watch, *, patience_seconds: float = 60.0
     ) -> None:
-        self._runs = runs
+        self._run_states = run_states
         self._watch = watch
         self._patience_seconds = patience_seconds
 
     async def __call__(
         self, tenant: str, run: Run, waiter: Waiter | None = None
-    ) -> Run:
-        """The run as it ended.
+    ) -> RunState:
+        """The run as it ended, and its last checkpoint.
 
         Args:
             tenant: whose run it is.
@@ -161,12 +161,15 @@ class WaitForRun:
         patience = _Patience(self._patience_seconds)
         if waiter is None:
             waiter = self._watch.waiter(tenant, run.thread_id)
-            run = await self._runs.get(tenant, run.run_id, run.thread_id)
-        while run.status not in TERMINAL:
+        elif run.status not in TERMINAL:
             await waiter.moved()
+        while True:
+            looked = None
             with patience:
-                run = await self._runs.get(tenant, run.run_id, run.thread_id)
-        return run
+                looked = await self._run_states.look(tenant, run.run_id, run.thread_id)
+            if looked is not None and looked.run.status in TERMINAL:
+                return looked
+            await waiter.moved()
 
 
 class StreamRun:

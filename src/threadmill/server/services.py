@@ -92,11 +92,10 @@ def build_services(core: Core) -> Services:
         ),
         answers=Answers(
             runs=core.runs,
-            checkpoints=core.checkpoints,
             graphs=core.graphs,
             saver=core.saver,
         ),
-        wait=WaitForRun(core.runs, watch),
+        wait=WaitForRun(core.run_states, watch),
         follow=StreamRun(core.stream, watch),
         watch=watch,
         drain=Drain(),

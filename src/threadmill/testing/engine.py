@@ -23,7 +23,12 @@ from uuid import UUID, uuid4
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.pregel import Pregel
 
-from threadmill.checkpoints.base import Checkpoints, Commit, SyncCheckpoints
+from threadmill.checkpoints.base import (
+    Checkpoints,
+    Commit,
+    RunStates,
+    SyncCheckpoints,
+)
 from threadmill.config import GraphSpec
 from threadmill.domain.multitask import MultitaskStrategy
 from threadmill.domain.run import TERMINAL
@@ -39,6 +44,7 @@ from threadmill.testing.process import (
     DispatcherOf,
     Fault,
     Process,
+    RunStatesOf,
 )
 
 # More claims of one run than any test needs: a run that does not end is a bug.
@@ -98,6 +104,7 @@ class EngineDriver:
     Args:
         runs: the accepting side.
         dispatcher: the working side.
+        run_states: where runs begin and end.
         checkpoints: where state is committed.
         saver: makes a saver of a tenant, for reading.
         stream: the event log.
@@ -115,11 +122,12 @@ class EngineDriver:
         *,
         runs: Runs,
         dispatcher: Dispatcher,
+        run_states: RunStates,
         checkpoints: Checkpoints,
         saver: Callable[[str], BaseCheckpointSaver[Any]],
         graphs: Mapping[str, Pregel[Any, Any, Any, Any]],
-        stream: Stream | None = None,
-        blocking: SyncCheckpoints | None = None,
+        stream: Stream,
+        blocking: SyncCheckpoints,
         rules: ActivateRules | None = None,
         limits: EntryLimits | None = None,
         tenant: str = "default",
@@ -127,6 +135,7 @@ class EngineDriver:
     ) -> None:
         self._runs = runs
         self._dispatcher = dispatcher
+        self._run_states = run_states
         self._checkpoints = checkpoints
         self._saver = saver
         self._stream = stream
@@ -180,12 +189,11 @@ class EngineDriver:
         activate = Activate(
             graphs=self._graphs,
             dispatcher=DispatcherOf(self._dispatcher, process),
+            run_states=RunStatesOf(self._run_states, process),
             checkpoints=CheckpointsOf(self._checkpoints, process),
             saver=self._saver,
             stream=self._stream,
-            blocking=None
-            if self._blocking is None
-            else BlockingOf(self._blocking, process),
+            blocking=BlockingOf(self._blocking, process),
             hints=self.hints,
             rules=self._rules,
             limits=self._limits,

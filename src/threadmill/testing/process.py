@@ -16,11 +16,18 @@ from enum import StrEnum
 from typing import Any, Final, NoReturn, TypeVar
 from uuid import uuid4
 
-from threadmill.checkpoints.base import Checkpoints, Commit, Stored, SyncCheckpoints
+from threadmill.checkpoints.base import (
+    Checkpoints,
+    Commit,
+    RunState,
+    RunStates,
+    Stored,
+    SyncCheckpoints,
+)
 from threadmill.domain.fence import Fence
 from threadmill.errors import StoreUnavailable
 from threadmill.stores.base import Dispatcher
-from threadmill.stores.records import Claim, Ending, Next, Run
+from threadmill.stores.records import Claim, Ending, Next
 
 T = TypeVar("T")
 
@@ -243,10 +250,6 @@ class DispatcherOf:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._dispatcher, name)
 
-    async def begin(self, claim: Claim) -> Run:
-        """See `Dispatcher.begin`."""
-        return await self._process.commit(self._dispatcher.begin(claim))
-
     async def release(
         self, fence: Fence, *, count_attempt: bool, delay_seconds: float = 0.0
     ) -> None:
@@ -257,6 +260,23 @@ class DispatcherOf:
             )
         )
 
-    async def finish(self, fence: Fence, ending: Ending) -> Next | None:
-        """See `Dispatcher.finish`."""
-        return await self._process.commit(self._dispatcher.finish(fence, ending))
+
+class RunStatesOf:
+    """Runs and their state as one process sees them."""
+
+    def __init__(self, run_states: RunStates, process: Process) -> None:
+        self._run_states = run_states
+        self._process = process
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._run_states, name)
+
+    async def begin(self, claim: Claim) -> RunState:
+        """See `RunStates.begin`."""
+        return await self._process.commit(self._run_states.begin(claim))
+
+    async def finish(self, fence: Fence, ending: Ending, rest: Commit) -> Next | None:
+        """See `RunStates.finish`."""
+        return await self._process.commit(
+            self._run_states.finish(fence, ending, rest), rest
+        )

@@ -25,6 +25,7 @@ from psycopg.errors import error_from_result
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from psycopg.abc import Buffer
     from psycopg.pq.abc import PGresult
 
     from threadmill.drivers.postgres.sql import Query
@@ -34,6 +35,9 @@ Statement = tuple["Query", "Mapping[str, object]"]
 
 _CANCEL_SECONDS: Final = 2.0
 _DONE: Final = frozenset({pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK})
+_Converted = tuple[
+    "Sequence[Buffer | None]", tuple[int, ...], "Sequence[pq.Format] | None"
+]
 _PreparedKey = tuple["Query", tuple[int, ...]]
 
 
@@ -68,10 +72,14 @@ class Connection(psycopg.AsyncConnection[Row]):
         Cancellation asks the server to give up, and closes the connection; the outcome
         is open.
         """
+        # All are converted before any is sent: a value that cannot be leaves nothing.
+        converted = [
+            (query, self._convert(query, params)) for query, params in statements
+        ]
         complete = False
         try:
             self.pgconn.enter_pipeline_mode()
-            awaited = self._queue(statements)
+            awaited = self._queue(converted)
             await self._flush()
             results = await self._results()
             self.pgconn.exit_pipeline_mode()
@@ -88,15 +96,12 @@ class Connection(psycopg.AsyncConnection[Row]):
 
     # --- sending --------------------------------------------------------------------
 
-    def _queue(self, statements: Sequence[Statement]) -> list[Query | _Preparing]:
+    def _queue(
+        self, converted: Sequence[tuple[Query, _Converted]]
+    ) -> list[Query | _Preparing]:
         """Hands statements to libpq; returns what each result will be of."""
         awaited: list[Query | _Preparing] = []
-        for query, params in statements:
-            adapt = Transformer(self)
-            values = adapt.dump_sequence(
-                [params[name] for name in query.names], query.formats
-            )
-            types, formats = adapt.types or (), adapt.formats
+        for query, (values, types, formats) in converted:
             if self.may_prepare:
                 key = (query, types)
                 if key not in self._statement_names:
@@ -112,6 +117,13 @@ class Connection(psycopg.AsyncConnection[Row]):
             awaited.append(query)
         self.pgconn.pipeline_sync()
         return awaited
+
+    def _convert(self, query: Query, params: Mapping[str, object]) -> _Converted:
+        adapt = Transformer(self)
+        values = adapt.dump_sequence(
+            [params[name] for name in query.names], query.formats
+        )
+        return values, adapt.types or (), adapt.formats
 
     def _prepare(self, key: _PreparedKey) -> None:
         query, types = key

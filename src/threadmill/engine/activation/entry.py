@@ -13,10 +13,9 @@ from collections.abc import (
     Callable,
     Collection,
     Mapping,
-    Sequence,
 )
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, cast
 
@@ -24,13 +23,12 @@ import structlog
 from langchain_core.runnables import RunnableConfig
 from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.constants import START
 from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.pregel import Pregel
 from langgraph.runtime import RunControl, Runtime
 from langgraph.types import Command
 
-from threadmill.checkpoints.base import Checkpoints, Stored, SyncCheckpoints
+from threadmill.checkpoints.base import Checkpoints, Commit, Stored, SyncCheckpoints
 from threadmill.domain.fence import Fence
 from threadmill.engine.activation.breakpoints import is_at_breakpoint
 from threadmill.engine.activation.exits import guard_loop
@@ -79,14 +77,14 @@ class Left:
         error: what the graph raised, for FAILED.
         reason: why it was stopped, for STOPPED.
         released: the activation was already handed back, with its last checkpoint.
-        events: what the stream still lacks; to be committed with what follows.
+        rest: what is not written yet; to be committed with what follows.
     """
 
     outcome: Outcome
     error: BaseException | None = None
     reason: StopReason | None = None
     released: bool = False
-    events: Sequence[NewEvent] = field(default_factory=tuple)
+    rest: Commit = field(default_factory=Commit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,13 +108,12 @@ class Stores:
 
     Args:
         checkpoints: where commits go.
-        blocking: the same for subgraphs that a node calls without awaiting; None
-            refuses those.
+        blocking: the same for subgraphs that a node calls without awaiting.
         reads: a saver for everything that only reads.
     """
 
     checkpoints: Checkpoints
-    blocking: SyncCheckpoints | None
+    blocking: SyncCheckpoints
     reads: BaseCheckpointSaver[Any]
 
 
@@ -193,12 +190,12 @@ class Entry:
             tap=self._tap,
             control=self._control,
             hand_over=hand_over,
-            input_rides=START in graph.nodes,
         )
         self._tasks = TaskStarter(
             recursion_limit=self._steps.limit,
             max_concurrency=config.get("max_concurrency"),
             on_start=self._tap.tasks_run,
+            before_run=self._writer.settle,
             finished=results(head) if head is not None and self._reentry else {},
             handlers=self._tap.handlers(),
         )
@@ -223,7 +220,7 @@ class Entry:
             self._tap.announce(self._metadata_event())
         if await self._is_at_breakpoint():
             self._tap.pause()
-            return Left(Outcome.PAUSED, events=self._tap.take_all())
+            return Left(Outcome.PAUSED, rest=await self._rest())
         given = await self._enter()
         driving = asyncio.create_task(self._drive(given))
         stopping = asyncio.create_task(stop.requested())
@@ -347,12 +344,15 @@ class Entry:
         self._raise_failure()
         if isinstance(error, GraphDrained):
             return await self._handed_over()
-        await self._writer.flush()
-        events = self._tap.take_all()
+        rest = await self._rest()
         if error is not None:
-            return Left(Outcome.FAILED, error=error, events=events)
+            return Left(Outcome.FAILED, error=error, rest=rest)
         outcome = Outcome.PAUSED if self._tap.interrupted else Outcome.DONE
-        return Left(outcome, events=events)
+        return Left(outcome, rest=rest)
+
+    async def _rest(self) -> Commit:
+        rest = await self._writer.rest()
+        return replace(rest, events=[*rest.events, *self._tap.take_all()])
 
     async def _handed_over(self) -> Left:
         await self._writer.flush()
@@ -361,6 +361,8 @@ class Entry:
     async def _stopped(
         self, driving: asyncio.Task[None], reason: StopReason | None
     ) -> Left:
+        if reason in {StopReason.DRAIN, StopReason.DEADLINE}:
+            await self._writer.settle()
         failed = self._writer.failure is not None
         if not failed:
             # What a cancelled graph still writes would read as its nodes' failure.
@@ -411,6 +413,8 @@ class Entry:
             await self._loose.wait()
             await asyncio.sleep(self._limits.token_flush_seconds)
             self._loose.clear()
+            if self._writer.leaves:
+                continue  # LangGraph is about to tell whether the run goes on
             with suppress(Error):  # the saver remembers, and the entry ends by it
                 await self._writer.flush()
 

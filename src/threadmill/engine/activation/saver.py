@@ -9,8 +9,10 @@ LangGraph calls from the activation's event loop, from threads (a node that call
 `subgraph.invoke`), and from loops of the node's own (`asyncio.run` in a thread). A
 blocking call never needs the activation's loop, which may be what it blocks.
 
-The result of a superstep's only task waits for the checkpoint that follows at once
-and shares its commit; every other way out of the superstep writes it first.
+Two kinds of writes wait, to share a commit with what follows at once. The result of a
+superstep's only task waits for the checkpoint after it. A checkpoint of the root waits
+for the next task to start, before which it is committed, or for the end of the run: no
+user code runs in between, so a crash there loses nothing that a commit would have kept.
 """
 
 from __future__ import annotations
@@ -73,7 +75,7 @@ class ActivationSaver(ReadingSaver):
 
     Args:
         store: where subgraphs' checkpoints are read.
-        blocking: the same for threads that block; None refuses them.
+        blocking: the same for threads that block.
         reads: a saver for everything else that only reads.
         writer: where commits go.
         fence: the claim.
@@ -81,15 +83,13 @@ class ActivationSaver(ReadingSaver):
         tap: the attempt's event recorder.
         control: LangGraph's own switch for leaving at the next superstep.
         hand_over: asked after each superstep with user nodes: leave now?
-        input_rides: whether no user code lies between the input's checkpoint and the
-            next one, so that both may share a commit.
     """
 
     def __init__(
         self,
         *,
         store: Checkpoints,
-        blocking: SyncCheckpoints | None,
+        blocking: SyncCheckpoints,
         reads: BaseCheckpointSaver[Any],
         writer: Writer,
         fence: Fence,
@@ -97,7 +97,6 @@ class ActivationSaver(ReadingSaver):
         tap: Tap,
         control: RunControl,
         hand_over: Callable[[], bool],
-        input_rides: bool,
     ) -> None:
         super().__init__(reads)
         self._store = store
@@ -108,7 +107,6 @@ class ActivationSaver(ReadingSaver):
         self._tap = tap
         self._control = control
         self._hand_over = hand_over
-        self._input_rides = input_rides
         self._expected = head.checkpoint["id"] if head else None
         self._thread = str(fence.thread_id)
         self._entered = False
@@ -138,21 +136,18 @@ class ActivationSaver(ReadingSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,  # noqa: ARG002  # whole values are stored
     ) -> RunnableConfig:
-        """Commits a checkpoint with all that waits; returns when it is durable.
-
-        A run's input checkpoint may wait for the next one: LangGraph only spreads the
-        input over the channels in between, and does it again after a crash.
-        """
+        """Commits a subgraph's checkpoint; the root's waits, see above."""
         put = self._put_of(config, checkpoint, metadata)
-        if self._input_rides and not put.ns and metadata.get("source") == "input":
-            self._writer.hold(put)
+        leaves = not put.ns and self._leaves(metadata)
+        self._tap.end_superstep(put.ns, described=metadata.get("source") == "loop")
+        if put.ns:
+            await self._at_home(self._writer.commit(put))
         else:
-            release = not put.ns and self._leaves(metadata)
-            await self._at_home(self._writer.commit(put, release=release))
-        if not put.ns:
+            if leaves:
+                self._tap.mark()
+            self._writer.hold(put, release=leaves)
             self._expected = checkpoint["id"]
             self.step = metadata["step"]
-        self._tap.end_superstep(put.ns)
         return config_of(self._thread, put.ns, checkpoint["id"])
 
     async def aput_writes(
@@ -202,9 +197,9 @@ class ActivationSaver(ReadingSaver):
         at = self._address(config)
         tenant, ns = self._fence.tenant, at.ns or ""
         with self._watched():
-            stored = self._blocks().get(tenant, self._thread, ns, at.checkpoint_id)
+            stored = self._blocking.get(tenant, self._thread, ns, at.checkpoint_id)
             if stored is not None and self._is_replaced(stored):
-                listed = self._blocks().list(
+                listed = self._blocking.list(
                     tenant, self._thread, ns=ns, before=self.replay_before, limit=1
                 )
                 stored = next(iter(listed), None)
@@ -247,7 +242,7 @@ class ActivationSaver(ReadingSaver):
         """A subgraph's checkpoints."""
         at = self._address(config)
         with self._watched():
-            listed = self._blocks().list(
+            listed = self._blocking.list(
                 self._fence.tenant,
                 self._thread,
                 ns=at.ns,
@@ -262,17 +257,9 @@ class ActivationSaver(ReadingSaver):
     ) -> Mapping[str, DeltaChannelHistory]:
         """What a subgraph's delta channels are rebuilt from."""
         with self._watched():
-            return self._blocks().delta_history(
+            return self._blocking.delta_history(
                 self._fence.tenant, self._address(config), channels
             )
-
-    def _blocks(self) -> SyncCheckpoints:
-        if self._blocking is None:
-            raise GraphFailed(
-                "a node calls a subgraph by `invoke`, and this process cannot serve "
-                "that; use `await subgraph.ainvoke(...)`"
-            )
-        return self._blocking
 
     async def _at_home(self, work: Coroutine[Any, Any, T]) -> T:
         """Does `work` on the activation's loop, whichever loop asks."""

@@ -102,6 +102,7 @@ class Tap:
         self._log: list[_Recorded] = []
         self._kept = {""}
         self._supersteps: dict[str, _Superstep] = {}
+        self._mark: _Recorded | None = None
         self._messages = MessageEvents(as_tuples="messages-tuple" in self._modes)
         self.interrupted = False
 
@@ -184,10 +185,22 @@ class Tap:
             if cached:
                 cached.popleft().owner = ("task", task_id)
 
-    def end_superstep(self, ns: str) -> None:
-        """A checkpoint of the namespace was committed."""
+    def end_superstep(self, ns: str, *, described: bool) -> None:
+        """LangGraph has made a checkpoint of the namespace.
+
+        Args:
+            ns: which.
+            described: what was told of the superstep, and no task's result has
+                claimed, belongs to this checkpoint. Not so for the input's, which may
+                come after the first superstep's tasks are told.
+        """
         with self._lock:
             self._supersteps.pop(ns, None)
+            if not described:
+                return
+            for recorded in self._log:
+                if recorded.owner == ("open", ns):
+                    recorded.owner = ("put", ns)
 
     def _superstep(self, ns: str) -> _Superstep:
         with self._lock:
@@ -195,18 +208,31 @@ class Tap:
 
     # --- commits ------------------------------------------------------------------
 
-    def take(self, owners: Collection[Owner]) -> list[NewEvent]:
+    def mark(self) -> None:
+        """The run may be left here: what follows, the next entry tells again."""
+        with self._lock:
+            self._mark = _Recorded(None, "")
+            self._log.append(self._mark)
+
+    def take(
+        self, owners: Collection[Owner], *, up_to_mark: bool = False
+    ) -> list[NewEvent]:
         """Removes and returns what a commit of `owners` takes along, in order.
 
         What describes them goes in any case; a loose event, unless an event of state of
         its own namespace still waits before it.
+
+        Args:
+            owners: what is committed.
+            up_to_mark: nothing that was told after the mark.
         """
         taken: list[NewEvent | None] = []
         left: list[_Recorded] = []
         waiting: set[str] = set()
         with self._lock:
-            self._claim_open(owners)
             for recorded in self._log:
+                if up_to_mark and recorded is self._mark:
+                    break
                 if recorded.owner is None:
                     goes = recorded.ns not in waiting
                 else:
@@ -225,14 +251,6 @@ class Tap:
         with self._lock:
             taken, self._log = self._log, []
         return [r.event for r in taken if r.event is not None]
-
-    def _claim_open(self, owners: Collection[Owner]) -> None:
-        # Events of state that no task result closed belong to the checkpoint.
-        namespaces = {ns for kind, ns in owners if kind == "put"}
-        for recorded in self._log:
-            owner = recorded.owner
-            if owner is not None and owner[0] == "open" and owner[1] in namespaces:
-                recorded.owner = ("put", owner[1])
 
     # --- what LangGraph tells -----------------------------------------------------
 

@@ -15,6 +15,7 @@ from contextvars import copy_context
 from typing import Any, Final
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langgraph.constants import START
 
 from threadmill.engine.activation.exits import EXITS, enter_node, failure_of
 
@@ -28,6 +29,7 @@ class TaskStarter:
         recursion_limit: the run's own, for subgraphs.
         max_concurrency: tasks that may run at once (LangGraph's config key).
         on_start: called before a task is started.
+        before_run: awaited before a task runs: what it builds on must be durable.
         finished: what tasks have written that must not run again. LangGraph itself
             gives their results back to all but error handlers.
         handlers: callback handlers of every task. Given to the root they would be
@@ -41,6 +43,7 @@ class TaskStarter:
         recursion_limit: int,
         max_concurrency: int | None,
         on_start: Callable[[], None],
+        before_run: Callable[[], Awaitable[None]],
         finished: Mapping[str, Sequence[tuple[str, Any]]],
         handlers: Sequence[BaseCallbackHandler] = (),
     ) -> None:
@@ -49,6 +52,7 @@ class TaskStarter:
         self._recursion_limit = recursion_limit
         self._max_concurrency = max_concurrency
         self._on_start = on_start
+        self._before_run = before_run
         self._gates: dict[int, asyncio.Semaphore] = {}
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -92,6 +96,9 @@ class TaskStarter:
     ) -> Any:
         async with self._gate(args[0]):
             enter_node(args[0].name)
+            if args[0].name != START:
+                # That one only spreads the input; after a crash it does so again.
+                await self._before_run()
             try:
                 return await fn(*args, **kwargs)
             except EXITS as error:

@@ -22,7 +22,7 @@ from threadmill.checkpoints.base import (
 )
 from threadmill.domain.fence import Fence
 from threadmill.engine.activation.tap import Owner, Tap
-from threadmill.errors import GraphFailed, LeaseLost, StoreUnavailable
+from threadmill.errors import LeaseLost, StoreUnavailable
 from threadmill.faults import Faults
 
 Item = Put | Writes
@@ -39,8 +39,7 @@ class Writer:
 
     Args:
         store: where commits go.
-        blocking: the same for subgraphs that a node calls without awaiting; None
-            refuses them.
+        blocking: the same for subgraphs that a node calls without awaiting.
         fence: the claim.
         tap: the attempt's event recorder.
         progressed: whether the claim counts as a first attempt already.
@@ -52,7 +51,7 @@ class Writer:
         self,
         *,
         store: Checkpoints,
-        blocking: SyncCheckpoints | None,
+        blocking: SyncCheckpoints,
         fence: Fence,
         tap: Tap,
         progressed: bool,
@@ -74,9 +73,34 @@ class Writer:
         self.failed = asyncio.Event()
         self.released = False
 
-    def hold(self, item: Item) -> None:
-        """Lets `item` wait for the next commit."""
-        self._queue.append(_Waiting(item, release=False))
+    def hold(self, item: Item, *, release: bool = False) -> None:
+        """Lets `item` wait for the next commit; see `commit`."""
+        self._queue.append(_Waiting(item, release))
+
+    @property
+    def leaves(self) -> bool:
+        """Whether the next commit hands the activation back, unless the run ends."""
+        return any(waiting.release for waiting in self._queue)
+
+    async def settle(self) -> None:
+        """Returns when everything that waits is durable; events alone may wait on.
+
+        Raises:
+            Error: see `commit`.
+        """
+        if self._queue or self._lock.locked() or self.failure is not None:
+            await self.flush()
+
+    async def rest(self) -> Commit:
+        """Takes what waits, for whoever ends the run to commit.
+
+        Raises:
+            LeaseLost: a commit has failed.
+        """
+        async with self._lock:
+            if self.failure is not None:
+                raise LeaseLost from self.failure
+            return self._take(ending=True)
 
     async def commit(self, item: Item, *, release: bool = False) -> None:
         """Returns when `item` is durable, with all that waited before it.
@@ -117,11 +141,6 @@ class Writer:
         Raises:
             Error: see `commit`.
         """
-        if self._blocking is None:
-            raise GraphFailed(
-                "a node calls a subgraph by `invoke`, and this process cannot serve "
-                "that; use `await subgraph.ainvoke(...)`"
-            )
         if self.failure is not None:
             raise LeaseLost from self.failure
         writes, puts = _sorted([item])
@@ -147,9 +166,7 @@ class Writer:
     async def _commit_all(self) -> None:
         if self.failure is not None:
             raise LeaseLost from self.failure
-        batch, self._queue = self._queue, []
-        release = any(waiting.release for waiting in batch)
-        commit = self._commit_of([waiting.item for waiting in batch], release=release)
+        commit = self._take()
         if not (commit.writes or commit.puts or commit.events):
             return
         try:
@@ -161,13 +178,15 @@ class Writer:
             self.refuse(error)
             raise
         await self._faults.at("commit.after")
-        self.released = self.released or release
+        self.released = self.released or commit.release
         self._progressed = self._progressed or commit.progress
         if commit.events:
             self._on_events()
 
-    def _commit_of(self, batch: Sequence[Item], *, release: bool) -> Commit:
-        writes, puts = _sorted(batch)
+    def _take(self, *, ending: bool = False) -> Commit:
+        batch, self._queue = self._queue, []
+        writes, puts = _sorted([waiting.item for waiting in batch])
+        release = not ending and any(waiting.release for waiting in batch)
         # The input's checkpoint describes no superstep; the first one may have been
         # told before it is committed.
         owners: set[Owner] = {
@@ -177,7 +196,7 @@ class Writer:
         return Commit(
             writes=writes,
             puts=puts,
-            events=self._tap.take(owners),
+            events=self._tap.take(owners, up_to_mark=release),
             release=release,
             progress=not self._progressed and any(not put.ns for put in puts),
         )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from threadmill.domain.fence import Fence
-    from threadmill.drivers.postgres.database import Database, Transaction
+    from threadmill.drivers.postgres.database import Database, Result, Transaction
 
 DISPATCH = Queries(__package__, "dispatcher.sql")
 
@@ -52,26 +52,8 @@ class PostgresDispatcher:
     async def begin(self, claim: Claim) -> Run:
         """See `Dispatcher.begin`."""
         async with self._database.tenant_tx(claim.tenant) as tx:
-            run = {"tenant": claim.tenant, "run_id": claim.run_id}
-            tx.add(DISPATCH.lock_run, **run)
-            tx.add(
-                DISPATCH.fence,
-                tenant=claim.tenant,
-                activation_id=claim.activation_id,
-                thread_id=claim.thread_id,
-                token=claim.token,
-            )
-            begun = tx.add(
-                DISPATCH.begin,
-                claim_attempt=claim.attempt,
-                target=target(RunEvent.CLAIM).value,
-                sources=[status.value for status in sources(RunEvent.CLAIM)],
-                **run,
-            )
-        if begun.one is None:
-            msg = f"run {claim.run_id} has an activation but cannot run"
-            raise InvariantViolated(msg)
-        return run_of(begun.one)
+            begun = add_begin(tx, claim)
+        return begun_run(claim, begun)
 
     async def release(
         self, fence: Fence, *, count_attempt: bool, delay_seconds: float = 0.0
@@ -90,38 +72,9 @@ class PostgresDispatcher:
 
     async def finish(self, fence: Fence, ending: Ending) -> Next | None:
         """See `Dispatcher.finish`."""
-        if fence.run_id is None:
-            msg = f"activation {fence.activation_id} belongs to no run"
-            raise InvariantViolated(msg)
         async with self._database.tenant_tx(fence.tenant) as tx:
-            tx.add(RUNS.lock_thread, tenant=fence.tenant, thread_id=fence.thread_id)
-            tx.add(DISPATCH.lock_run, tenant=fence.tenant, run_id=fence.run_id)
-            # The fence comes before the run's own status: a cancelled run must
-            # read as a lost lease here, not as a clash.
-            tx.add(
-                DISPATCH.close_activation,
-                tenant=fence.tenant,
-                activation_id=fence.activation_id,
-                thread_id=fence.thread_id,
-                token=fence.token,
-            )
-            add_end(
-                tx,
-                ending.event,
-                thread_id=fence.thread_id,
-                run_id=fence.run_id,
-                retention=self._retention,
-                error=ending.error,
-            )
-            if ending.events:
-                add_events(tx, fence, ending.events)
-            promoted = add_promote(
-                tx,
-                thread_id=fence.thread_id,
-                holder=fence.run_id,
-                event=ending.event,
-                error=ending.error,
-            )
+            add_close(tx, fence)
+            promoted = add_ending(tx, fence, ending, self._retention)
         return next_of(promoted.one)
 
     async def reopen(
@@ -193,6 +146,77 @@ class PostgresDispatcher:
             tx.add(RUNS.lock_thread, tenant=timer.tenant, thread_id=thread_id)
             erase_thread(tx, thread_id)
             _add_drop(tx, timer)
+
+
+def add_begin(tx: Transaction, claim: Claim) -> Result:
+    """Adds the begin of a claimed run; see `begun_run`."""
+    run = {"tenant": claim.tenant, "run_id": claim.run_id}
+    tx.add(DISPATCH.lock_run, **run)
+    tx.add(
+        DISPATCH.fence,
+        tenant=claim.tenant,
+        activation_id=claim.activation_id,
+        thread_id=claim.thread_id,
+        token=claim.token,
+    )
+    return tx.add(
+        DISPATCH.begin,
+        claim_attempt=claim.attempt,
+        target=target(RunEvent.CLAIM).value,
+        sources=[status.value for status in sources(RunEvent.CLAIM)],
+        **run,
+    )
+
+
+def begun_run(claim: Claim, begun: Result) -> Run:
+    """The run, from the result of `add_begin`."""
+    if begun.one is None:
+        msg = f"run {claim.run_id} has an activation but cannot run"
+        raise InvariantViolated(msg)
+    return run_of(begun.one)
+
+
+def add_close(tx: Transaction, fence: Fence) -> None:
+    """Adds the locks that an ending needs, and the end of the activation.
+
+    The fence comes before the run's own status: a cancelled run must read as a lost
+    lease here, not as a clash.
+    """
+    tx.add(RUNS.lock_thread, tenant=fence.tenant, thread_id=fence.thread_id)
+    tx.add(DISPATCH.lock_run, tenant=fence.tenant, run_id=fence.run_id)
+    tx.add(
+        DISPATCH.close_activation,
+        tenant=fence.tenant,
+        activation_id=fence.activation_id,
+        thread_id=fence.thread_id,
+        token=fence.token,
+    )
+
+
+def add_ending(
+    tx: Transaction, fence: Fence, ending: Ending, retention: Retention
+) -> Result:
+    """Adds what follows `add_close`: the run's end and the next one; see `next_of`."""
+    if fence.run_id is None:
+        msg = f"activation {fence.activation_id} belongs to no run"
+        raise InvariantViolated(msg)
+    add_end(
+        tx,
+        ending.event,
+        thread_id=fence.thread_id,
+        run_id=fence.run_id,
+        retention=retention,
+        error=ending.error,
+    )
+    if ending.events:
+        add_events(tx, fence, ending.events)
+    return add_promote(
+        tx,
+        thread_id=fence.thread_id,
+        holder=fence.run_id,
+        event=ending.event,
+        error=ending.error,
+    )
 
 
 def _add_drop(tx: Transaction, timer: Timer) -> None:

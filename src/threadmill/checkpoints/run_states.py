@@ -1,0 +1,69 @@
+"""Runs together with their state, where both lie in one PostgreSQL.
+
+A run begins, ends and is looked at in the same transaction as the checkpoint that
+belongs to that moment: one round trip and one commit instead of two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from threadmill.checkpoints.base import RunState
+from threadmill.errors import NotFound
+from threadmill.stores.postgres.dispatcher import (
+    add_begin,
+    add_close,
+    add_ending,
+    begun_run,
+)
+from threadmill.stores.postgres.rows import run_of
+from threadmill.stores.postgres.runs import RUNS, next_of
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from threadmill.checkpoints.base import Commit
+    from threadmill.checkpoints.postgres import PostgresCheckpoints
+    from threadmill.domain.fence import Fence
+    from threadmill.stores.records import Claim, Ending, Next, Retention
+
+
+class PostgresRunStates:
+    """The `RunStates` port.
+
+    Args:
+        checkpoints: where state lies, in the database that has the runs.
+        retention: how long a finished run's leftovers stay.
+    """
+
+    def __init__(self, checkpoints: PostgresCheckpoints, retention: Retention) -> None:
+        self._checkpoints = checkpoints
+        self._database = checkpoints.database
+        self._retention = retention
+
+    async def begin(self, claim: Claim) -> RunState:
+        """See `RunStates.begin`."""
+        async with self._database.tenant_tx(claim.tenant) as tx:
+            begun = add_begin(tx, claim)
+            head = self._checkpoints.add_get(tx, str(claim.thread_id))
+        return RunState(begun_run(claim, begun), self._checkpoints.got(head))
+
+    async def finish(self, fence: Fence, ending: Ending, rest: Commit) -> Next | None:
+        """See `RunStates.finish`. Lock order: thread, run, activation, head, stream."""
+        ending = replace(ending, events=[*rest.events, *ending.events])
+        async with self._database.tenant_tx(fence.tenant) as tx:
+            add_close(tx, fence)
+            self._checkpoints.add_state(tx, str(fence.thread_id), rest, fence)
+            promoted = add_ending(tx, fence, ending, self._retention)
+        return next_of(promoted.one)
+
+    async def look(self, tenant: str, run_id: UUID, thread_id: UUID) -> RunState:
+        """See `RunStates.look`. A run that ends between both reads has no state yet."""
+        async with self._database.tenant_tx(tenant) as tx:
+            run = tx.add(RUNS.get, tenant=tenant, run_id=run_id, thread_id=thread_id)
+            end = self._checkpoints.add_get(tx, str(thread_id), ended_run=run_id)
+        if run.one is None:
+            msg = f"run {run_id} not found"
+            raise NotFound(msg)
+        return RunState(run_of(run.one), self._checkpoints.got(end))
