@@ -40,7 +40,8 @@ async def verify(cluster: Cluster, sent: Mapping[str, Sequence[str]]) -> None:
     await settle(cluster)
     for thread_id, messages in sent.items():
         runs = await cluster.rows(
-            "SELECT run_id, status, kwargs -> 'input' -> 'messages' ->> 0 AS message "
+            "SELECT run_id, status, "
+            "payload::jsonb -> 'input' -> 'messages' ->> 0 AS message "
             "FROM threadmill.run WHERE thread_id = %s ORDER BY seq",
             thread_id,
         )

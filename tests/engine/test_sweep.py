@@ -132,10 +132,10 @@ class Troubled:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._dispatcher, name)
 
-    async def carry_out(self, timer: Timer) -> Next | None:
-        if timer.kind in self._kinds:
+    async def carry_out(self, timers: Sequence[Timer]) -> Sequence[Next]:
+        if timers[0].kind in self._kinds:
             raise StoreUnavailable("not this one")
-        following: Next | None = await self._dispatcher.carry_out(timer)
+        following: Sequence[Next] = await self._dispatcher.carry_out(timers)
         return following
 
 
@@ -150,7 +150,7 @@ async def test_a_timer_that_fails_does_not_keep_others_waiting(
     healing.dispatcher = Troubled(healing.store.dispatcher, ["drop_key"])
     with capture_logs() as logs:
         await healing.sweep().look()
-    assert [log["event"] for log in logs] == ["sweep.timer_failed"]
+    assert [log["event"] for log in logs] == ["sweep.timers_failed"]
     assert await healing.store.holder(thread_id) == delayed.run_id
     healing.dispatcher = healing.store.dispatcher
     await healing.sweep().look()

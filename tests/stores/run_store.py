@@ -7,6 +7,10 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
+from langgraph.checkpoint.base import CheckpointMetadata, empty_checkpoint
+
+from threadmill.checkpoints.base import Commit, Put
+from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.domain.fence import Fence
 from threadmill.domain.multitask import MultitaskStrategy
 from threadmill.domain.run import RunEvent
@@ -91,7 +95,7 @@ class RunStore:
         await self._write(_MAKE_DUE)
         timers = await self.dispatcher.due(hold_seconds=60, limit=100)
         for timer in timers:
-            await self.dispatcher.carry_out(timer)
+            await self.dispatcher.carry_out([timer])
         return sorted(timer.kind for timer in timers)
 
     async def let_leases_expire(self) -> None:
@@ -137,3 +141,16 @@ def new_run(thread_id: UUID, **changes: Any) -> NewRun:
         strategy=MultitaskStrategy.ENQUEUE,
     )
     return replace(run, **changes)
+
+
+async def put(store: RunStore, fence: Fence, step: int, parent: str | None) -> str:
+    """A root checkpoint of the run that holds the fence."""
+    checkpoint_id = str(uuid4())
+    checkpoint = empty_checkpoint()
+    checkpoint["id"] = checkpoint_id
+    metadata = CheckpointMetadata(step=step)
+    new = Put("", checkpoint, metadata, parent, expected_head=parent)
+    commit = Commit(puts=(new,))
+    checkpoints = PostgresCheckpoints(store.database)
+    await checkpoints.commit(TENANT, str(fence.thread_id), commit, fence)
+    return checkpoint_id

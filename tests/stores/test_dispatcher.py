@@ -11,17 +11,13 @@ from itertools import pairwise
 from uuid import UUID, uuid4
 
 import pytest
-from langgraph.checkpoint.base import CheckpointMetadata, empty_checkpoint
 
-from tests.stores.run_store import GRAPH, TENANT, RunStore
-from threadmill.checkpoints.base import Commit, Put
-from threadmill.checkpoints.postgres import PostgresCheckpoints
-from threadmill.domain.fence import Fence
+from tests.stores.run_store import GRAPH, TENANT, RunStore, put
 from threadmill.domain.run import TERMINAL, RunEvent, RunStatus, ThreadStatus
 from threadmill.drivers.postgres.database import Database, Limits
 from threadmill.engine.activate import fence_of
-from threadmill.errors import InvariantViolated, LeaseLost, NotFound
-from threadmill.stores.records import Claim, Timer
+from threadmill.errors import LeaseLost, NotFound
+from threadmill.stores.records import Claim
 from threadmill.streams.base import NewEvent
 
 # --------------------------------------------------------------------------- claiming
@@ -104,25 +100,12 @@ async def test_beginning_needs_the_claim(store: RunStore) -> None:
     assert await store.statuses(thread_id) == ["interrupted"]
 
 
-async def _put(store: RunStore, fence: Fence, step: int, parent: str | None) -> str:
-    """A root checkpoint of the run that holds the fence."""
-    checkpoint_id = str(uuid4())
-    checkpoint = empty_checkpoint()
-    checkpoint["id"] = checkpoint_id
-    metadata = CheckpointMetadata(step=step)
-    put = Put("", checkpoint, metadata, parent, expected_head=parent)
-    commit = Commit(puts=(put,))
-    checkpoints = PostgresCheckpoints(store.database)
-    await checkpoints.commit(TENANT, str(fence.thread_id), commit, fence)
-    return checkpoint_id
-
-
 async def test_a_run_starts_at_the_head_or_where_it_forks_off(store: RunStore) -> None:
     thread_id = await store.thread()
     await store.accept(thread_id)
     fence, _ = await store.begin()
-    one = await _put(store, fence, 5, None)
-    two = await _put(store, fence, 6, one)
+    one = await put(store, fence, 5, None)
+    two = await put(store, fence, 6, one)
     await store.finish(fence)
 
     await store.accept(thread_id)
@@ -141,10 +124,10 @@ async def test_a_run_ends_at_its_own_last_checkpoint(store: RunStore) -> None:
     second = await store.accept(thread_id)
     third = await store.accept(thread_id)
     fence, _ = await store.begin()
-    one = await _put(store, fence, 0, None)
+    one = await put(store, fence, 0, None)
     await store.finish(fence)
     fence, _ = await store.begin()
-    two = await _put(store, fence, 1, one)
+    two = await put(store, fence, 1, one)
     await store.finish(fence, RunEvent.FAIL, error={"error": "E", "message": "m"})
     await store.runs.cancel(TENANT, thread_id, third.run_id)
     ends = [
@@ -316,87 +299,6 @@ async def test_an_update_whose_caller_is_gone_is_held_to_be_ended(
     await store.threads.end_update(fence, status=None)
     await store.accept(thread_id)
     assert len(await store.claim()) == 1
-
-
-# ----------------------------------------------------------------------------- timers
-
-
-async def test_a_timer_that_is_taken_is_left_alone_for_a_while(store: RunStore) -> None:
-    thread_id = await store.thread()
-    await store.accept(thread_id, after_seconds=0.001)
-    (timer,) = await store.dispatcher.due(hold_seconds=60, limit=10)
-    assert timer == Timer(TENANT, "promote", timer.ref)
-    assert await store.dispatcher.due(hold_seconds=60, limit=10) == []
-    await store.dispatcher.carry_out(timer)
-    assert await store.timers() == []
-
-
-async def test_a_timer_of_a_run_that_has_begun_changes_nothing(store: RunStore) -> None:
-    """The delayed run was promoted by the end of another, before its timer."""
-    thread_id = await store.thread()
-    await store.accept(thread_id)
-    delayed = await store.accept(thread_id, after_seconds=0.001)
-    await store.accept(thread_id)
-    fence, _ = await store.begin()
-    await store.finish(fence)
-    _, run = await store.begin()
-    assert run.run_id == delayed.run_id
-    assert "promote" in await store.carry_out_due()
-    assert await store.holder(thread_id) == delayed.run_id
-    assert len(await store.activations(thread_id)) == 1
-
-
-async def test_a_timer_may_be_carried_out_twice(store: RunStore) -> None:
-    await store.accept(await store.thread(), after_seconds=0.001)
-    (timer,) = await store.dispatcher.due(hold_seconds=60, limit=10)
-    await store.dispatcher.carry_out(timer)
-    await store.dispatcher.carry_out(timer)
-    assert len(await store.activations()) == 1
-
-
-async def test_events_go_after_their_time(store: RunStore) -> None:
-    thread_id = await store.thread()
-    await store.accept(thread_id)
-    fence, _ = await store.begin()
-    await store.finish(fence, events=[NewEvent("last", "{}")])
-    assert "drop_events" in await store.carry_out_due()
-    assert await store.stream.read(TENANT, thread_id, after=0, limit=10) == []
-    # Numbers are not given out twice.
-    await store.accept(thread_id)
-    fence, _ = await store.begin()
-    await store.finish(fence, events=[NewEvent("last", "{}")])
-    (event,) = await store.stream.read(TENANT, thread_id, after=0, limit=10)
-    assert event.seq == 2
-
-
-async def test_a_stateless_runs_thread_goes_with_all_it_held(store: RunStore) -> None:
-    thread_id = uuid4()
-    run = await store.accept(
-        thread_id,
-        create_thread=True,
-        temporary=True,
-        kwargs={"temporary": True, "stream_mode": ["values"]},
-    )
-    fence, _ = await store.begin()
-    await _put(store, fence, 0, None)
-    await store.finish(fence, events=[NewEvent("last", "{}")])
-    assert "drop_thread" in await store.carry_out_due()
-    with pytest.raises(NotFound):
-        await store.threads.get(TENANT, thread_id)
-    with pytest.raises(NotFound):
-        await store.runs.get(TENANT, run.run_id)
-    checkpoints = PostgresCheckpoints(store.database)
-    assert await checkpoints.get(TENANT, str(thread_id), "") is None
-
-
-async def test_a_timer_of_a_run_that_is_gone_is_dropped(store: RunStore) -> None:
-    timer = Timer(TENANT, "promote", str(uuid4()))
-    assert await store.dispatcher.carry_out(timer) is None
-
-
-async def test_a_timer_of_an_unknown_kind_is_our_bug(store: RunStore) -> None:
-    with pytest.raises(InvariantViolated):
-        await store.dispatcher.carry_out(Timer(TENANT, "unknown", "ref"))
 
 
 # ------------------------------------------------------------------------ many at once

@@ -235,7 +235,7 @@ async def test_cancelling_a_delayed_run_lets_a_free_thread_be(store: RunStore) -
     assert cancelled.run.status is RunStatus.INTERRUPTED
     assert cancelled.next is None
     assert await store.holder(thread_id) is None
-    assert "promote" in await store.carry_out_due()
+    assert "promote" not in await store.carry_out_due()
     assert await store.activations(thread_id) == []
 
 
@@ -349,3 +349,20 @@ async def test_what_has_ended_cannot_be_cancelled(store: RunStore) -> None:
     with pytest.raises(NotFound):
         await store.runs.cancel(TENANT, thread_id, run.run_id)
     assert await store.statuses(thread_id) == ["success"]
+
+
+async def test_reject_looks_at_runs_that_may_begin_only(store: RunStore) -> None:
+    thread_id = await store.thread()
+    await store.accept(thread_id, after_seconds=3600)
+    accepted = await store.accept(thread_id, strategy=MultitaskStrategy.REJECT)
+    assert await store.holder(thread_id) == accepted.run_id
+    with pytest.raises(ThreadBusy):
+        await store.accept(thread_id, strategy=MultitaskStrategy.REJECT)
+
+
+async def test_what_the_graph_is_given_is_kept_as_it_came(store: RunStore) -> None:
+    """JSON as PostgreSQL's jsonb keeps it has neither this order nor these floats."""
+    given = {"z": 1e22, "aa": [1e16, -0.0, 2**53], "b": "\x00", "a": {"y": 1, "x": 2}}
+    run = await store.accept(await store.thread(), kwargs={"input": given})
+    kept = (await store.runs.get(TENANT, run.run_id)).kwargs["input"]
+    assert repr(kept) == repr(given)

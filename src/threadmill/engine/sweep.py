@@ -25,7 +25,7 @@ from threadmill.domain.run import RunEvent
 from threadmill.engine.activate import describe, spent
 from threadmill.engine.wire_json import encode
 from threadmill.errors import Error, LeaseLost
-from threadmill.stores.records import Ending, Lost, Next
+from threadmill.stores.records import EXPIRIES, Ending, Lost, Next, Timer
 from threadmill.streams.base import NewEvent
 
 if TYPE_CHECKING:
@@ -106,15 +106,24 @@ class Sweep:
     async def look(self) -> None:
         """Expired leases, due timers, members that fell silent."""
         await self._reopen([])
-        for timer in await self._dispatcher.due(
-            hold_seconds=self._rules.timer_hold_seconds, limit=self._rules.batch
-        ):
-            try:
-                self._hint_next(await self._dispatcher.carry_out(timer))
-            except Error as error:
-                # It comes up again; the others must not wait for it.
-                _log.warning("sweep.timer_failed", kind=timer.kind, cause=str(error))
+        while await self._carry_out_due() == self._rules.batch:
+            pass
         await self._members.forget_silent(silent_seconds=6 * self._rules.lease_seconds)
+
+    async def _carry_out_due(self) -> int:
+        """Carries out one batch of timers; returns how many were due."""
+        due = await self._dispatcher.due(
+            hold_seconds=self._rules.timer_hold_seconds, limit=self._rules.batch
+        )
+        for timers in _together(due):
+            try:
+                for goes_on in await self._dispatcher.carry_out(timers):
+                    self._hint_next(goes_on)
+            except Error as error:
+                # They come up again; the others must not wait for them.
+                kind = timers[0].kind
+                _log.warning("sweep.timers_failed", kind=kind, cause=str(error))
+        return len(due)
 
     async def look_for_absent(self) -> None:
         """Members whose session is gone: their activations are re-opened at once."""
@@ -183,3 +192,10 @@ class Sweep:
     def _hint_next(self, goes_on: Next | None) -> None:
         if goes_on is not None:
             self._hints.ready(goes_on.graph_id)
+
+
+def _together(due: Sequence[Timer]) -> Sequence[Sequence[Timer]]:
+    """What is carried out as one: deletions by kind, anything else by itself."""
+    alone = [[timer] for timer in due if timer.kind not in EXPIRIES]
+    kinds = ([timer for timer in due if timer.kind == kind] for kind in EXPIRIES)
+    return [*alone, *filter(None, kinds)]

@@ -261,8 +261,11 @@ class Dispatcher(Protocol):
         """Takes what is due; who dies with it loses it after `hold_seconds`."""
         ...
 
-    async def carry_out(self, timer: Timer) -> Next | None:
-        """Does what a timer is for, and deletes it; idempotent."""
+    async def carry_out(self, timers: Sequence[Timer]) -> Sequence[Next]:
+        """Does what timers are for, and deletes them; idempotent.
+
+        What a timer is for may have to wait; then it stays, and comes up again.
+        """
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +96,12 @@ class NewRun:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run's row."""
+    """A run's row.
+
+    Args:
+        running_seconds: since it first began, when it was begun again; by the
+            database's clock.
+    """
 
     run_id: UUID
     thread_id: UUID
@@ -116,6 +121,7 @@ class Run:
     updated_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    running_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +200,10 @@ class Lost:
     token: int
     attempt: int
     kind: str
+
+
+EXPIRIES: Final = frozenset({"drop_events", "drop_key"})
+"""Kinds of timers that only delete rows, many at once."""
 
 
 @dataclass(frozen=True, slots=True)

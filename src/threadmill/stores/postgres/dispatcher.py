@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from threadmill.domain.run import RunEvent, sources, target
-from threadmill.drivers.postgres.sql import Queries
-from threadmill.errors import InvariantViolated
+from threadmill.drivers.postgres.sql import Queries, Query
+from threadmill.errors import Conflict, InvariantViolated
 from threadmill.stores.postgres.erase import erase_thread
 from threadmill.stores.postgres.rows import claim_of, run_of
 from threadmill.stores.postgres.runs import RUNS, add_end, add_promote, next_of
+from threadmill.stores.postgres.threads import THREADS
 from threadmill.stores.records import Claim, Ending, Lost, Next, Retention, Run, Timer
 from threadmill.streams.postgres_append import add_events
 
@@ -107,27 +108,35 @@ class PostgresDispatcher:
             due = tx.add(DISPATCH.due, hold_seconds=hold_seconds, limit=limit)
         return [Timer(row["tenant_id"], row["kind"], row["ref"]) for row in due.rows]
 
-    async def carry_out(self, timer: Timer) -> Next | None:
+    async def carry_out(self, timers: Sequence[Timer]) -> Sequence[Next]:
         """See `Dispatcher.carry_out`."""
-        match timer.kind:
-            case "promote":
-                return await self._promote_delayed(timer)
-            case "drop_thread":
-                await self._drop_thread(timer)
-            case "drop_events":
-                async with self._database.tenant_tx(timer.tenant) as tx:
-                    tx.add(DISPATCH.drop_events, tenant=timer.tenant, run_id=timer.ref)
-                    _add_drop(tx, timer)
-            case "drop_key":
-                async with self._database.tenant_tx(timer.tenant) as tx:
-                    tx.add(DISPATCH.drop_key, tenant=timer.tenant, key=timer.ref)
-                    _add_drop(tx, timer)
-            case _:
-                msg = f"a timer of unknown kind {timer.kind}"
-                raise InvariantViolated(msg)
-        return None
+        goes_on: list[Next] = []
+        for timer in timers:
+            match timer.kind:
+                case "promote":
+                    goes_on += await self._promote_delayed(timer)
+                case "drop_thread":
+                    await self._drop_thread(timer)
+                case "drop_events" | "drop_key":
+                    pass
+                case _:
+                    msg = f"a timer of unknown kind {timer.kind}"
+                    raise InvariantViolated(msg)
+        await self._drop_expired(DISPATCH.drop_events, "drop_events", timers)
+        await self._drop_expired(DISPATCH.drop_keys, "drop_key", timers)
+        return goes_on
 
-    async def _promote_delayed(self, timer: Timer) -> Next | None:
+    async def _drop_expired(
+        self, query: Query, kind: str, timers: Sequence[Timer]
+    ) -> None:
+        """Deletes what the timers of one kind are for, tenant by tenant."""
+        for tenant in {timer.tenant for timer in timers if timer.kind == kind}:
+            refs = [t.ref for t in timers if (t.tenant, t.kind) == (tenant, kind)]
+            async with self._database.tenant_tx(tenant) as tx:
+                tx.add(query, tenant=tenant, refs=refs)
+                _add_drop(tx, kind, refs)
+
+    async def _promote_delayed(self, timer: Timer) -> Sequence[Next]:
         run_id = UUID(timer.ref)
         async with self._database.tenant_tx(timer.tenant, read_only=True) as tx:
             thread = tx.add(RUNS.thread_of, tenant=timer.tenant, run_id=run_id)
@@ -137,15 +146,25 @@ class PostgresDispatcher:
                 thread_id = thread.one["thread_id"]
                 tx.add(RUNS.lock_thread, tenant=timer.tenant, thread_id=thread_id)
                 promoted = add_promote(tx, thread_id=thread_id, holder=None)
-            _add_drop(tx, timer)
-        return next_of(promoted.one) if promoted is not None else None
+            _add_drop(tx, timer.kind, [timer.ref])
+        goes_on = next_of(promoted.one) if promoted is not None else None
+        return [] if goes_on is None else [goes_on]
 
     async def _drop_thread(self, timer: Timer) -> None:
-        thread_id = UUID(timer.ref)
-        async with self._database.tenant_tx(timer.tenant) as tx:
-            tx.add(RUNS.lock_thread, tenant=timer.tenant, thread_id=thread_id)
-            erase_thread(tx, thread_id)
-            _add_drop(tx, timer)
+        """Erases a stateless run's thread, unless somebody uses it again."""
+        where = {"tenant": timer.tenant, "thread_id": UUID(timer.ref)}
+        async with self._database.tenant_tx(timer.tenant, read_only=True) as tx:
+            found = tx.add(THREADS.get, **where)
+        kept = found.one is None or not found.one["temporary"]
+        try:
+            async with self._database.tenant_tx(timer.tenant) as tx:
+                if not kept:
+                    tx.add(RUNS.lock_thread, **where)
+                    tx.add(DISPATCH.still_temporary, **where)
+                    erase_thread(tx, UUID(timer.ref))
+                _add_drop(tx, timer.kind, [timer.ref])
+        except Conflict:
+            return  # the timer comes up again
 
 
 def add_begin(tx: Transaction, claim: Claim) -> Result:
@@ -207,6 +226,7 @@ def add_ending(
         run_id=fence.run_id,
         retention=retention,
         error=ending.error,
+        told=bool(ending.events),
     )
     if ending.events:
         add_events(tx, fence, ending.events)
@@ -219,5 +239,5 @@ def add_ending(
     )
 
 
-def _add_drop(tx: Transaction, timer: Timer) -> None:
-    tx.add(DISPATCH.drop_timer, tenant=timer.tenant, kind=timer.kind, ref=timer.ref)
+def _add_drop(tx: Transaction, kind: str, refs: Sequence[str]) -> None:
+    tx.add(DISPATCH.drop_timers, tenant=tx.tenant, kind=kind, refs=refs)

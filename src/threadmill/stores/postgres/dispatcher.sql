@@ -48,7 +48,8 @@ UPDATE threadmill.run
                  + (status = 'pending' OR %(claim_attempt)s > 1)::integer
  WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
    AND status = ANY (%(sources)s)
-RETURNING *
+RETURNING *, extract(epoch FROM clock_timestamp() - started_at)::float8
+             AS running_seconds
 
 -- name: close_activation
 WITH f AS (
@@ -74,16 +75,24 @@ SELECT * FROM threadmill.reopen(%(dead)s, make_interval(secs => %(backoff_second
 -- name: due
 SELECT * FROM threadmill.due(make_interval(secs => %(hold_seconds)s), %(limit)s)
 
--- name: drop_timer
+-- name: drop_timers
 DELETE FROM threadmill.timer
- WHERE tenant_id = %(tenant)s AND kind = %(kind)s AND ref = %(ref)s
+ WHERE tenant_id = %(tenant)s AND kind = %(kind)s AND ref = ANY (%(refs)s::text[])
 
 -- name: drop_events
-DELETE FROM threadmill.event
- WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
-   AND thread_id = (SELECT thread_id FROM threadmill.run
-                     WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s)
+DELETE FROM threadmill.event e
+ USING threadmill.run r
+ WHERE r.tenant_id = %(tenant)s AND r.run_id = ANY (%(refs)s::text[]::uuid[])
+   AND e.tenant_id = %(tenant)s AND e.thread_id = r.thread_id AND e.run_id = r.run_id
 
--- name: drop_key
+-- name: drop_keys
 DELETE FROM threadmill.idempotency
- WHERE tenant_id = %(tenant)s AND key = %(key)s
+ WHERE tenant_id = %(tenant)s AND key = ANY (%(refs)s::text[])
+
+-- name: still_temporary
+-- Comes after the thread's lock.
+SELECT threadmill.require(
+         EXISTS (SELECT FROM threadmill.thread
+                  WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
+                    AND temporary AND holder IS NULL),
+         'conflict', 'the thread is in use')

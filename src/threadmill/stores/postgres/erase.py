@@ -21,6 +21,7 @@ def erase_thread(tx: Transaction, thread_id: UUID) -> Result:
     """
     where = {"tenant": tx.tenant, "thread_id": thread_id}
     for query in (
+        ERASE.runs,
         ERASE.activations,
         ERASE.writes,
         ERASE.checkpoints,

@@ -1,6 +1,12 @@
 -- Everything a thread leaves behind, table by table; the thread's row goes last and
 -- takes its runs along.
 
+-- name: runs
+-- Locked before their activations, as everybody does; they go with the thread.
+SELECT 1 FROM threadmill.run
+ WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
+   FOR UPDATE
+
 -- name: activations
 DELETE FROM threadmill.activation
  WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s

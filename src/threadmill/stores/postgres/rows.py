@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import orjson
+
 from threadmill.domain.run import RunStatus, ThreadStatus
 from threadmill.stores.records import Claim, Run, Thread
 
 if TYPE_CHECKING:
     from threadmill.drivers.postgres.connection import Row
+
+PAYLOAD = frozenset({"input", "command", "context"})
+"""The part of a run's kwargs that is kept as JSON text."""
 
 
 def run_of(row: Row) -> Run:
@@ -22,7 +27,7 @@ def run_of(row: Row) -> Run:
         status=RunStatus(row["status"]),
         multitask_strategy=row["multitask_strategy"],
         metadata=row["metadata"],
-        kwargs=row["kwargs"],
+        kwargs={**row["kwargs"], **orjson.loads(row["payload"])},
         attempt=row["attempt"],
         start_checkpoint=row["start_checkpoint"],
         end_checkpoint=row["end_checkpoint"],
@@ -32,6 +37,7 @@ def run_of(row: Row) -> Run:
         updated_at=row["updated_at"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
+        running_seconds=row.get("running_seconds", 0.0),
     )
 
 

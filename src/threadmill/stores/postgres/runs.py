@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from threadmill.domain.multitask import MultitaskStrategy
 from threadmill.domain.run import RunEvent, sources, target, thread_after
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.errors import AlreadyExists, Conflict, NotFound
-from threadmill.stores.postgres.rows import run_of
+from threadmill.stores.postgres.rows import PAYLOAD, run_of
 from threadmill.stores.records import Accepted, Cancelled, NewRun, Next, Retention, Run
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ class PostgresRuns:
 
     async def _owner_of_key(self, tenant: str, new: NewRun) -> Run:
         async with self._database.tenant_tx(tenant, read_only=True) as tx:
-            owner = tx.add(RUNS.key_owner, tenant=tenant, key=new.idempotency_key)
+            owner = tx.add(
+                RUNS.key_owner, tenant=tenant, key=_stored_key(new.idempotency_key)
+            )
         if owner.one is None or bytes(owner.one["body_hash"]) != new.body_hash:
             msg = "the Idempotency-Key was used with another request"
             raise Conflict(msg)
@@ -118,12 +121,17 @@ class PostgresRuns:
             tx.add(RUNS.delete, tenant=tenant, thread_id=thread_id, run_id=run_id)
 
 
+def _stored_key(key: str | None) -> str | None:
+    """A digest: timers name it, and those are seen across tenants."""
+    return None if key is None else hashlib.sha256(key.encode()).hexdigest()
+
+
 def _add_accept(tx: Transaction, new: NewRun) -> Result:
     if new.idempotency_key is not None:
         tx.add(
             RUNS.claim_key,
             tenant=tx.tenant,
-            key=new.idempotency_key,
+            key=_stored_key(new.idempotency_key),
             body_hash=new.body_hash,
             run_id=new.run_id,
             ttl_seconds=new.idempotency_ttl_seconds,
@@ -145,8 +153,12 @@ def _add_accept(tx: Transaction, new: NewRun) -> Result:
         graph_id=new.graph_id,
         strategy=new.strategy.value,
         after_seconds=new.after_seconds,
+        temporary=new.temporary,
         metadata=jsonb(new.metadata),
-        kwargs=jsonb(new.kwargs),
+        kwargs=jsonb({k: v for k, v in new.kwargs.items() if k not in PAYLOAD}),
+        payload=orjson.dumps(
+            {k: v for k, v in new.kwargs.items() if k in PAYLOAD}
+        ).decode(),
         thread_metadata=jsonb(new.thread_metadata),
         **thread,
     )
@@ -160,9 +172,13 @@ def add_end(
     run_id: UUID,
     retention: Retention,
     error: Mapping[str, Any] | None = None,
+    told: bool = False,
     refusal: str = Conflict.code,
 ) -> None:
-    """Adds the end of a run by `event`; `refusal` is raised if it cannot happen."""
+    """Adds the end of a run by `event`; `refusal` is raised if it cannot happen.
+
+    With `told` the run leaves events behind, whatever modes it asked for.
+    """
     tx.add(
         RUNS.end,
         tenant=tx.tenant,
@@ -172,6 +188,7 @@ def add_end(
         sources=[status.value for status in sources(event)],
         error=jsonb(error),
         refusal=refusal,
+        told=told,
         events_seconds=retention.events_seconds,
         temporary_seconds=retention.temporary_seconds,
     )

@@ -35,15 +35,16 @@ SELECT 1 FROM threadmill.thread
 -- name: may_accept
 SELECT threadmill.require(t.thread_id IS NOT NULL, 'not_found',
                           'thread or assistant not found'),
-       threadmill.require(NOT %(reject)s OR (t.holder IS NULL AND q.n = 0),
+       threadmill.require(NOT %(reject)s OR (t.holder IS NULL AND q.ready = 0),
                           'thread_busy',
                           'the thread has an active or queued run '
                           '(multitask_strategy is reject)'),
        threadmill.require(q.n < %(queue_max)s, 'overloaded',
                           'the thread has too many queued runs '
                           '(THREADMILL_QUEUE_PER_THREAD_MAX)')
-  FROM (SELECT count(*) AS n
-          FROM (SELECT 1 FROM threadmill.run
+  FROM (SELECT count(*) AS n,
+               count(*) FILTER (WHERE not_before <= clock_timestamp()) AS ready
+          FROM (SELECT not_before FROM threadmill.run
                  WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
                    AND status = 'pending'
                  LIMIT %(queue_max)s) pending) q
@@ -52,11 +53,12 @@ SELECT threadmill.require(t.thread_id IS NOT NULL, 'not_found',
 
 -- name: accept
 -- Draws the run's place in its thread's order; starts it if the thread is free and
--- the run is not delayed.
+-- the run is not delayed. A stateless run's thread that is used again is kept.
 WITH t AS (
   UPDATE threadmill.thread t
      SET next_seq = t.next_seq + 1,
          metadata = t.metadata || %(thread_metadata)s,
+         temporary = t.temporary AND %(temporary)s,
          holder = CASE WHEN %(after_seconds)s > 0 THEN t.holder
                        ELSE coalesce(t.holder, %(run_id)s) END,
          status = CASE WHEN %(after_seconds)s > 0 AND t.holder IS NULL
@@ -78,9 +80,9 @@ WITH t AS (
 )
 INSERT INTO threadmill.run
   (tenant_id, run_id, thread_id, seq, assistant_id, graph_id, multitask_strategy,
-   metadata, kwargs, not_before)
+   metadata, kwargs, payload, not_before)
 SELECT %(tenant)s, %(run_id)s, %(thread_id)s, t.seq, %(assistant_id)s, %(graph_id)s,
-       %(strategy)s, %(metadata)s, %(kwargs)s,
+       %(strategy)s, %(metadata)s, %(kwargs)s, %(payload)s,
        now() + make_interval(secs => %(after_seconds)s)
   FROM t
 RETURNING *
@@ -88,12 +90,13 @@ RETURNING *
 -- name: promote
 -- Hands a locked thread on to its oldest run that may go. Its holder gives it up, or
 -- (no holder) a delayed run's time has come and the thread is free. Nothing happens if
--- somebody else holds it, who will look at the queue himself.
+-- somebody else holds it, who will look at the queue himself. The clock is read after
+-- the lock: whoever had it before may have looked just before a run was due.
 WITH next AS (
   SELECT r.run_id, r.graph_id
     FROM threadmill.run r
    WHERE r.tenant_id = %(tenant)s AND r.thread_id = %(thread_id)s
-     AND r.status = 'pending' AND r.not_before <= now()
+     AND r.status = 'pending' AND r.not_before <= clock_timestamp()
    ORDER BY r.seq
    LIMIT 1
 ), th AS (
@@ -148,17 +151,23 @@ WITH r AS (
               AND h.ns = '' AND (c.run_id = r.run_id OR r.status = 'running'))
    WHERE r.tenant_id = %(tenant)s AND r.run_id = %(run_id)s
      AND r.thread_id = %(thread_id)s AND r.status = ANY (%(sources)s)
-  RETURNING r.kwargs, r.thread_id
+  RETURNING r.kwargs, r.thread_id, r.not_before > r.created_at AS delayed
 ), e AS (
   INSERT INTO threadmill.timer (tenant_id, kind, ref, due_at)
   SELECT %(tenant)s, 'drop_events', %(run_id)s::text,
          now() + make_interval(secs => %(events_seconds)s)
-    FROM r WHERE jsonb_array_length(coalesce(r.kwargs -> 'stream_mode', '[]')) > 0
+    FROM r WHERE %(told)s
+              OR jsonb_array_length(coalesce(r.kwargs -> 'stream_mode', '[]')) > 0
 ), d AS (
   INSERT INTO threadmill.timer (tenant_id, kind, ref, due_at)
   SELECT %(tenant)s, 'drop_thread', r.thread_id::text,
          now() + make_interval(secs => %(temporary_seconds)s)
     FROM r WHERE coalesce((r.kwargs ->> 'temporary')::boolean, false)
+), p AS (
+  DELETE FROM threadmill.timer t
+   USING r
+   WHERE r.delayed AND t.tenant_id = %(tenant)s AND t.kind = 'promote'
+     AND t.ref = %(run_id)s::text
 )
 SELECT threadmill.require(EXISTS (SELECT FROM r), %(refusal)s,
                           'the run does not exist or has ended already')
@@ -173,7 +182,16 @@ WITH r AS (
   DELETE FROM threadmill.run
    WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
      AND run_id = %(run_id)s AND status NOT IN ('pending', 'running')
-  RETURNING 1
+  RETURNING run_id
+), e AS (
+  DELETE FROM threadmill.event e
+   USING r
+   WHERE e.tenant_id = %(tenant)s AND e.thread_id = %(thread_id)s
+     AND e.run_id = r.run_id
+), t AS (
+  DELETE FROM threadmill.timer t
+   USING r
+   WHERE t.tenant_id = %(tenant)s AND t.kind = 'drop_events' AND t.ref = r.run_id::text
 )
 SELECT threadmill.require(EXISTS (SELECT FROM r), 'conflict',
                           'the run is pending or running; cancel it first')

@@ -120,7 +120,8 @@ CREATE INDEX thread_by_update
   ON threadmill.thread (tenant_id, updated_at DESC, thread_id);
 
 -- pending -> running -> success | error | timeout | interrupted; the table of
--- transitions is threadmill.domain.run.
+-- transitions is threadmill.domain.run. `payload` is what the client gives to the
+-- graph, as JSON text: jsonb would reorder its objects and make integers of floats.
 CREATE TABLE threadmill.run (
   tenant_id          text NOT NULL,
   run_id             uuid NOT NULL,
@@ -134,6 +135,7 @@ CREATE TABLE threadmill.run (
   multitask_strategy text NOT NULL,
   metadata           jsonb NOT NULL DEFAULT '{}',
   kwargs             jsonb NOT NULL,
+  payload            text NOT NULL,
   attempt            integer NOT NULL DEFAULT 0,
   start_checkpoint   text,
   end_checkpoint     text,
@@ -290,9 +292,10 @@ CREATE TABLE threadmill.event (
 INSERT INTO threadmill.thread (tenant_id, thread_id)
 SELECT 'example', md5(t::text)::uuid FROM generate_series(1, 100) t;
 INSERT INTO threadmill.run (tenant_id, run_id, thread_id, seq, assistant_id, graph_id,
-                            status, multitask_strategy, kwargs, finished_at)
+                            status, multitask_strategy, kwargs, payload,
+                            finished_at)
 SELECT 'example', md5('run' || n)::uuid, md5((n % 100 + 1)::text)::uuid, n,
-       md5('assistant')::uuid, 'graph', 'success', 'enqueue', '{}', now()
+       md5('assistant')::uuid, 'graph', 'success', 'enqueue', '{}', '{}', now()
   FROM generate_series(1, 1000) n;
 INSERT INTO threadmill.activation (tenant_id, activation_id, thread_id, run_id, kind,
                                    graph_id, state, worker_id, lease_until)
