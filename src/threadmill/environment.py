@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args, get_origin
 
+from annotated_types import Ge, Le
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -23,6 +24,10 @@ PREFIX = "THREADMILL_"
 
 #: Names of ours that are no settings and are never reported as misspelt.
 _RESERVED = re.compile(r"THREADMILL_(FAULTS|TEST_\w+)")
+
+# As libpq cuts a URI: what an @ leads to lies before the first slash.
+_URI = re.compile(r"[^:]*://(?:[^@/]*@)?(?P<hosts>[^/?]*)(?:/(?P<database>[^?]*))?")
+_HOST = re.compile(r"(?:\[[^\]@]*\]|[^:@\[\]]*)(?::\d*)?")
 
 Fields = Mapping[str, FieldInfo]
 
@@ -47,6 +52,7 @@ class SettingDescription:
     field: str
     names: tuple[str, ...]
     type: str
+    bounds: str
     default: str
     description: str
 
@@ -123,9 +129,21 @@ def describe(fields: Fields) -> Iterator[SettingDescription]:
             field=field,
             names=_env(info).names,
             type=_type_text(field, info),
+            bounds=_bounds_text(info),
             default=_default_text(info.default),
             description=" ".join((info.description or "").split()),
         )
+
+
+def is_misread(uri: str) -> bool:
+    """Whether libpq would take a part of the password for the host or the database.
+
+    So it is when a user or password holds an @ or a slash that is not escaped.
+    """
+    cut = _URI.match(uri)
+    if cut is None or "@" in (cut["database"] or ""):
+        return True
+    return not all(_HOST.fullmatch(host) for host in cut["hosts"].split(","))
 
 
 def number_text(value: float) -> str:
@@ -179,6 +197,14 @@ def _default_text(default: object) -> str:
     if isinstance(default, int | float):
         return number_text(default)
     return ",".join(default) if isinstance(default, tuple) else str(default)
+
+
+def _bounds_text(info: FieldInfo) -> str:
+    low = next((item.ge for item in info.metadata if isinstance(item, Ge)), None)
+    high = next((item.le for item in info.metadata if isinstance(item, Le)), None)
+    if low is None or high is None:
+        return "none"
+    return f"{low} to {high}"
 
 
 def _type_text(field: str, info: FieldInfo) -> str:

@@ -22,8 +22,9 @@ from typing import Any, Final, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-# Up to the last @ before a slash: a password may hold one that was not escaped.
-_IN_URI: Final = re.compile(r"(?<=://)([^\s:/?#@]*):[^\s/]*@")
+# Up to the last @ that may belong to it: a password may hold an @ or a slash that was
+# not escaped, and also a quote, if no slash comes before the host.
+_IN_URI: Final = re.compile(r"""(?<=://)([^\s:/?#@]*):(?:[^\s"']*@|[^\s/]*@)""")
 # The value ends with the quote that it began with, escaped as often (JSON in JSON).
 _IN_PAIR: Final = re.compile(
     r"""(?ix) \b (\w*password \\*["']? \s* [=:] \s*)

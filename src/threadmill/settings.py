@@ -41,6 +41,7 @@ from threadmill.environment import (
     SettingDescription,
     Source,
     explain,
+    is_misread,
     number_text,
     read,
     warnings,
@@ -66,8 +67,16 @@ def _upper(value: object) -> object:
 # PostgreSQL and the kernel take these in whole milliseconds, in 31 bits, and read 0
 # as "no limit".
 _Seconds = Annotated[float, Field(ge=0.001, le=2_147_483, allow_inf_nan=False)]
-_LongSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Count = Annotated[int, Field(ge=1)]
+# Ten years: instants that are so far away still fit everywhere.
+_LONG_SECONDS_MAX = 315_360_000
+_LongSeconds = Annotated[
+    float, Field(ge=0.001, le=_LONG_SECONDS_MAX, allow_inf_nan=False)
+]
+_COUNT_MAX = 1_000_000
+_Count = Annotated[int, Field(ge=1, le=_COUNT_MAX)]
+#: A thread or a session for each.
+SLOTS_MAX = 10_000
+_POOL_MAX = 10_000
 # PostgreSQL stores less than 1 GiB in one value.
 _Bytes = Annotated[int, Field(ge=1, le=2**30 - 1)]
 
@@ -101,7 +110,9 @@ class Settings(BaseSettings):
     """
 
     slots: Annotated[
-        int, Env("THREADMILL_SLOTS", alias="N_JOBS_PER_WORKER"), Field(ge=0)
+        int,
+        Env("THREADMILL_SLOTS", alias="N_JOBS_PER_WORKER"),
+        Field(ge=0, le=SLOTS_MAX),
     ] = 10
     """Activations a worker runs at once; 0 runs none (API only)."""
 
@@ -134,7 +145,7 @@ class Settings(BaseSettings):
     drain_grace_seconds: Annotated[
         float,
         Env("BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS"),
-        Field(ge=0, allow_inf_nan=False),
+        Field(ge=0, le=_LONG_SECONDS_MAX, allow_inf_nan=False),
     ] = 180
     """How long a draining process lets nodes finish before it hands over. Give the
     orchestrator at least as long before it kills.
@@ -170,10 +181,10 @@ class Settings(BaseSettings):
     )
     """Runs that may wait on one thread; the next one gets 429."""
 
-    pool_min: Annotated[int, Env("THREADMILL_POOL_MIN"), Field(ge=0)] = 1
+    pool_min: Annotated[int, Env("THREADMILL_POOL_MIN"), Field(ge=0, le=_POOL_MAX)] = 1
     """Database connections a process keeps open."""
 
-    pool_max: Annotated[_Count, Env("THREADMILL_POOL_MAX")] = 10
+    pool_max: Annotated[int, Env("THREADMILL_POOL_MAX"), Field(ge=1, le=_POOL_MAX)] = 10
     """Database connections a process opens at most."""
 
     pool_timeout_seconds: Annotated[
@@ -256,9 +267,16 @@ class Settings(BaseSettings):
     @field_validator("database_uri", "database_uri_direct")
     @classmethod
     def _is_postgres(cls, uri: SecretStr | None) -> SecretStr | None:
-        schemes = ("postgresql://", "postgres://")
-        if uri is not None and not uri.get_secret_value().startswith(schemes):
+        if uri is None:
+            return uri
+        if not uri.get_secret_value().startswith(("postgresql://", "postgres://")):
             msg = "it must begin with postgresql:// (a driver suffix is not understood)"
+            raise ValueError(msg)
+        if is_misread(uri.get_secret_value()):
+            msg = (
+                "it cannot be told where the host begins; percent-encode the user and"
+                " the password (@ as %40, / as %2F, : as %3A)"
+            )
             raise ValueError(msg)
         return uri
 
@@ -344,10 +362,6 @@ class Settings(BaseSettings):
         count = len(problems)
         head = "" if count == 1 else f"{count} settings are wrong:\n  "
         raise BadSetting(head + "\n  ".join(problems))
-
-    def logs_as_json(self, *, terminal: bool) -> bool:
-        """Whether logs are JSON lines, given whether they go to a terminal."""
-        return (not terminal) if self.log_json is None else self.log_json
 
 
 def describe() -> Iterator[SettingDescription]:

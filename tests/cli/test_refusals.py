@@ -110,3 +110,20 @@ def test_a_worker_without_any_graph_names_the_causes(served: Project) -> None:
 
 def test_a_worker_without_slots_is_refused(served: Project) -> None:
     assert "--slots" in refusal(served, "worker", THREADMILL_SLOTS="0")
+
+
+def test_more_slots_than_a_process_can_have_are_refused(project: Project) -> None:
+    error = refusal(project, "worker", "--slots", "99999999999999999999")
+    assert "--slots" in error
+    assert "10000" in error
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "migrate", "doctor"])
+def test_a_password_that_is_not_escaped_is_refused_and_not_shown(
+    project: Project, command: str
+) -> None:
+    uri = "postgresql://me:pass/phrase@127.0.0.1:1/nowhere"
+    code, output = project.run(command, DATABASE_URI=uri)
+    assert code == 1
+    assert "percent-encode" in output
+    assert "phrase" not in output

@@ -24,12 +24,12 @@ def rows(page: str, heading: str) -> Iterator[list[str]]:
             yield cells
 
 
-def test_every_setting_is_documented_with_its_names_type_and_default() -> None:
+def test_every_setting_is_documented_with_its_names_type_default_and_bounds() -> None:
     documented = {
-        tuple(NAME.findall(names)): (type_, default.strip("`"))
-        for names, type_, default, _ in rows("settings.md", "variable")
+        tuple(NAME.findall(names)): (type_, default.strip("`"), bounds)
+        for names, type_, default, bounds, _ in rows("settings.md", "variable")
     }
-    existing = {d.names: (d.type, d.default) for d in describe()}
+    existing = {d.names: (d.type, d.default, d.bounds) for d in describe()}
     assert documented == existing
 
 
@@ -37,7 +37,7 @@ def test_every_setting_is_documented_once_and_with_its_meaning() -> None:
     documented = list(rows("settings.md", "variable"))
     assert len(documented) == len(list(describe()))
     meanings = {d.names[0]: d.description for d in describe()}
-    for names, _, _, meaning in documented:
+    for names, _, _, _, meaning in documented:
         assert meaning == meanings[NAME.findall(names)[0]]
 
 

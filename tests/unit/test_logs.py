@@ -51,6 +51,12 @@ def raised(text: str) -> ValueError:
     [
         ("postgresql://me:secret@host:5432/db", "postgresql://me:***@host:5432/db"),
         ("postgresql://me:p@ss:w@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:se/cr@et@host/db", "postgresql://me:***@host/db"),
+        (
+            '{"uri": "postgresql://me:se/cret@h/d"}',
+            '{"uri": "postgresql://me:***@h/d"}',
+        ),
+        ("postgresql://me:se'cret@host/db", "postgresql://me:***@host/db"),
         ("postgresql://:secret@host", "postgresql://:***@host"),
         (
             "redis://u:secret@h and amqp://u:secret@h",

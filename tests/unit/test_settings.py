@@ -185,6 +185,58 @@ def test_a_database_uri_is_refused_without_being_shown(uri: str) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    "password", ["a/b", "a@b", "a:b/c@d", "1234/5", "@", "a@b/c", "a/b?c=d"]
+)
+def test_a_password_that_is_not_escaped_is_refused_without_being_shown(
+    password: str,
+) -> None:
+    """Libpq would take a part of it for the host, and show that in its errors."""
+    for name in ("DATABASE_URI", "DATABASE_URI_DIRECT"):
+        message = failure({name: f"postgresql://app:{password}@db.example/threadmill"})
+        assert message.startswith(f"{name}: ")
+        assert "percent-encode" in message
+        assert "db.example" not in message
+        assert password not in message.replace("@ as %40, / as %2F", "")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://app:a%40b%2Fc@db.example/threadmill",
+        "postgres://app:a?b#c@db.example:5432/threadmill?sslmode=require",
+        "postgresql://app:a@one:1,two:2,[::1]:3/threadmill",
+        "postgresql://app:a@/threadmill?host=/run/pg&port=1",
+        "postgresql:///threadmill?user=app@domain",
+        "postgresql://",
+    ],
+)
+def test_every_uri_that_says_where_its_host_begins_is_taken(uri: str) -> None:
+    assert read({"DATABASE_URI": uri}).database_uri is not None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "THREADMILL_SLOTS",
+        "THREADMILL_QUEUE_PER_THREAD_MAX",
+        "THREADMILL_ATTEMPTS_MAX",
+        "THREADMILL_POOL_MIN",
+        "THREADMILL_POOL_MAX",
+        "LANGGRAPH_DEFAULT_RECURSION_LIMIT",
+        "BG_JOB_TIMEOUT_SECS",
+        "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS",
+        "RESUMABLE_STREAM_TTL_SECONDS",
+        "THREADMILL_IDEMPOTENCY_TTL_SECONDS",
+        "THREADMILL_STATELESS_TTL_SECONDS",
+    ],
+)
+def test_a_number_that_nothing_can_hold_is_refused_by_its_name(name: str) -> None:
+    message = failure({name: "99999999999999999999"})
+    assert message.startswith(f"{name}=")
+    assert "less than or equal to" in message
+
+
 def test_no_error_carries_the_secret_in_its_chain() -> None:
     with pytest.raises(BadSetting) as caught:
         Settings.from_env({"DATABASE_URI": URI, "THREADMILL_SLOTS": "x"})
@@ -273,19 +325,14 @@ def test_the_mount_prefix_has_a_slash_before_and_none_behind() -> None:
     assert "write /api" in failure({"MOUNT_PREFIX": "api"})
 
 
-def test_logs_are_json_unless_a_terminal_reads_them() -> None:
-    automatic, forced = Settings(), Settings(log_json=True)
-    assert automatic.logs_as_json(terminal=False)
-    assert not automatic.logs_as_json(terminal=True)
-    assert forced.logs_as_json(terminal=True)
-
-
 def test_every_setting_is_described() -> None:
     described = list(describe())
     names = [name for setting in described for name in setting.names]
     assert len(names) == len(set(names))
     assert [d.field for d in described] == list(Settings.model_fields)
     assert all(d.description and d.type and d.default for d in described)
+    numbers = {"whole number", "seconds", "bytes"}
+    assert all((d.type in numbers) == (d.bounds != "none") for d in described)
 
 
 @given(

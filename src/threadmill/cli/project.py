@@ -15,7 +15,7 @@ import structlog
 from threadmill.config import LangGraphConfig, load_config
 from threadmill.errors import BadSetting, SetupError
 from threadmill.logs import configure_logs
-from threadmill.settings import Settings
+from threadmill.settings import SLOTS_MAX, Settings
 
 if TYPE_CHECKING:
     from threadmill.engine.graphs import GraphCatalogue
@@ -49,6 +49,9 @@ def open_project(
     config = load_config(path, warn=warnings.append)
     settings = Settings.from_env(fallback=config.env, warn=warnings.append)
     if slots is not None:
+        if slots > SLOTS_MAX:
+            msg = f"--slots {slots}: it should be less than or equal to {SLOTS_MAX}"
+            raise BadSetting(msg)
         settings = settings.model_copy(update={"slots": slots})
     # A process that leaves the graphs to another one leaves it the warnings too.
     log_as(settings, warnings if runs_graphs else [])
