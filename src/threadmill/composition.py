@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
@@ -153,7 +154,7 @@ async def open_core(
         try:
             yield core
         finally:
-            await asyncio.to_thread(core.blocking.close)
+            await _aside(core.blocking.close)
             await hints.close()
             with suppress(Exception):
                 await members.leave(member.worker_id)
@@ -310,7 +311,16 @@ async def in_fleet(
             await sweeping
         if listener is not None:
             await listener.close()
-        await asyncio.to_thread(renewal.stop)
+        await _aside(renewal.stop)
+
+
+async def _aside(work: Callable[[], None]) -> None:
+    """Does `work` in a thread of its own: nodes that never end may hold all others."""
+    thread = ThreadPoolExecutor(max_workers=1)
+    try:
+        await asyncio.get_running_loop().run_in_executor(thread, work)
+    finally:
+        thread.shutdown(wait=False)
 
 
 def _ignore(_asked_at: float, _held: Sequence[Claim]) -> None:

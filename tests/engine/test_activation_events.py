@@ -87,7 +87,8 @@ def _told(name: str, payload: Any) -> str:
     """An event, as far as two runs of one graph agree on it."""
     kept = bare(payload)
     inner = kept.get("payload", kept)
-    for changing in ("config", "parent_config", "metadata", "timestamp"):
+    places = ("checkpoint", "parent_checkpoint")  # see the test below
+    for changing in ("config", "parent_config", "metadata", "timestamp", *places):
         inner.pop(changing, None)
         kept.pop(changing, None)
     for task in inner.get("tasks", ()):

@@ -10,8 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -46,6 +45,7 @@ from threadmill.errors import (
     LeaseLost,
     NotFound,
     PayloadTooLarge,
+    StoreUnavailable,
     Unavailable,
 )
 from threadmill.faults import Faults
@@ -54,6 +54,8 @@ from threadmill.stores.records import Claim, Ending, Next, Run
 from threadmill.streams.base import NewEvent, Stream
 
 _log = structlog.get_logger(__name__)
+
+_MESSAGE_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +168,7 @@ class Activate:
             await self._carry_out(attempt, fence)
         except LeaseLost:
             log.info("attempt.fenced", token=claim.token)
-        except Unavailable as error:
+        except StoreUnavailable as error:
             log.warning("attempt.store_unavailable", error=str(error))
             await self._give_back(fence, delay_seconds=self._rules.retry_seconds)
         except Error:
@@ -177,13 +179,16 @@ class Activate:
 
     async def _carry_out(self, attempt: Attempt, fence: Fence) -> None:
         claim = attempt.claim
+        if claim.attempt > self._rules.attempts_max:
+            # Not even its state is read: that may be what the attempts died of.
+            run = await self._dispatcher.begin(claim)
+            fence = _with_attempt(fence, run)
+            await self._finish(fence, RunEvent.FAIL, spent(claim.attempt - 1))
+            return
         begun = await self._run_states.begin(claim)
         run, head = begun.run, begun.at
         await self._faults.at("begin.after")
         fence = _with_attempt(fence, run)
-        if claim.attempt > self._rules.attempts_max:
-            await self._finish(fence, RunEvent.FAIL, spent(claim.attempt - 1))
-            return
         try:
             left = await self._enter(attempt, fence, run, head)
             await self._end(fence, run, left)
@@ -198,7 +203,9 @@ class Activate:
             config=run.kwargs.get("config") or {}, context=run.kwargs.get("context")
         )
         deadline = asyncio.get_running_loop().call_later(
-            self._seconds_left(run), attempt.stop.request, StopReason.DEADLINE
+            max(0.0, self._rules.run_seconds - run.running_seconds),
+            attempt.stop.request,
+            StopReason.DEADLINE,
         )
         try:
             async with loaded.open(use) as graph:
@@ -258,12 +265,6 @@ class Activate:
         except NotFound as error:
             # Claimed by id, so it was there a moment ago.
             raise GraphError(str(error)) from error
-
-    def _seconds_left(self, run: Run) -> float:
-        if run.started_at is None:
-            return self._rules.run_seconds
-        used = (datetime.now(UTC) - run.started_at).total_seconds()
-        return max(0.0, self._rules.run_seconds - used)
 
     async def _end(self, fence: Fence, run: Run, left: Left) -> None:
         match left.outcome:
@@ -339,8 +340,18 @@ def fence_of(claim: Claim) -> Fence:
 
 
 def describe(error: BaseException) -> dict[str, Any]:
-    """An error as clients see it: its type's name and its message."""
-    return {"error": type(error).__name__, "message": str(error)}
+    """An error as clients see it: its type's name and its message.
+
+    Never fails, and PostgreSQL can store it, whatever the graph's author has raised.
+    """
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - somebody else's `__str__`
+        message = "the error's own text cannot be had"
+    if len(message) > _MESSAGE_MAX:
+        message = f"{message[:_MESSAGE_MAX]}… ({len(message)} characters)"
+    storable = message.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+    return {"error": type(error).__name__, "message": storable}
 
 
 def _with_attempt(fence: Fence, run: Run) -> Fence:
@@ -350,6 +361,6 @@ def _with_attempt(fence: Fence, run: Run) -> Fence:
 def spent(attempts: int) -> RuntimeError:
     """The error of a run whose workers kept dying."""
     return RuntimeError(
-        f"gave up after {attempts} attempts that ended without progress: the worker "
-        "died or lost its lease each time (THREADMILL_ATTEMPTS_MAX)"
+        f"gave up after {attempts} attempts without progress: each time the worker "
+        "died, lost its lease, or met what its log tells (THREADMILL_ATTEMPTS_MAX)"
     )

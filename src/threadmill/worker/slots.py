@@ -3,19 +3,24 @@
 A blocking node runs in a thread, and a thread cannot be cancelled. Its slot stays taken
 until the thread returns, whatever has become of the activation: otherwise stuck nodes
 would pile up behind a worker that looks idle.
+
+Threads are shared out among the slots, so that a wide superstep of blocking nodes waits
+for itself and not everybody else for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any, Final
 
 _SLOT: Final[ContextVar[Slot | None]] = ContextVar("slot", default=None)
 # Wide supersteps of blocking nodes want more threads than slots.
-_THREADS_PER_SLOT: Final = 4
+_THREADS_PER_SLOT: Final = 8
 _THREADS_MIN: Final = 32
 
 
@@ -25,6 +30,8 @@ class Slot:
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
         self._users = 1
+        self.threads = 0
+        self.queue: deque[Callable[[], None]] = deque()
 
     def enter(self) -> None:
         """Marks the running task: threads that it starts belong to this slot."""
@@ -79,11 +86,11 @@ class SlotThreads(ThreadPoolExecutor):
     """
 
     def __init__(self, slots: int, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(
-            max_workers=max(_THREADS_MIN, slots * _THREADS_PER_SLOT),
-            thread_name_prefix="node",
-        )
+        threads = max(_THREADS_MIN, slots * _THREADS_PER_SLOT)
+        super().__init__(max_workers=threads, thread_name_prefix="node")
         self._loop = loop
+        self._share = threads // max(slots, 1)
+        self._sharing = threading.Lock()
 
     def submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
@@ -93,10 +100,42 @@ class SlotThreads(ThreadPoolExecutor):
         if slot is None:
             return super().submit(fn, *args, **kwargs)
         slot.hold()
-        future = super().submit(fn, *args, **kwargs)
-        future.add_done_callback(lambda _: self._let_go(slot))
+        future: Future[Any] = Future()
+        with self._sharing:
+            slot.queue.append(lambda: _carry_out(future, fn, args, kwargs))
+            if slot.threads == self._share:
+                return future
+            slot.threads += 1
+        super().submit(self._work_off, slot)
         return future
+
+    def _work_off(self, slot: Slot) -> None:
+        """One thread of a slot: does what is queued for it, then is anybody's again."""
+        while True:
+            with self._sharing:
+                if not slot.queue:
+                    slot.threads -= 1
+                    return
+                work = slot.queue.popleft()
+            work()
+            self._let_go(slot)
 
     def _let_go(self, slot: Slot) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(slot.let_go)
+
+
+def _carry_out(
+    future: Future[Any],
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = fn(*args, **kwargs)
+    except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
+        future.set_exception(error)
+    else:
+        future.set_result(result)

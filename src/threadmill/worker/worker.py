@@ -208,7 +208,11 @@ class Worker:
         except Exception:  # noqa: BLE001 - the root of an attempt; logged
             # Our bug, not the graph's: another attempt begins, until they are spent.
             _log.exception("worker.attempt_crashed")
-            await self._give_back(running.attempt.claim, count_attempt=True)
+            await self._give_back(
+                running.attempt.claim,
+                count_attempt=True,
+                delay_seconds=self._rules.retry_seconds,
+            )
         finally:
             self._running.pop(running.attempt.claim.key, None)
             slot.let_go()
@@ -239,9 +243,15 @@ class Worker:
                 self._giving_back.add(task)
                 task.add_done_callback(self._giving_back.discard)
 
-    async def _give_back(self, claim: Claim, *, count_attempt: bool = False) -> None:
+    async def _give_back(
+        self, claim: Claim, *, count_attempt: bool = False, delay_seconds: float = 0.0
+    ) -> None:
         try:
-            await self._dispatcher.release(fence_of(claim), count_attempt=count_attempt)
+            await self._dispatcher.release(
+                fence_of(claim),
+                count_attempt=count_attempt,
+                delay_seconds=delay_seconds,
+            )
         except Error as error:
             _log.warning("worker.give_back_failed", cause=str(error))
         else:

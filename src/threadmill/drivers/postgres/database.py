@@ -39,6 +39,15 @@ if TYPE_CHECKING:
 _SQL = Queries(__package__, "database.sql")
 # A migration has changed what a prepared statement returns, or a pooler has lost it.
 _STALE = (pg.FeatureNotSupported, pg.InvalidSqlStatementName)
+# A server whose client is unreachable gives up its locks within some 16 seconds.
+_SERVER_KEEPALIVES = {
+    "tcp_keepalives_idle": 10,
+    "tcp_keepalives_interval": 2,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": 16_000,
+}
+# The first version that knows the setting.
+_TRANSACTION_TIMEOUT = 170000
 _CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
@@ -54,6 +63,11 @@ class Limits:
     lock_timeout_seconds: float = 5.0
     idle_in_transaction_seconds: float = 5.0
     tcp_user_timeout_seconds: float = 4.0
+
+    @property
+    def transaction_timeout_seconds(self) -> float:
+        """Of a whole transaction; a single slow statement is cancelled before."""
+        return self.statement_timeout_seconds + self.idle_in_transaction_seconds
 
 
 class Result:
@@ -192,7 +206,9 @@ class Database:
     async def _send(self, tx: Transaction) -> None:
         if not tx.statements:
             return
-        bound = self.limits.statement_timeout_seconds + self.limits.pool_timeout_seconds
+        bound = (
+            self.limits.transaction_timeout_seconds + self.limits.pool_timeout_seconds
+        )
         try:
             async with asyncio.timeout(bound), self._pool.connection() as connection:
                 await self._pipeline(connection, tx)
@@ -218,6 +234,13 @@ class Database:
 
     async def _configure(self, connection: Connection) -> None:
         connection.may_prepare = self._prepare
+        if self._prepare and connection.info.server_version >= _TRANSACTION_TIMEOUT:
+            # A process may be frozen while it sends: its locks must not stay with it.
+            seconds = self.limits.transaction_timeout_seconds
+            await connection.execute(
+                b"SELECT set_config('transaction_timeout', %s, false)",
+                [f"{seconds * 1000:.0f}"],
+            )
 
     def _discard_broken(self) -> None:
         # One broken connection usually means that all idle ones are: look at them
@@ -268,7 +291,8 @@ def connection_info(
     Raises:
         StoreUnavailable: the URI cannot be parsed (its text is not repeated).
     """
-    options = "".join(f" -c {k}={v}" for k, v in _timeouts(limits).items())
+    session = {**_timeouts(limits), **_SERVER_KEEPALIVES}
+    options = "".join(f" -c {k}={v}" for k, v in session.items())
     try:
         given = conninfo_to_dict(uri).get("options") or ""
         return make_conninfo(

@@ -32,6 +32,7 @@ from threadmill.checkpoints.base import Checkpoints, Commit, Stored, SyncCheckpo
 from threadmill.domain.fence import Fence
 from threadmill.engine.activation.breakpoints import is_at_breakpoint
 from threadmill.engine.activation.exits import guard_loop
+from threadmill.engine.activation.nested import allow_subgraphs_without_checkpoints
 from threadmill.engine.activation.resume import (
     entry_input,
     finished_tasks,
@@ -216,6 +217,7 @@ class Entry:
             Unavailable: the store failed; hand the activation back.
         """
         guard_loop(self._loop)
+        allow_subgraphs_without_checkpoints()
         if self._modes and not self._goes_on:
             self._tap.announce(self._metadata_event())
         if await self._is_at_breakpoint():

@@ -35,6 +35,7 @@ _NAMESPACE_SEPARATOR: Final = "|"
 # Needed whatever the client asked for: interrupts, and which task an event is of.
 _ALWAYS: Final = frozenset({"updates", "values", "tasks"})
 MESSAGE_MODES: Final = frozenset({"messages", "messages-tuple"})
+_PLACE: Final = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
 _FROM_LOOP: Final = frozenset({"updates", "values", "tasks", "checkpoints", "debug"})
 
 Owner = tuple[str, str]
@@ -263,6 +264,8 @@ class Tap:
             elif mode in _STATE:
                 self._on_state(ns, path, mode, payload)
             elif mode in self._modes and self._wanted(path):
+                if mode == "debug" and payload["type"] == "checkpoint":
+                    payload = _with_places(payload)
                 event = NewEvent(f"{mode}{_suffix(path)}", encode(payload))
                 self._add_loose(path, event)
 
@@ -361,3 +364,20 @@ def _repeats(superstep: _Superstep, mode: str, payload: Any) -> bool | None:
         superstep.repeats -= 1
         return superstep.updates_told
     return None
+
+
+def _with_places(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A checkpoint as `debug` tells it, named the way clients know checkpoints."""
+    told = payload["payload"]
+    places = {
+        "checkpoint": _place(told.get("config")),
+        "parent_checkpoint": _place(told.get("parent_config")),
+    }
+    return {**payload, "payload": {**told, **places}}
+
+
+def _place(config: Any) -> Mapping[str, Any] | None:
+    if not config:
+        return None
+    configurable = config["configurable"]
+    return {key: configurable[key] for key in _PLACE if key in configurable}
