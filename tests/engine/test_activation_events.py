@@ -83,6 +83,20 @@ async def test_every_mode_tells_what_langgraph_tells(
     assert told == plain
 
 
+async def test_debug_names_checkpoints_as_clients_know_them(
+    engine_store: EngineStore,
+) -> None:
+    events = await _events(engine_store, row(a=step("a")), stream_mode=["debug"])
+    told = [
+        p["payload"] for p in _payloads(events, "debug") if p["type"] == "checkpoint"
+    ]
+    first, *later = told
+    assert first["parent_checkpoint"] is None
+    for before, after in pairwise(told):
+        assert after["parent_checkpoint"] == before["checkpoint"]
+    assert later[-1]["checkpoint"].keys() >= {"thread_id", "checkpoint_id"}
+
+
 def _told(name: str, payload: Any) -> str:
     """An event, as far as two runs of one graph agree on it."""
     kept = bare(payload)
