@@ -27,7 +27,8 @@ class Ledger(TypedDict, total=False):
     steps: Annotated[list[str], operator.add]
 
 
-def _begin(node: str, config: RunnableConfig) -> None:
+def begin(node: str, config: RunnableConfig) -> None:
+    """Writes that a node begins, and waits if the run's config says so."""
     configurable = config["configurable"]
     line = {"node": node, "run": configurable["run_id"], "pid": os.getpid()}
     with Path(os.environ["LEDGER"]).open("a", encoding="utf-8") as file:
@@ -47,19 +48,19 @@ def _wait_for(gate: Path) -> None:
 
 def receive(state: Ledger, config: RunnableConfig) -> dict[str, Any]:
     """First of three."""
-    _begin("receive", config)
+    begin("receive", config)
     return {"steps": [f"receive {state['messages'][-1]}"]}
 
 
 def process(state: Ledger, config: RunnableConfig) -> dict[str, Any]:
     """Second of three."""
-    _begin("process", config)
+    begin("process", config)
     return {"steps": [f"process {state['messages'][-1]}"]}
 
 
 def save(state: Ledger, config: RunnableConfig) -> dict[str, Any]:
     """Third of three."""
-    _begin("save", config)
+    begin("save", config)
     return {"steps": [f"save {state['messages'][-1]}"]}
 
 
