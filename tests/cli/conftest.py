@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -14,9 +15,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from textwrap import dedent
+from urllib.parse import urlsplit
 
 import psutil
+import psycopg
 import pytest
+from psycopg.sql import SQL, Identifier, Literal
 
 PROGRAM = Path(sys.executable).with_name("threadmill")
 # Two cores are shared by everything that a test run starts.
@@ -211,6 +215,20 @@ def served(project: Project, fresh_database_uri: str) -> Project:
     """Give a project whose DATABASE_URI is a migrated database."""
     project.environ["DATABASE_URI"] = fresh_database_uri
     return project
+
+
+@pytest.fixture
+def service_uri(fresh_database_uri: str) -> Iterator[str]:
+    """Give the URI of a login of a migrated database that was granted nothing."""
+    name, password = f"service_{secrets.token_hex(4)}", secrets.token_hex(16)
+    create = SQL("CREATE ROLE {} LOGIN NOINHERIT PASSWORD {}")
+    with psycopg.connect(fresh_database_uri, autocommit=True) as connection:
+        connection.execute(create.format(Identifier(name), Literal(password)))
+    parts = urlsplit(fresh_database_uri)
+    host = parts.netloc.rpartition("@")[2]
+    yield parts._replace(netloc=f"{name}:{password}@{host}").geturl()
+    with psycopg.connect(fresh_database_uri, autocommit=True) as connection:
+        connection.execute(SQL("DROP ROLE {}").format(Identifier(name)))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -40,6 +41,29 @@ def test_all_is_well(durable: Project) -> None:
     assert not report["ok"]
     assert [c["check"] for c in failed] == ["row-level security"]
     assert "threadmill.run ENABLE ROW LEVEL SECURITY" in failed[0]["remedy"]
+
+
+def test_a_login_without_the_grant_is_told_it_and_a_bad_direct_uri_is_named(
+    project: Project, fresh_database_uri: str, service_uri: str
+) -> None:
+    nowhere = "postgresql://me:secret@127.0.0.1:1/nowhere"
+    options = ("doctor", "--json")
+    databases = {"DATABASE_URI": service_uri, "DATABASE_URI_DIRECT": nowhere}
+    _, output = project.run(*options, **databases)
+    checks = {c["check"]: c for c in json.loads(output)["checks"]}
+    assert checks["database"]["verdict"] == "ok"
+    assert "GRANT threadmill_app TO" in checks["roles"]["remedy"]
+    assert "127.0.0.1:1/nowhere" in checks["sessions"]["detail"]
+    assert "DATABASE_URI_DIRECT" in checks["sessions"]["remedy"]
+
+    with psycopg.connect(fresh_database_uri, autocommit=True) as superuser:
+        login = urlsplit(service_uri).username
+        superuser.execute(f"GRANT threadmill_app TO {login}".encode())
+    _, output = project.run(*options, DATABASE_URI=service_uri)
+    checks = {c["check"]: c for c in json.loads(output)["checks"]}
+    # It may become the role and inherits nothing of it: that is enough.
+    assert checks["roles"]["verdict"] == "ok"
+    assert checks["schema"]["verdict"] == "ok"
 
 
 def test_everything_that_is_wrong_is_told_at_once(project: Project) -> None:

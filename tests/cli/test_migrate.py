@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
 import psycopg
 import pytest
+from psycopg.sql import SQL, Identifier, Literal
 
 from tests.cli.conftest import Project
 
@@ -21,7 +26,7 @@ def test_it_says_what_it_applied_where_and_then_that_all_is_done(
     assert code == 0
     assert "applied 0001_initial" in output
     parts = psycopg.conninfo.conninfo_to_dict(empty.environ["DATABASE_URI"])
-    assert f"/{parts['dbname']}" in output
+    assert str(parts["dbname"]) in output
     assert str(parts["password"]) not in output
     code, output = empty.run("migrate")
     assert (code, output.splitlines()[-1]) == (0, "up to date")
@@ -35,6 +40,43 @@ def test_several_at_once_apply_everything_once(empty: Project) -> None:
     outputs = [program.output for program in programs]
     assert sum("applied 0001_initial" in output for output in outputs) == 1
     assert sum("up to date" in output for output in outputs) == 2
+
+
+@pytest.fixture
+def second_owner(postgres_uri: str) -> Iterator[str]:
+    """Give the URI of the owner of a database in a cluster that has the roles."""
+    name, password = f"owner_{secrets.token_hex(4)}", secrets.token_hex(16)
+    parts = urlsplit(postgres_uri)
+    database = Identifier(parts.path.removeprefix("/"))
+    create = SQL("CREATE ROLE {} LOGIN CREATEROLE PASSWORD {}")
+    own = SQL("ALTER DATABASE {} OWNER TO {}")
+    with psycopg.connect(postgres_uri, autocommit=True) as connection:
+        connection.execute(create.format(Identifier(name), Literal(password)))
+        connection.execute(own.format(database, Identifier(name)))
+    host = parts.netloc.rpartition("@")[2]
+    yield parts._replace(netloc=f"{name}:{password}@{host}").geturl()
+    with psycopg.connect(postgres_uri, autocommit=True) as connection:
+        reassign = SQL("REASSIGN OWNED BY {} TO CURRENT_USER; DROP OWNED BY {}; ")
+        drop = SQL("DROP ROLE {}")
+        connection.execute(reassign.format(Identifier(name), Identifier(name)))
+        connection.execute(drop.format(Identifier(name)))
+
+
+def test_a_second_database_of_a_cluster_names_the_grant_that_its_owner_needs(
+    project: Project, second_owner: str, fresh_database_uri: str
+) -> None:
+    with psycopg.connect(fresh_database_uri, autocommit=True) as superuser:
+        # Before 16, whoever may create roles may also grant every one of them.
+        if superuser.info.server_version >= 160000:
+            code, output = project.run("migrate", DATABASE_URI=second_owner)
+            assert code == 1
+            roles = "threadmill_app, threadmill_dispatcher"
+            owner = urlsplit(second_owner).username
+            grant = f"GRANT {roles} TO {owner} WITH ADMIN OPTION"
+            assert output.splitlines()[-1].endswith(grant)
+            superuser.execute(grant.encode())
+    code, output = project.run("migrate", DATABASE_URI=second_owner)
+    assert code == 0, output
 
 
 def test_langgraph_json_may_name_the_database(

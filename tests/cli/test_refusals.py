@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -82,6 +83,29 @@ def test_an_older_schema_is_refused_as_well(served: Project) -> None:
     with psycopg.connect(served.environ["DATABASE_URI"], autocommit=True) as connection:
         connection.execute("DELETE FROM threadmill.migration")
     assert "`threadmill migrate`" in refusal(served, "worker")
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_a_login_without_the_grant_is_told_it(
+    project: Project, service_uri: str, command: str
+) -> None:
+    error = refusal(project, command, DATABASE_URI=service_uri)
+    assert "GRANT threadmill_app TO" in error
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "dev"])
+def test_a_direct_uri_that_leads_to_another_database_is_refused(
+    served: Project, postgres_uri: str, command: str
+) -> None:
+    port = [] if command == "worker" else ["--port", "0"]
+    error = refusal(served, command, *port, DATABASE_URI_DIRECT=postgres_uri)
+    assert "DATABASE_URI_DIRECT leads to another database" in error
+
+
+def test_a_direct_uri_that_is_refused_is_named(served: Project) -> None:
+    wrong = urlsplit(served.environ["DATABASE_URI"])._replace(path="/nothing").geturl()
+    error = refusal(served, "worker", DATABASE_URI_DIRECT=wrong)
+    assert 'database "nothing" does not exist; check DATABASE_URI_DIRECT' in error
 
 
 @pytest.mark.slow

@@ -5,9 +5,16 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from threadmill.drivers.postgres.database import Limits
-from threadmill.drivers.postgres.reach import address, reach
+from threadmill.drivers.postgres.reach import (
+    Outage,
+    address,
+    lead_to_one_database,
+    reach,
+)
 from threadmill.errors import StoreUnavailable
 
 
@@ -32,10 +39,50 @@ async def test_every_refusal_is_told_and_the_last_one_is_the_error() -> None:
     assert "secret" not in str(caught.value)
 
 
-async def test_what_the_server_says_is_passed_on(postgres_server: str) -> None:
-    uri = urlsplit(postgres_server)._replace(path="/nothing").geturl()
-    with pytest.raises(StoreUnavailable, match='database "nothing" does not exist'):
-        await reach(uri, limits=Limits(), on_retry=_never, patience_seconds=0)
+def _as(uri: str, name: str, password: str) -> str:
+    parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{name}:{password}@{host}").geturl()
+
+
+async def test_a_refusal_by_the_server_is_final_and_passed_on(
+    postgres_server: str,
+) -> None:
+    nothing = urlsplit(postgres_server)._replace(path="/nothing").geturl()
+    with pytest.raises(
+        StoreUnavailable, match='refuses: database "nothing" does not exist; check URI'
+    ):
+        await reach(nothing, limits=Limits(), on_retry=_never, setting="URI")
+    stranger = _as(postgres_server, "nobody-of-ours", "secret")
+    with pytest.raises(StoreUnavailable, match="refuses: ") as caught:
+        await reach(stranger, limits=Limits(), on_retry=_never)
+    assert "secret" not in str(caught.value)
+
+
+async def test_two_ways_to_one_database_are_told_from_two_databases(
+    database_uri: str, postgres_uri: str
+) -> None:
+    limits = Limits()
+    other_name = (
+        f"{database_uri}{'&' if '?' in database_uri else '?'}application_name=other"
+    )
+    assert await lead_to_one_database(database_uri, other_name, limits=limits)
+    assert not await lead_to_one_database(database_uri, postgres_uri, limits=limits)
+
+
+def test_an_outage_is_told_once_with_its_reason_and_once_when_it_is_over() -> None:
+    with capture_logs() as logs:
+        outage = Outage(structlog.get_logger(), "way", first_pause_seconds=0.5)
+        pauses = [outage.broke(OSError("no route")) for _ in range(5)]
+        outage.over()
+        outage.over()
+        assert outage.broke(TimeoutError()) == 0.5
+    assert pauses == [0.5, 1, 2, 2, 2]
+    assert [(log["event"], log.get("cause")) for log in logs] == [
+        ("way.broken", "no route"),
+        ("way.recovered", None),
+        ("way.broken", "no answer in time"),
+    ]
 
 
 async def test_a_host_that_is_not_known_is_told() -> None:
@@ -49,11 +96,21 @@ async def test_a_host_that_is_not_known_is_told() -> None:
     [
         ("postgresql://me:secret@host/db", "host:5432/db"),
         ("postgresql://me:secret@one:1,two:2/db", "one,two:1,2/db"),
-        ("postgresql:///db?host=/run/pg&password=secret", "/run/pg:5432/db"),
+        (
+            "postgresql:///db?host=/run/pg&password=secret",
+            "the socket /run/pg/.s.PGSQL.5432, database db",
+        ),
+        ("postgresql:///db?port=1", "the local socket of port 1, database db"),
+        ("postgresql://me:se/cret@host/db", "an address that cannot be read"),
+        ("postgresql://me:se@cret@host/db", "an address that cannot be read"),
         ("postgresql://me:secret@[::1/db", "an address that cannot be read"),
     ],
 )
-def test_an_address_holds_no_secret(uri: str, shown: str) -> None:
+def test_an_address_holds_no_secret(
+    monkeypatch: pytest.MonkeyPatch, uri: str, shown: str
+) -> None:
+    for name in ("PGHOST", "PGPORT"):
+        monkeypatch.delenv(name, raising=False)
     assert address(uri) == shown
 
 

@@ -70,6 +70,7 @@ async def test_a_changed_file_is_refused(postgres_uri: str) -> None:
             await look(postgres_uri)
 
 
+@pytest.mark.usefixtures("migrated_template")  # so that the roles exist
 async def test_a_login_without_rights_is_told_which_it_needs(postgres_uri: str) -> None:
     with psycopg.connect(postgres_uri, autocommit=True) as connection:
         connection.execute("DROP ROLE IF EXISTS threadmill_test_nobody")
@@ -77,7 +78,13 @@ async def test_a_login_without_rights_is_told_which_it_needs(postgres_uri: str) 
     uri = postgres_uri + ("&" if "?" in postgres_uri else "?")
     nobody = uri + "options=-c%20role%3Dthreadmill_test_nobody"
     try:
-        with pytest.raises(SetupError, match="CREATEROLE"):
+        with pytest.raises(SetupError, match="GRANT threadmill_app, threadmill_disp"):
+            await migrate(nobody)
+        with psycopg.connect(postgres_uri, autocommit=True) as connection:
+            connection.execute(
+                "GRANT threadmill_app, threadmill_dispatcher TO threadmill_test_nobody"
+            )
+        with pytest.raises(SetupError, match="CREATE on the database"):
             await migrate(nobody)
     finally:
         with psycopg.connect(postgres_uri, autocommit=True) as connection:

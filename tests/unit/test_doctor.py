@@ -171,6 +171,24 @@ def test_roles_must_exist_obey_and_be_open_to_the_login(
     assert text in finding.detail
 
 
+def test_a_login_that_may_not_look_is_told_the_grant_and_nothing_else() -> None:
+    denied = [replace(APP, refusal="permission denied"), DISPATCHER]
+    findings = schema(roles=denied)
+    assert findings["roles"].verdict is Verdict.FAILED
+    assert (findings["roles"].remedy or "").startswith("GRANT threadmill_app TO")
+    assert findings["schema"].verdict is Verdict.SKIPPED
+    assert findings["row-level security"].verdict is Verdict.SKIPPED
+    # Where nothing is, there is something else to do first.
+    empty = schema("0001_initial", roles=denied, tables=[])
+    assert empty["schema"].remedy == "run `threadmill migrate`"
+
+
+def test_a_direct_way_that_leads_nowhere_is_named() -> None:
+    finding = judge_route(SERVER, "no answer", NEEDS)
+    assert finding.verdict is Verdict.FAILED
+    assert "DATABASE_URI_DIRECT" in (finding.remedy or "")
+
+
 def test_only_migrations_become_the_dispatcher() -> None:
     roles = [APP, replace(DISPATCHER, refusal="permission denied")]
     assert schema(roles=roles)["roles"].verdict is Verdict.OK

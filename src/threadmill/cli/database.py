@@ -11,6 +11,8 @@ import structlog
 from threadmill.drivers.postgres.configured import (
     migrate_database,
     reach_database,
+    reach_direct,
+    require_one_database,
     require_schema,
 )
 
@@ -21,26 +23,29 @@ _log = structlog.get_logger(__name__)
 
 
 def await_database(settings: Settings) -> None:
-    """Returns when the database answers and its schema is current.
+    """Returns when the database answers, also directly, and its schema is current.
 
     Raises:
-        BadSetting: no database is configured.
-        StoreUnavailable: it does not answer within some ten seconds.
+        BadSetting: no database is configured, or DATABASE_URI_DIRECT is another one.
+        StoreUnavailable: it does not answer within some ten seconds, or refuses us.
         SchemaOutdated: the message names `threadmill migrate`.
+        SetupError: the login lacks a right.
     """
 
     async def check() -> None:
         await reach_database(settings, _tell)
         await require_schema(settings)
+        await reach_direct(settings, _tell)
+        await require_one_database(settings)
 
     asyncio.run(check())
 
 
 def upgrade_database(settings: Settings) -> Sequence[str]:
-    """The same, but brings the schema up to date; gives the names of what was applied.
+    """Brings the schema up to date; gives the names of what was applied.
 
     Raises:
-        BadSetting, StoreUnavailable: as `await_database`.
+        BadSetting, StoreUnavailable: as `await_database`, of DATABASE_URI alone.
         SetupError: PostgreSQL is too old, or the login may not migrate.
     """
 

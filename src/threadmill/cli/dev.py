@@ -58,7 +58,7 @@ def dev(
     which ends with it. The schema is created and upgraded by itself. A change of a
     `*.py`, `.env` or langgraph.json restarts what serves.
     """
-    from threadmill.cli.database import upgrade_database
+    from threadmill.cli.database import await_database, upgrade_database
     from threadmill.cli.project import open_project
     from threadmill.server.process import listen, url_of
 
@@ -67,6 +67,7 @@ def dev(
     _warn_of_auth(project)
     with _database(project, data_dir) as (project, data):
         upgrade_database(project.settings)
+        await_database(project.settings)
         url = url_of(listener, project.settings.mount_prefix)
         banner = _Banner(url, data, reloads=not no_reload)
         if no_reload:

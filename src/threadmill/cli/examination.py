@@ -9,9 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from threadmill.composition import inspections_of
+from threadmill.composition import Inspections, inspections_of
 from threadmill.config import LangGraphConfig, load_config
-from threadmill.drivers.postgres.configured import pending_migrations, reach_database
+from threadmill.drivers.postgres.configured import (
+    pending_migrations,
+    reach_database,
+    reach_direct,
+)
 from threadmill.engine.activation.selftest import self_test
 from threadmill.engine.doctor import (
     Finding,
@@ -23,12 +27,20 @@ from threadmill.engine.doctor import (
     judge_route,
     judge_schema,
     judge_server,
+    may_read,
     skipped,
     wrong,
 )
 from threadmill.engine.graphs import GraphCatalogue, load_graphs
-from threadmill.errors import BadSetting, Error, GraphLoadFailed, SetupError
+from threadmill.errors import (
+    BadSetting,
+    Error,
+    GraphLoadFailed,
+    SetupError,
+    StoreUnavailable,
+)
 from threadmill.settings import Settings
+from threadmill.stores.inspection import ServerFacts
 
 _REFERENCE: Final = "see docs/reference/"
 _OF_DATABASE: Final = (
@@ -155,17 +167,28 @@ async def _looked_at(settings: Settings) -> Sequence[Finding]:
     await reach_database(settings, lambda _: None, patience_seconds=0)
     inspections = inspections_of(settings)
     server = await inspections.main.server()
-    direct = None
-    if inspections.direct is not None:
-        direct = await inspections.direct.server()
     needs = Needs(
         pool_max=settings.pool_max,
         lease_seconds=settings.lease_seconds,
         prepared=settings.prepared_statements,
     )
     schema = await inspections.main.schema()
+    pending = await pending_migrations(settings) if may_read(schema) else ()
     return [
         *judge_server(server, needs),
-        judge_route(server, direct, needs),
-        *judge_schema(schema, await pending_migrations(settings)),
+        judge_route(server, await _direct(settings, inspections), needs),
+        *judge_schema(schema, pending),
     ]
+
+
+async def _direct(
+    settings: Settings, inspections: Inspections
+) -> ServerFacts | str | None:
+    """What is behind DATABASE_URI_DIRECT if it is set, or why nothing is."""
+    if inspections.direct is None:
+        return None
+    try:
+        await reach_direct(settings, lambda _: None, patience_seconds=0)
+        return await inspections.direct.server()
+    except StoreUnavailable as error:
+        return str(error)

@@ -173,17 +173,21 @@ def _connections(server: ServerFacts, needs: Needs) -> Finding:
 
 
 def judge_route(
-    server: ServerFacts, direct: ServerFacts | None, needs: Needs
+    server: ServerFacts, direct: ServerFacts | str | None, needs: Needs
 ) -> Finding:
     """Whether LISTEN, presence and prepared statements have sessions of their own.
 
     Args:
         server: behind DATABASE_URI.
-        direct: behind DATABASE_URI_DIRECT, if that is set.
+        direct: behind DATABASE_URI_DIRECT, or why nothing is; None if it is not set.
         needs: of the settings.
     """
     check = "sessions"
     unprepared = "set THREADMILL_PREPARED_STATEMENTS=false"
+    if isinstance(direct, str):
+        return wrong(
+            check, direct, "mend DATABASE_URI_DIRECT, or unset it without a pooler"
+        )
     if direct is not None and direct.identity != server.identity:
         return wrong(
             check,
@@ -212,13 +216,30 @@ def judge_route(
     return good(check, "pooled, with a direct way" if server.pooled else "our own")
 
 
+def may_read(schema: SchemaFacts) -> bool:
+    """Whether the login may look at the schema, if there is one."""
+    return not schema.tables or not any(map(_may_not_become, schema.roles))
+
+
+def _may_not_become(role: RoleFacts) -> bool:
+    # Only migrations become the dispatcher; the application's login need not.
+    return role.exists and role.name == APP_ROLE and role.refusal is not None
+
+
 def judge_schema(schema: SchemaFacts, pending: Sequence[str]) -> Iterator[Finding]:
     """Migrations, roles and row-level security.
 
     Args:
         schema: as found.
-        pending: the names of the migrations that it lacks.
+        pending: the names of the migrations that it lacks; not used if the login may
+            not read (`may_read`).
     """
+    if not may_read(schema):
+        unread = "the login may not read it"
+        yield skipped("schema", unread)
+        yield _roles(schema.roles)
+        yield skipped("row-level security", unread)
+        return
     if pending:
         lacks = f"lacks {', '.join(pending)}"
         yield wrong("schema", lacks, "run `threadmill migrate`")
@@ -242,8 +263,7 @@ def _roles(roles: Sequence[RoleFacts]) -> Finding:
                 f"role {role.name} passes row-level security by",
                 f"ALTER ROLE {role.name} NOSUPERUSER NOBYPASSRLS",
             )
-        # Only migrations become the dispatcher; the application's login need not.
-        if role.refusal is not None and role.name == APP_ROLE:
+        if _may_not_become(role):
             return wrong(
                 check,
                 f"the login may not become {role.name} ({role.refusal})",

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 
 from threadmill.drivers.postgres.database import Limits
 from threadmill.drivers.postgres.migrate import migrate, pending, require_current
-from threadmill.drivers.postgres.reach import PATIENCE_SECONDS, OnRetry, reach
+from threadmill.drivers.postgres.reach import (
+    PATIENCE_SECONDS,
+    OnRetry,
+    lead_to_one_database,
+    reach,
+)
 from threadmill.errors import BadSetting
 
 if TYPE_CHECKING:
@@ -80,12 +85,56 @@ async def reach_database(
     )
 
 
+async def reach_direct(
+    settings: Settings,
+    on_retry: OnRetry,
+    *,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> None:
+    """The same for DATABASE_URI_DIRECT, if it is set.
+
+    Raises:
+        StoreUnavailable: it does not answer; the message names the setting.
+    """
+    if settings.database_uri_direct is not None:
+        await reach(
+            settings.database_uri_direct.get_secret_value(),
+            limits=limits_of(settings),
+            on_retry=on_retry,
+            setting="DATABASE_URI_DIRECT",
+            patience_seconds=patience_seconds,
+        )
+
+
+async def require_one_database(settings: Settings) -> None:
+    """Refuses a DATABASE_URI_DIRECT that leads elsewhere; both were reached.
+
+    The others would not see the presence of a process there, and take it for dead.
+
+    Raises:
+        BadSetting: it leads to another database than DATABASE_URI.
+        StoreUnavailable: one of them does not answer any more.
+    """
+    if settings.database_uri_direct is None:
+        return
+    direct, limits = (
+        settings.database_uri_direct.get_secret_value(),
+        limits_of(settings),
+    )
+    if not await lead_to_one_database(database_uri(settings), direct, limits=limits):
+        raise BadSetting(
+            "DATABASE_URI_DIRECT leads to another database than DATABASE_URI; let both"
+            " lead to the same database"
+        )
+
+
 async def require_schema(settings: Settings) -> None:
     """Refuses to go on with a missing or older schema.
 
     Raises:
         BadSetting: no database is configured.
         SchemaOutdated: `threadmill migrate` must be run first.
+        SetupError: the login may not read it; the message names the GRANT.
     """
     await require_current(database_uri(settings), limits=limits_of(settings))
 

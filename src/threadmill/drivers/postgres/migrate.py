@@ -27,7 +27,13 @@ _FILE = re.compile(r"^(?P<id>\d{4})_(?P<name>[a-z0-9_]+)\.(?P<phase>pre|post)\.s
 # Any constant will do, as long as every release uses the same one.
 _LOCK = 7_236_140_905_118_274
 _APPLIED = b"SELECT id, checksum FROM threadmill.migration ORDER BY id"
-_EXISTS = b"SELECT to_regclass('threadmill.migration') IS NOT NULL"
+# The catalogues are open to everybody; a look at the table itself needs rights.
+_EXISTS = b"""
+SELECT EXISTS (SELECT FROM pg_catalog.pg_class c
+                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = 'threadmill' AND c.relname = 'migration')
+"""
+_BECOME = b"SELECT set_config('role', 'threadmill_app', true)"
 _RECORD = b"INSERT INTO threadmill.migration (id, name, checksum) VALUES (%s, %s, %s)"
 _SERVER_VERSION_MIN = 150000
 
@@ -82,12 +88,12 @@ async def migrate(uri: str, *, limits: Limits | None = None) -> Sequence[Migrati
             done = await _applied(connection)
             return [m for m in migrations() if await _apply(connection, m, done)]
     except psycopg.errors.InsufficientPrivilege as error:
-        msg = (
-            f"the login may not migrate ({error.diag.message_primary}); run "
-            "`threadmill migrate` with a DATABASE_URI of a role with CREATEROLE and "
-            "CREATE on the database"
+        remedy = error.diag.message_hint or (
+            "run `threadmill migrate` with a DATABASE_URI of a role with CREATEROLE "
+            "and CREATE on the database"
         )
-        raise SetupError(msg) from error
+        reason = error.diag.message_primary
+        raise SetupError(f"the login may not migrate ({reason}); {remedy}") from error
     except psycopg.OperationalError as error:
         raise translate(error) from error
 
@@ -97,7 +103,8 @@ async def pending(uri: str, *, limits: Limits | None = None) -> Sequence[Migrati
 
     Raises:
         StoreUnavailable: no connection.
-        SetupError: an applied file has changed.
+        SetupError: an applied file has changed, or the login may not become
+            `threadmill_app`.
     """
     info = connection_info(uri, name="threadmill", limits=limits or Limits())
     try:
@@ -106,6 +113,12 @@ async def pending(uri: str, *, limits: Limits | None = None) -> Sequence[Migrati
         ) as connection:
             _require_version(connection)
             done = await _applied(connection)
+    except psycopg.errors.InsufficientPrivilege as error:
+        msg = (
+            f"the login may not become threadmill_app ({error.diag.message_primary}); "
+            "run GRANT threadmill_app TO the login of DATABASE_URI"
+        )
+        raise SetupError(msg) from error
     except psycopg.OperationalError as error:
         raise translate(error) from error
     return [m for m in migrations() if not _is_applied(m, done)]
@@ -132,10 +145,13 @@ def _require_version(connection: psycopg.AsyncConnection) -> None:
 
 
 async def _applied(connection: psycopg.AsyncConnection) -> dict[int, str]:
+    """The checksums of what was applied, by id; read as every transaction reads."""
     exists = await (await connection.execute(_EXISTS)).fetchone()
     if not exists or not exists[0]:
         return {}
-    return dict(await (await connection.execute(_APPLIED)).fetchall())
+    async with connection.transaction():
+        await connection.execute(_BECOME)
+        return dict(await (await connection.execute(_APPLIED)).fetchall())
 
 
 def _is_applied(migration: Migration, done: dict[int, str]) -> bool:

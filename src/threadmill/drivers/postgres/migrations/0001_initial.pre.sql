@@ -26,7 +26,15 @@ BEGIN
       CASE WHEN current_setting('server_version_num')::integer >= 160000
            THEN 'SET' ELSE 'MEMBER' END
     ) THEN
-      EXECUTE format('GRANT %I TO CURRENT_USER', r);
+      BEGIN
+        EXECUTE format('GRANT %I TO CURRENT_USER', r);
+      EXCEPTION WHEN insufficient_privilege THEN
+        RAISE EXCEPTION USING
+          ERRCODE = 'insufficient_privilege',
+          MESSAGE = format('another login has made the role %s of this cluster', r),
+          HINT = format('as that login or a superuser, run GRANT threadmill_app, '
+                        'threadmill_dispatcher TO %I WITH ADMIN OPTION', current_user);
+      END;
     END IF;
   END LOOP;
 END $$;
