@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -13,10 +14,10 @@ from tests.engine.engine_store import TENANT, EngineStore
 from tests.engine.parity import states
 from tests.engine.parity.flows import functional
 from tests.engine.parity.harness import EngineStory, Ledger, tell_plainly
-from tests.engine.small_graphs import row, step
+from tests.engine.small_graphs import Steps, row, step
 from threadmill.domain.run import RunStatus
 from threadmill.engine.activate import Attempt
-from threadmill.testing.engine import EngineDriver
+from threadmill.testing.engine import EngineDriver, attempt_of
 from threadmill.testing.process import Process
 
 NODES = ("a", "b", "c", "d")
@@ -122,3 +123,36 @@ async def test_an_entrypoint_does_not_wait_for_its_own_tasks_slot(
         graph_id, uuid4(), {"input": {"n": 1}, "config": {"max_concurrency": 1}}
     )
     assert (await driver.carry_out(run)).run.status is RunStatus.SUCCESS
+
+
+async def test_what_follows_from_the_input_waits_for_the_first_result(
+    engine_store: EngineStore,
+) -> None:
+    """A run of one quick node commits twice: when it begins, and when it ends."""
+    graph_id = str(uuid4())
+    driver = engine_store.driver({graph_id: row(a=step("a"))})
+    run = await driver.submit(graph_id, uuid4(), {"input": {"steps": []}})
+    assert (await driver.carry_out(run)).commits == 2
+
+
+async def test_a_slow_first_node_does_not_hide_the_input(
+    engine_store: EngineStore,
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(state: Steps) -> Any:
+        begun.set()
+        await go_on.wait()
+        return {"steps": ["slow"]}
+
+    graph_id, thread_id = str(uuid4()), uuid4()
+    driver = engine_store.driver({graph_id: row(slow=slow)})
+    await driver.submit(graph_id, thread_id, {"input": {"steps": ["in"]}})
+    process = driver.process()
+    (claim,) = await driver.claim(process)
+    working = asyncio.create_task(driver.work(process, attempt_of(claim)))
+    await begun.wait()
+    while await engine_store.checkpoints.get(TENANT, str(thread_id), "") is None:
+        await asyncio.sleep(0)
+    go_on.set()
+    await working

@@ -106,7 +106,9 @@ async def test_a_node_that_ignores_its_cancellation_is_left_behind(
 ) -> None:
     gate = Gate(stubborn=True)
     _, _, attempt, working = await _begin(
-        engine_store, row(gate=gate, last=step("last")), stop_seconds=0.05
+        engine_store,
+        row(first=step("first"), gate=gate, last=step("last")),
+        stop_seconds=0.05,
     )
     await gate.begun.wait()
     claim = attempt.claim
@@ -117,7 +119,7 @@ async def test_a_node_that_ignores_its_cancellation_is_left_behind(
     assert "attempt.task_ignores_cancellation" in {log["event"] for log in logs}
     gate.open.set()
     await gate.ended.wait()
-    assert await _steps(engine_store, attempt) == []
+    assert await _steps(engine_store, attempt) == ["first"]
 
 
 async def test_a_run_over_its_time_ends_as_timeout(engine_store: EngineStore) -> None:

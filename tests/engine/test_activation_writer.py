@@ -62,6 +62,7 @@ def _writer(store: Store, tap: Tap, **changes: Any) -> Writer:
         "tap": tap,
         "progressed": True,
         "on_events": lambda: None,
+        "on_waiting": lambda: None,
         "faults": Faults(),
     }
     return Writer(**{**options, **changes})

@@ -15,6 +15,7 @@ from threadmill.drivers.postgres.database import Database
 from threadmill.engine.sweep import Sweep, SweepRules
 from threadmill.errors import StoreUnavailable
 from threadmill.stores.postgres.members import PostgresMembers
+from threadmill.stores.postgres.renewal import RENEWAL
 from threadmill.stores.records import Member, Next, Timer
 from threadmill.testing.engine import SilentHints
 
@@ -23,6 +24,7 @@ class Healing:
     """A sweep over one database, and what it hints."""
 
     def __init__(self, database: Database, **rules: Any) -> None:
+        self._database = database
         self.store = RunStore(database)
         self.dispatcher: Any = self.store.dispatcher
         self.members = PostgresMembers(database, present=True)
@@ -41,9 +43,21 @@ class Healing:
         )
 
     async def join(self) -> UUID:
-        """A worker that never takes its presence lock: as good as dead."""
+        """A worker that tells of its presence lock and does not hold it: dead."""
         member = Member(uuid4(), "worker", "worker", "0")
-        assert await self.members.join(member) is not None
+        lock_key = await self.members.join(member)
+        async with self._database.system_tx() as tx:
+            tx.add(
+                RENEWAL.see,
+                worker_id=member.worker_id,
+                name=member.name,
+                role=member.role,
+                version=member.version,
+                graphs=[],
+                labels=[],
+                slots=0,
+                lock_key=lock_key,
+            )
         return member.worker_id
 
 

@@ -23,6 +23,7 @@ import structlog
 from langchain_core.runnables import RunnableConfig
 from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.constants import START
 from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.pregel import Pregel
 from langgraph.runtime import RunControl, Runtime
@@ -179,6 +180,7 @@ class Entry:
             tap=self._tap,
             progressed=first_claim,
             on_events=on_events,
+            on_waiting=self._on_loose,
             faults=faults or Faults(),
         )
         self._saver = ActivationSaver(
@@ -191,6 +193,7 @@ class Entry:
             tap=self._tap,
             control=self._control,
             hand_over=hand_over,
+            has_start=START in graph.nodes,
         )
         self._tasks = TaskStarter(
             recursion_limit=self._steps.limit,

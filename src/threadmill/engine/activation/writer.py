@@ -31,7 +31,8 @@ Item = Put | Writes
 @dataclass(slots=True, eq=False)
 class _Waiting:
     item: Item
-    release: bool
+    release: bool = False
+    derived: bool = False
 
 
 class Writer:
@@ -44,6 +45,7 @@ class Writer:
         tap: the attempt's event recorder.
         progressed: whether the claim counts as a first attempt already.
         on_events: told after each commit with events.
+        on_waiting: told when something waits that nobody needs at once.
         faults: what tests make happen around commits.
     """
 
@@ -56,6 +58,7 @@ class Writer:
         tap: Tap,
         progressed: bool,
         on_events: Callable[[], None],
+        on_waiting: Callable[[], None],
         faults: Faults,
     ) -> None:
         self._store = store
@@ -65,6 +68,7 @@ class Writer:
         self._tap = tap
         self._progressed = progressed
         self._on_events = on_events
+        self._on_waiting = on_waiting
         self._faults = faults
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
@@ -73,9 +77,15 @@ class Writer:
         self.failed = asyncio.Event()
         self.released = False
 
-    def hold(self, item: Item, *, release: bool = False) -> None:
-        """Lets `item` wait for the next commit; see `commit`."""
-        self._queue.append(_Waiting(item, release))
+    def hold(
+        self, item: Item, *, release: bool = False, derived: bool = False
+    ) -> None:
+        """Lets `item` wait for the next commit; see `commit`.
+
+        With `derived` it follows from the run's input alone: whoever runs the run
+        again makes the same of it, so no task has to wait until it is durable.
+        """
+        self._queue.append(_Waiting(item, release, derived))
 
     @property
     def leaves(self) -> bool:
@@ -83,13 +93,16 @@ class Writer:
         return any(waiting.release for waiting in self._queue)
 
     async def settle(self) -> None:
-        """Returns when everything that waits is durable; events alone may wait on.
+        """Returns when what a task builds on is durable.
 
         Raises:
             Error: see `commit`.
         """
-        if self._queue or self._lock.locked() or self.failure is not None:
+        needed = any(not waiting.derived for waiting in self._queue)
+        if needed or self._lock.locked() or self.failure is not None:
             await self.flush()
+        elif self._queue:
+            self._on_waiting()
 
     async def rest(self) -> Commit:
         """Takes what waits, for whoever ends the run to commit.
