@@ -153,6 +153,6 @@ async def test_a_slow_first_node_does_not_hide_the_input(
     working = asyncio.create_task(driver.work(process, attempt_of(claim)))
     await begun.wait()
     while await engine_store.checkpoints.get(TENANT, str(thread_id), "") is None:
-        await asyncio.sleep(0)
+        assert not working.done()
     go_on.set()
     await working
