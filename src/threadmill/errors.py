@@ -172,6 +172,11 @@ class GraphLoadFailed(GraphError):
 
     code = "graph_load_failed"
 
+    def __init__(self, message: str | None = None, *, shown: str | None = None) -> None:
+        super().__init__(message)
+        # What clients may read: no paths and nothing of the graph's code.
+        self.shown = shown or "the graph does not load"
+
 
 class GraphFailed(GraphError):
     """the graph raised an error."""

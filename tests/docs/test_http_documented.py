@@ -9,7 +9,9 @@ from threadmill.engine.submit import STREAM_MODES
 from threadmill.server import assistants, meta, runs, stateless, states, threads
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "http.md"
-_ROUTE = re.compile(r"^\| (GET|POST|PUT|PATCH|DELETE) \| `([^`]+)` \|", re.MULTILINE)
+_ROUTE = re.compile(
+    r"^\| (GET|HEAD|POST|PUT|PATCH|DELETE) \| `([^`]+)` \|", re.MULTILINE
+)
 _MODE = re.compile(r"^\| `([a-z-]+)` \| `", re.MULTILINE)
 
 

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from threadmill.drivers.postgres.translate import subclasses
-from threadmill.errors import Error, InvariantViolated, LimitExceeded, Unavailable
+from threadmill.errors import (
+    Error,
+    GraphLoadFailed,
+    InvariantViolated,
+    LimitExceeded,
+    Unavailable,
+)
 from threadmill.server.errors import STATUS, answer, readable, status_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "errors.md"
@@ -39,8 +45,8 @@ def test_the_table_holds_classes_of_the_tree_only() -> None:
 def test_every_error_can_be_answered(cls: type[Error]) -> None:
     response = answer(cls("the message"))
     assert response.status_code == status_of(cls)
-    told = b"the message" in bytes(response.body)
-    assert told is not issubclass(cls, InvariantViolated)
+    shown = b"the message" in bytes(response.body)
+    assert shown is not issubclass(cls, InvariantViolated | GraphLoadFailed)
     retry = issubclass(cls, LimitExceeded | Unavailable)
     assert ("retry-after" in response.headers) is retry
 

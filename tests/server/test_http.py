@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from urllib.parse import urlsplit
 
 import httpx
-import psycopg
 import pytest
-from psycopg.sql import SQL, Identifier
 from structlog.testing import capture_logs
 
+from tests.fixtures.database import allow_connections
 from tests.fixtures.fleet import Fleet, RunningServer
 from threadmill import __version__
 
@@ -330,13 +328,13 @@ async def test_a_database_that_goes_and_comes_back(
         server.http.post(f"/threads/{thread_id}/runs/wait", json=RUN)
     )
     await _busy(server.http, thread_id)
-    await _allow_connections(fresh_database_uri, allowed=False)
+    await allow_connections(fresh_database_uri, allowed=False)
     try:
         refused = await server.http.get(f"/threads/{thread_id}")
         unhealthy = await server.http.get("/ok")
         alive = await server.http.get("/ok?check_db=0")
     finally:
-        await _allow_connections(fresh_database_uri, allowed=True)
+        await allow_connections(fresh_database_uri, allowed=True)
     assert refused.status_code == 503
     assert int(refused.headers["retry-after"]) >= 1
     assert "DATABASE_URI" in refused.json()["detail"]
@@ -438,20 +436,3 @@ async def _busy(http: httpx.AsyncClient, thread_id: str) -> None:
         shown = {"status": "idle"}
         while shown["status"] != "busy":
             shown = (await http.get(f"/threads/{thread_id}")).json()
-
-
-async def _allow_connections(uri: str, *, allowed: bool) -> None:
-    name = urlsplit(uri).path.removeprefix("/")
-    server = urlsplit(uri)._replace(path="/postgres").geturl()
-    async with await psycopg.AsyncConnection.connect(server, autocommit=True) as c:
-        await c.execute(
-            SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {}").format(
-                Identifier(name), SQL("true" if allowed else "false")
-            )
-        )
-        if not allowed:
-            await c.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = %s",
-                (name,),
-            )

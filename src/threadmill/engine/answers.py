@@ -7,6 +7,7 @@ under `__interrupt__` the questions that the run ended with.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,7 @@ from threadmill.engine.values import (
     open_interrupts,
     values_of,
 )
+from threadmill.engine.watch import Patience
 from threadmill.errors import NotFound
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ class Answers:
         runs: where runs are.
         graphs: says which channels are a graph's output.
         saver: a LangGraph saver of one tenant, for reading.
+        poll_seconds: how long to wait before an unreachable database is asked again.
+        patience_seconds: how long it is put up with.
     """
 
     def __init__(
@@ -55,10 +59,14 @@ class Answers:
         runs: Runs,
         graphs: GraphCatalogue,
         saver: Callable[[str], BaseCheckpointSaver[Any]],
+        poll_seconds: float,
+        patience_seconds: float = 60.0,
     ) -> None:
         self._runs = runs
         self._graphs = graphs
         self._saver = saver
+        self._poll_seconds = poll_seconds
+        self._patience_seconds = patience_seconds
 
     async def __call__(self, tenant: str, ended: RunState) -> Any:
         """The answer of an ended run, ready for JSON.
@@ -68,7 +76,15 @@ class Answers:
 
         Raises:
             GraphLoadFailed: the graph is not to be had.
+            Unavailable: the database stays away.
         """
+        patience = Patience(self._patience_seconds)
+        while True:
+            with patience:
+                return await self._answer(tenant, ended)
+            await asyncio.sleep(self._poll_seconds)
+
+    async def _answer(self, tenant: str, ended: RunState) -> Any:
         run = ended.run
         if run.status in {RunStatus.ERROR, RunStatus.TIMEOUT}:
             unknown = {"error": str(run.status), "message": "the run failed"}

@@ -55,6 +55,7 @@ class GraphFailure:
 
     graph_id: str
     target: str
+    kind: str
     cause: str
     traceback: str
 
@@ -62,7 +63,9 @@ class GraphFailure:
         """The error for whoever asks for the graph."""
         return GraphLoadFailed(
             f"graph '{self.graph_id}' ({self.target}) does not load: {self.cause};"
-            " mend it and restart (the log has the whole traceback)"
+            " mend it and restart (the log has the whole traceback)",
+            shown=f"graph '{self.graph_id}' does not load ({self.kind}); the server's"
+            " log has the cause",
         )
 
 
@@ -352,7 +355,11 @@ def _report(
     """Logs a failure, once, and describes it for those who ask later."""
     steps = traceback.format_exception(error.with_traceback(_users_part(error)))
     failure = GraphFailure(
-        graph.id, graph.target, cause or _cause(error), "".join(steps)
+        graph.id,
+        graph.target,
+        type(error).__name__,
+        cause or _cause(error),
+        "".join(steps),
     )
     structlog.get_logger(__name__).error(
         "graph_load_failed",

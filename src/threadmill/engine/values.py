@@ -87,8 +87,10 @@ def interrupt_json(interrupt: Interrupt | Any) -> Json:
     if not isinstance(interrupt, Interrupt):
         return {"value": interrupt, "id": None}
     shown: Json = {"value": interrupt.value, "id": interrupt.id}
-    schema = getattr(interrupt, "response_schema", None)
-    return shown if schema is None else {**shown, "response_schema": schema}
+    # Newer LangGraphs have it; their streams show it, also if there is none.
+    if hasattr(interrupt, "response_schema"):
+        shown["response_schema"] = interrupt.response_schema
+    return shown
 
 
 def _read(

@@ -158,7 +158,7 @@ class WaitForRun:
 
         Cancellation changes nothing about the run.
         """
-        patience = _Patience(self._patience_seconds)
+        patience = Patience(self._patience_seconds)
         if waiter is None:
             waiter = self._watch.waiter(tenant, run.thread_id)
         elif run.status not in TERMINAL:
@@ -215,7 +215,7 @@ class StreamRun:
             NotFound: no such run. Once events were read, its deletion is its end.
             Unavailable: the database stays away.
         """
-        patience = _Patience(self._patience_seconds)
+        patience = Patience(self._patience_seconds)
         # Whoever saw the run before knows how to read its absence: it was deleted.
         seen = waiter is not None
         if waiter is None:
@@ -265,7 +265,7 @@ def mode_of(event: str) -> str:
     return "messages" if name.startswith("messages/") else name
 
 
-class _Patience:
+class Patience:
     """Swallows `Unavailable` for a while after the last success."""
 
     def __init__(self, seconds: float) -> None:

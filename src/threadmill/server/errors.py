@@ -48,13 +48,18 @@ def status_of(error: type[errors.Error]) -> int:
 
 def answer(error: errors.Error) -> Response:
     """The response that tells a client of `error`."""
-    if isinstance(error, errors.InvariantViolated):
-        structlog.get_logger(__name__).error("invariant_violated", exc_info=error)
-        return internal_error()
     headers = {}
     if isinstance(error, errors.LimitExceeded | errors.Unavailable):
         headers["Retry-After"] = str(ceil(error.retry_after_seconds))
-    return detail(status_of(type(error)), str(error), headers)
+    return detail(status_of(type(error)), told(error), headers)
+
+
+def told(error: errors.Error) -> str:
+    """What clients may read of `error`; bugs of ours go to the log instead."""
+    if isinstance(error, errors.InvariantViolated):
+        structlog.get_logger(__name__).error("invariant_violated", exc_info=error)
+        return _INTERNAL
+    return error.shown if isinstance(error, errors.GraphLoadFailed) else str(error)
 
 
 def detail(

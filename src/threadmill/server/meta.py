@@ -17,6 +17,7 @@ from threadmill.server.wire import json_response
 router = APIRouter(tags=["server"])
 
 
+@router.head("/ok", include_in_schema=False)
 @router.get("/ok")
 @router.get("/", include_in_schema=False)
 async def ok(services: Needs, check_db: Annotated[str, Query()] = "1") -> Response:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from threadmill.engine.wire_json import encode_bytes
 from threadmill.errors import Error, NotFound, Unavailable
+from threadmill.server.errors import told
 from threadmill.server.live import LiveResponse
 from threadmill.server.sse import HEARTBEAT, MEDIA_TYPE, frames
 
@@ -41,7 +42,7 @@ def waiting(
             # The client asks again, at `Location`, through any server.
             raise
         except Error as error:
-            shown = {"error": type(error).__name__, "message": str(error)}
+            shown = {"error": type(error).__name__, "message": told(error)}
             answer = {"__error__": shown}
         yield encode_bytes(answer)
 

@@ -94,6 +94,7 @@ def build_services(core: Core) -> Services:
             runs=core.runs,
             graphs=core.graphs,
             saver=core.saver,
+            poll_seconds=settings.poll_seconds,
         ),
         wait=WaitForRun(core.run_states, watch),
         follow=StreamRun(core.stream, watch),

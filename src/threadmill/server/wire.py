@@ -44,6 +44,7 @@ def run_json(run: Run) -> Json:
         "metadata": run.metadata,
         "kwargs": run.kwargs,
         "multitask_strategy": run.multitask_strategy,
+        "langsmith_session_name": None,
     }
 
 

@@ -56,7 +56,11 @@ class PostgresRuns:
         if owner.one is None or bytes(owner.one["body_hash"]) != new.body_hash:
             msg = "the Idempotency-Key was used with another request"
             raise Conflict(msg)
-        return await self.get(tenant, owner.one["run_id"])
+        try:
+            return await self.get(tenant, owner.one["run_id"])
+        except NotFound as error:
+            msg = "the run that the Idempotency-Key was used for was deleted"
+            raise Conflict(msg) from error
 
     async def get(
         self, tenant: str, run_id: UUID, thread_id: UUID | None = None
