@@ -37,6 +37,12 @@ class FencedSaver(ReadingSaver):
         super().__init__(reads)
         self._store = store
         self._fence = fence
+        self._committed = False
+
+    @property
+    def has_committed(self) -> bool:
+        """Whether something of the update is stored."""
+        return self._committed
 
     async def aput(
         self,
@@ -84,3 +90,4 @@ class FencedSaver(ReadingSaver):
     async def _commit(self, commit: Commit) -> None:
         fence = self._fence
         await self._store.commit(fence.tenant, str(fence.thread_id), commit, fence)
+        self._committed = True

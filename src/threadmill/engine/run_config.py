@@ -39,16 +39,13 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise InvalidRequest(f"config.{key} must be an integer above 0")
 
 
-def split_position(config: Json) -> tuple[Json, Json | None]:
-    """The client's part of a checked `config`, and the checkpoint it names, if any.
+def own_config(config: Json) -> Json:
+    """The client's part of a checked `config`.
 
     Keys that LangGraph does not take from clients (callbacks, ...) are left out.
     """
-    configurable = config.get("configurable") or {}
-    position = {k: configurable[k] for k in POSITION if configurable.get(k)}
-    rest = {k: config[k] for k in _TAKEN if config.get(k) is not None}
-    rest["configurable"] = own_keys(config)
-    return rest, position if "checkpoint_id" in position else None
+    own = {k: config[k] for k in _TAKEN if config.get(k) is not None}
+    return {**own, "configurable": own_keys(config)}
 
 
 def own_keys(config: Mapping[str, Any]) -> Json:

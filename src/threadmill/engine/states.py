@@ -126,20 +126,23 @@ class States:
     async def get(
         self, tenant: str, thread_id: UUID, at: Position, *, subgraphs: bool = False
     ) -> StateSnapshot:
-        """The state at a position; an empty one if there is none.
+        """The state at a position; an empty one where there is no head yet.
 
         Raises:
-            NotFound: no such thread, or its graph is not served.
+            NotFound: no such thread or checkpoint, or its graph is not served.
             InvalidRequest: no such subgraph.
         """
         thread = await self._threads.get(tenant, thread_id)
         config = at.config(thread_id)
-        graph_id = thread.metadata.get("graph_id")
+        graph_id = _graph_id(thread)
         if graph_id is None:
-            return StateSnapshot({}, (), config, None, None, None, (), ())
+            return _found(
+                StateSnapshot({}, (), config, None, None, None, (), ()), at, thread_id
+            )
         async with self._graph(graph_id, config, self._saver(tenant)) as graph:
             with _ClientErrors():
-                return await graph.aget_state(config, subgraphs=subgraphs)
+                state = await graph.aget_state(config, subgraphs=subgraphs)
+        return _found(state, at, thread_id)
 
     async def history(
         self,
@@ -166,7 +169,7 @@ class States:
             InvalidRequest: no such subgraph.
         """
         thread = await self._threads.get(tenant, thread_id)
-        graph_id = thread.metadata.get("graph_id")
+        graph_id = _graph_id(thread)
         if graph_id is None:
             return []
         config = at.config(thread_id)
@@ -195,7 +198,7 @@ class States:
             The config of the new checkpoint.
 
         Raises:
-            NotFound: no such thread, or its graph is not served.
+            NotFound: no such thread or checkpoint, or its graph is not served.
             ThreadBusy: a run is active or queued.
             InvalidRequest: the graph refuses the update.
             LeaseLost: it took too long, and the thread went on without it.
@@ -204,7 +207,7 @@ class States:
         all, and the thread goes on.
         """
         thread = await self._threads.get(tenant, thread_id)
-        graph_id = thread.metadata.get("graph_id")
+        graph_id = _graph_id(thread)
         if graph_id is None:
             msg = (
                 f"thread {thread_id} has no graph; run it once, or create it with "
@@ -247,7 +250,14 @@ class States:
         async with self._graph(
             graph_id, config, saver, access="threads.update"
         ) as graph:
-            with _ClientErrors("the graph refuses the update"):
+            if at.checkpoint_id is not None:
+                with _ClientErrors():
+                    origin = await graph.aget_state(config)
+                _found(origin, at, fence.thread_id)
+            refused = _ClientErrors(
+                "the graph refuses the update", unless=lambda: saver.has_committed
+            )
+            with refused:
                 written = await graph.aupdate_state(config, values, as_node=as_node)
             root = await graph.aget_state(Position().config(fence.thread_id))
         return written, ThreadStatus.INTERRUPTED if root.next else ThreadStatus.IDLE
@@ -288,7 +298,7 @@ class States:
         )
 
     async def _head_values(self, tenant: str, thread: Thread, stored: Stored) -> Any:
-        graph = self._at_hand(thread.metadata.get("graph_id"))
+        graph = self._at_hand(_graph_id(thread))
         if graph is None:
             return raw_values(stored)
         names = graph.stream_channels_asis
@@ -296,10 +306,12 @@ class States:
             return (await self.get(tenant, thread.thread_id, Position())).values
         return values_of(graph, stored, names)
 
-    def _at_hand(self, graph_id: Any) -> CompiledGraph | None:
+    def _at_hand(self, graph_id: str | None) -> CompiledGraph | None:
         """The graph, if it is there without building it."""
+        if graph_id is None:
+            return None
         try:
-            return self._graphs.get(str(graph_id)).graph
+            return self._graphs.get(graph_id).graph
         except (NotFound, GraphLoadFailed):
             return None
 
@@ -319,11 +331,40 @@ class States:
             yield bound
 
 
-class _ClientErrors:
-    """Turns what a graph makes of a client's wrong request into `InvalidRequest`."""
+def _graph_id(thread: Thread) -> str | None:
+    """The graph that a thread's state is read with, if it has one."""
+    graph_id = thread.metadata.get("graph_id")
+    return graph_id if isinstance(graph_id, str) else None
 
-    def __init__(self, prefix: str | None = None) -> None:
+
+def _found(state: StateSnapshot, at: Position, thread_id: UUID) -> StateSnapshot:
+    """`state`, unless LangGraph made it up for a checkpoint that is not there.
+
+    Raises:
+        NotFound: the thread has no such checkpoint.
+    """
+    if at.checkpoint_id is not None and state.metadata is None:
+        msg = f"thread {thread_id} has no checkpoint {at.checkpoint_id}"
+        raise NotFound(msg)
+    return state
+
+
+class _ClientErrors:
+    """Turns what a graph makes of a client's wrong request into `InvalidRequest`.
+
+    Args:
+        prefix: before the text; with one, whatever the graph raises is turned.
+        unless: whether it is too late for the client to be told to change it.
+    """
+
+    def __init__(
+        self,
+        prefix: str | None = None,
+        *,
+        unless: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._prefix = prefix
+        self._unless = unless
 
     def __enter__(self) -> None:
         return None
@@ -331,7 +372,7 @@ class _ClientErrors:
     def __exit__(
         self, kind: object, error: BaseException | None, trace: object
     ) -> None:
-        if error is None or isinstance(error, Error):
+        if error is None or isinstance(error, Error) or self._unless():
             return
         if self._prefix is not None and isinstance(error, Exception):
             # Reducers and node mappers are the graph's own code.

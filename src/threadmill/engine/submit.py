@@ -19,15 +19,19 @@ from threadmill.domain.multitask import strategy
 from threadmill.engine.run_config import (
     check_config,
     merge_config,
+    own_config,
     own_keys,
-    split_position,
 )
+from threadmill.engine.states import Position
 from threadmill.errors import InvalidRequest, NotFound, RequestError
 from threadmill.faults import Faults
 from threadmill.stores.records import NewAssistant, NewRun
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from threadmill.brokers.base import Hints
+    from threadmill.checkpoints.base import Checkpoints
     from threadmill.engine.graphs import GraphCatalogue, LoadedGraph
     from threadmill.stores.base import Assistants, Runs
     from threadmill.stores.records import Accepted, Json
@@ -56,6 +60,7 @@ class RunRequest:
         thread_id: for a stateless run, a fresh id.
         stateless: the thread is made for the run, and goes with it unless
             `on_completion` is keep.
+        at: where it begins, if not at the head.
         stream_mode: what its stream carries; empty for nothing.
         idempotency_key: the same key and body give the same run.
         body_hash: of the request's body; it and the thread are compared under a key.
@@ -70,8 +75,7 @@ class RunRequest:
     config: Json = field(default_factory=dict)
     context: Any = None
     metadata: Json = field(default_factory=dict)
-    checkpoint: Json | None = None
-    checkpoint_id: str | None = None
+    at: Position = field(default_factory=Position)
     stream_mode: Sequence[str] = ()
     stream_subgraphs: bool = False
     stream_resumable: bool = False
@@ -117,6 +121,7 @@ class Submit:
         runs: stores them.
         assistants: finds those that are not a graph's default.
         graphs: what is served.
+        checkpoints: where the checkpoints are that runs fork from.
         hints: told after the commit that a graph has work.
         limits: bounds and defaults.
         faults: what tests make happen around the commit.
@@ -128,6 +133,7 @@ class Submit:
         runs: Runs,
         assistants: Assistants,
         graphs: GraphCatalogue,
+        checkpoints: Checkpoints,
         hints: Hints,
         limits: SubmitLimits,
         faults: Faults | None = None,
@@ -135,33 +141,58 @@ class Submit:
         self._runs = runs
         self._assistants = assistants
         self._graphs = graphs
+        self._checkpoints = checkpoints
         self._hints = hints
         self._limits = limits
         self._faults = faults or Faults()
 
     async def __call__(self, tenant: str, request: RunRequest) -> Accepted:
-        """Stores the run durably and hints that there is work.
+        """`check`, then `accept`.
+
+        Raises:
+            Error: see both.
+        """
+        return await self.accept(tenant, await self.check(tenant, request))
+
+    async def check(self, tenant: str, request: RunRequest) -> NewRun:
+        """All that can be said about a request before it is stored.
 
         Raises:
             InvalidRequest: not valid, or not carried out by this version.
             RequestError: options that exclude each other.
+            GraphLoadFailed: the graph is known and does not load.
+        """
+        _check(request)
+        target = await self._target(tenant, request.assistant_id)
+        await self._require_checkpoint(tenant, request)
+        return await self._new_run(request, target)
+
+    async def accept(self, tenant: str, new: NewRun) -> Accepted:
+        """Stores a checked run durably and hints that there is work.
+
+        Raises:
             NotFound: no such thread. ThreadBusy: `reject`, and a run is active.
             Overloaded: too many runs wait on the thread.
             Conflict: the idempotency key was used for another request.
-            GraphLoadFailed: the graph is known and does not load.
 
         After an error of `Unavailable`, or when cancelled, the run may be stored: the
         same request under the same idempotency key then gives this run.
         """
-        _check(request)
-        target = await self._target(tenant, request.assistant_id)
-        new = await self._new_run(request, target)
         await self._faults.at("accept.before")
         accepted = await self._runs.accept(tenant, new)
         await self._faults.at("accept.after")
         if accepted.new:
-            self._hints.ready(target.graph.id)
+            self._hints.ready(new.graph_id)
         return accepted
+
+    async def _require_checkpoint(self, tenant: str, request: RunRequest) -> None:
+        """LangGraph would begin at an empty state, and make that the thread's."""
+        checkpoint_id, thread = request.at.checkpoint_id, str(request.thread_id)
+        if checkpoint_id is None:
+            return
+        if await self._checkpoints.get(tenant, thread, "", checkpoint_id) is None:
+            # Part of the request's body, so it is the body that is not valid.
+            raise InvalidRequest(f"thread {thread} has no checkpoint {checkpoint_id}")
 
     async def _target(self, tenant: str, assistant_id: str) -> _Target:
         try:
@@ -232,8 +263,7 @@ class Submit:
         *,
         temporary: bool,
     ) -> Json:
-        asked, in_config = split_position(request.config)
-        config = merge_config(target.config, asked)
+        config = merge_config(target.config, own_config(request.config))
         config.setdefault("recursion_limit", self._limits.recursion_limit)
         config["metadata"] = {**metadata, **ids}
         context = await _context(request, target, own_keys(config))
@@ -259,13 +289,13 @@ class Submit:
             "interrupt_before": request.interrupt_before,
             "interrupt_after": request.interrupt_after,
             "webhook": None,
-            "feedback_keys": request.feedback_keys,
+            "feedback_keys": None,
             "temporary": temporary,
             "subgraphs": request.stream_subgraphs,
             "resumable": request.stream_resumable,
             "checkpoint_during": request.checkpoint_during,
             "durability": request.durability or "async",
-            "checkpoint": _position(request, in_config),
+            "checkpoint": _fork(request.at),
         }
 
 
@@ -293,10 +323,7 @@ def _default(graph: LoadedGraph) -> _Target:
 def _check(request: RunRequest) -> None:
     """Refuses what is not valid, and what would silently not be done."""
     check_config(request.config)
-    unknown = [mode for mode in request.stream_mode if mode not in STREAM_MODES]
-    if unknown:
-        known = ", ".join(STREAM_MODES)
-        raise InvalidRequest(f"stream_mode '{unknown[0]}' is unknown; use {known}")
+    check_stream_modes(request.stream_mode)
     _one_of("durability", request.durability, _DURABILITIES)
     _one_of("if_not_exists", request.if_not_exists, ("create", "reject"))
     _one_of("on_completion", request.on_completion, ("delete", "keep"))
@@ -308,10 +335,31 @@ def _check(request: RunRequest) -> None:
         raise InvalidRequest(
             "webhook is not supported by this version; wait for the run or poll it"
         )
+    if request.feedback_keys:
+        raise InvalidRequest("feedback_keys is not supported by this version")
     if request.stateless and "resume" in (request.command or {}):
         raise RequestError("command.resume needs a thread; a stateless run has none")
-    if request.stateless and (request.checkpoint or request.checkpoint_id):
+    if request.stateless and request.at.checkpoint_id:
         raise RequestError("checkpoint needs a thread; a stateless run has none")
+    _check_position(request.at)
+
+
+def _check_position(at: Position) -> None:
+    beside = "a run begins at a checkpoint of the root graph"
+    if at.ns:
+        raise InvalidRequest(f"checkpoint_ns '{at.ns}' names a subgraph; {beside}")
+    if set((at.map or {}).items()) - {("", at.checkpoint_id)}:
+        raise InvalidRequest(f"checkpoint_map names other checkpoints; {beside}")
+
+
+def check_stream_modes(modes: Collection[str]) -> None:
+    """Refuses modes that no stream has.
+
+    Raises:
+        InvalidRequest: naming the first of them.
+    """
+    for mode in modes:
+        _one_of("stream_mode", mode, STREAM_MODES)
 
 
 def _one_of(name: str, value: str | None, allowed: Sequence[str]) -> None:
@@ -343,15 +391,12 @@ async def _context(request: RunRequest, target: _Target, configurable: Json) -> 
     return {key: value for key, value in merged.items() if key in known} or None
 
 
-def _position(request: RunRequest, in_config: Json | None) -> Json | None:
+def _fork(at: Position) -> Json | None:
     """Where the run forks off, if it does not go on from the head."""
-    checkpoint = dict(request.checkpoint or in_config or {})
-    if request.checkpoint_id is not None:
-        checkpoint["checkpoint_id"] = request.checkpoint_id
-    if not checkpoint.get("checkpoint_id"):
+    if at.checkpoint_id is None:
         return None
     return {
-        "checkpoint_id": checkpoint["checkpoint_id"],
-        "checkpoint_ns": checkpoint.get("checkpoint_ns") or "",
-        "checkpoint_map": checkpoint.get("checkpoint_map"),
+        "checkpoint_id": at.checkpoint_id,
+        "checkpoint_ns": "",
+        "checkpoint_map": None,
     }

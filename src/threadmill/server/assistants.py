@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -167,7 +168,7 @@ def _xray(text: str) -> bool | int:
     """How deep subgraphs are drawn: all the way, not at all, or a number of levels."""
     if text.lower() in {"true", "false"}:
         return text.lower() == "true"
-    if text.isdigit() and len(text) <= 3:
+    if re.fullmatch("[0-9]{1,3}", text):
         return int(text)
     msg = "xray must be true, false or a number of levels"
     raise InvalidRequest(msg)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from starlette.requests import ClientDisconnect
 
 from threadmill.errors import PayloadTooLarge
 from threadmill.server.errors import answer, internal_error
@@ -74,6 +76,8 @@ class LastResort:
 
         try:
             await self._app(scope, receive, noted)
+        except ClientDisconnect:
+            return  # it went while it sent its request; there is nobody to answer
         except Exception:
             if scope["type"] != "http":
                 raise
@@ -86,6 +90,6 @@ class LastResort:
 
 def _content_length(scope: Any) -> int | None:
     for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit():
+        if name == b"content-length" and re.fullmatch(b"[0-9]{1,18}", value):
             return int(value)
     return None

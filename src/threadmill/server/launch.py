@@ -9,14 +9,18 @@ from uuid import UUID
 
 from langchain_core.utils.uuid import uuid7
 
+from threadmill.engine.run_config import POSITION
+from threadmill.engine.states import Position
 from threadmill.engine.submit import RunRequest
 from threadmill.errors import InvalidRequest
 from threadmill.server.requests import (
+    CheckpointBody,
     RunBody,
     body_hash,
     checked,
     idempotency_key,
     json_of,
+    position,
 )
 
 if TYPE_CHECKING:
@@ -67,21 +71,9 @@ async def launch(
     Raises:
         Error: see `Submit`.
     """
-    return await launch_one(
-        services, tenant, await json_of(request), request.headers, how
-    )
-
-
-async def launch_one(
-    services: Services,
-    tenant: str,
-    value: Any,
-    headers: Mapping[str, str],
-    how: Launch,
-) -> Launched:
-    """The same for a body that was read already."""
+    value = await json_of(request)
     body = checked(RunBody, value)
-    asked = run_request(body, value, headers, how)
+    asked = run_request(body, value, request.headers, how)
     waiter = services.watch.waiter(tenant, asked.thread_id)
     accepted = await services.submit(tenant, asked)
     return Launched(
@@ -89,6 +81,26 @@ async def launch_one(
         waiter if accepted.new else None,
         cancel_when_gone=body.on_disconnect == "cancel",
     )
+
+
+async def launch_batch(
+    services: Services,
+    tenant: str,
+    values: Sequence[Any],
+    headers: Mapping[str, str],
+    how: Launch,
+) -> Sequence[Run]:
+    """Accepts several runs; all are checked before the first is accepted.
+
+    Raises:
+        Error: see `Submit`; naming the place of a body that is not valid.
+    """
+    bodies = [checked(RunBody, value, [str(n)]) for n, value in enumerate(values)]
+    checks = [
+        await services.submit.check(tenant, run_request(body, value, headers, how))
+        for body, value in zip(bodies, values, strict=True)
+    ]
+    return [(await services.submit.accept(tenant, new)).run for new in checks]
 
 
 def run_request(
@@ -110,8 +122,7 @@ def run_request(
         config=body.config or {},
         context=body.context,
         metadata=body.metadata or {},
-        checkpoint=body.checkpoint,
-        checkpoint_id=body.checkpoint_id,
+        at=_position(body),
         stream_mode=_modes(body.stream_mode, how.default_modes),
         stream_subgraphs=bool(body.stream_subgraphs),
         stream_resumable=bool(body.stream_resumable),
@@ -129,6 +140,18 @@ def run_request(
         body_hash=b"" if key is None else body_hash(value, where),
         request_id=_request_id(headers),
     )
+
+
+def _position(body: RunBody) -> Position:
+    """Where the run begins: what it says itself, or else what its config says."""
+    said = position(body.checkpoint, body.checkpoint_id)
+    configurable = (body.config or {}).get("configurable")
+    if said != Position() or not isinstance(configurable, dict):
+        return said
+    named = {key: configurable[key] for key in POSITION if key in configurable}
+    in_config = checked(CheckpointBody, named, ["config", "configurable"]).position()
+    # A node that passes its own config on means no checkpoint by its namespace.
+    return in_config if in_config.checkpoint_id else said
 
 
 def _modes(asked: str | list[str] | None, default: Sequence[str]) -> Sequence[str]:

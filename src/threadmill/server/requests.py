@@ -8,26 +8,50 @@ ignoring them would be a silent loss.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Coroutine, Mapping
+import re
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Final, Literal, TypeVar
 from uuid import UUID
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
 from threadmill.engine.states import Position
+from threadmill.engine.submit import check_stream_modes
 from threadmill.errors import InvalidRequest
 from threadmill.server.errors import readable
 
 M = TypeVar("M", bound=BaseModel)
 
 PAGE_MAX: Final = 1000
+# Answers wrap what was sent a few times, and JSON is written to a depth of 254.
+DEPTH_MAX: Final = 200
 _KEY_MAX: Final = 255
+# A NUL character as JSON says it: an even number of backslashes before the escape's.
+_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 Limit = Annotated[int, Field(ge=1, le=PAGE_MAX)]
 Offset = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Object = dict[str, Any]
+
+
+def _names_a_graph(metadata: Object) -> Object:
+    if not isinstance(metadata.get("graph_id"), str | None):
+        raise PydanticCustomError("graph_id", "graph_id must be a string")
+    return metadata
+
+
+ThreadMetadata = Annotated[Object, AfterValidator(_names_a_graph)]
 
 
 class Body(BaseModel):
@@ -37,11 +61,18 @@ class Body(BaseModel):
 
 
 class CheckpointBody(Body):
-    """A position in a thread, as LangGraph's clients say it."""
+    """A position in a thread, by itself or in the `configurable` of a config."""
 
     checkpoint_id: str | None = None
     checkpoint_ns: str | None = None
-    checkpoint_map: Object | None = None
+    checkpoint_map: dict[str, str] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unwrapped(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "configurable" in value:
+            return value["configurable"]
+        return value
 
     def position(self) -> Position:
         """The same for the engine."""
@@ -50,6 +81,12 @@ class CheckpointBody(Body):
             ns=self.checkpoint_ns or "",
             map=self.checkpoint_map,
         )
+
+
+def position(checkpoint: CheckpointBody | None, checkpoint_id: str | None) -> Position:
+    """Where both ways to name a checkpoint lead; the bare id wins."""
+    at = Position() if checkpoint is None else checkpoint.position()
+    return replace(at, checkpoint_id=checkpoint_id) if checkpoint_id else at
 
 
 class RunBody(Body):
@@ -61,7 +98,7 @@ class RunBody(Body):
     config: Object | None = None
     context: Any = None
     metadata: Object | None = None
-    checkpoint: Object | None = None
+    checkpoint: CheckpointBody | None = None
     checkpoint_id: str | None = None
     checkpoint_during: bool | None = None
     durability: str | None = None
@@ -83,7 +120,7 @@ class ThreadBody(Body):
     """A thread to create."""
 
     thread_id: UUID | None = None
-    metadata: Object | None = None
+    metadata: ThreadMetadata | None = None
     if_exists: Literal["raise", "do_nothing"] | None = None
     ttl: Any = None
     supersteps: list[Any] | None = None
@@ -92,7 +129,7 @@ class ThreadBody(Body):
 class ThreadPatch(Body):
     """What changes about a thread."""
 
-    metadata: Object | None = None
+    metadata: ThreadMetadata | None = None
     ttl: Any = None
 
 
@@ -143,6 +180,25 @@ class HistoryBody(Body):
     metadata: Object | None = None
     checkpoint: CheckpointBody | None = None
 
+    def older_than(self) -> Position | None:
+        """Where `before` is, in the namespace of `checkpoint` if it names none.
+
+        Raises:
+            InvalidRequest: it names no checkpoint.
+        """
+        before = self.before
+        if before is None:
+            return None
+        if isinstance(before, str):
+            before = CheckpointBody(checkpoint_id=before)
+        if not before.checkpoint_id:
+            msg = "before: checkpoint_id is missing"
+            raise InvalidRequest(msg)
+        at = before.position()
+        if before.checkpoint_ns is None and self.checkpoint is not None:
+            at = replace(at, ns=self.checkpoint.position().ns)
+        return at
+
 
 class AssistantCount(Body):
     """Which assistants are counted."""
@@ -188,21 +244,50 @@ async def json_of(request: Request) -> Any:
     """The request's body as JSON.
 
     Raises:
-        InvalidRequest: it is none.
+        InvalidRequest: it is none, or nested too deeply.
         PayloadTooLarge: it is over the limit.
     """
     raw = await request.body()
     if not raw:
         return {}
     try:
-        return orjson.loads(raw)
+        value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         msg = f"the request's body is not JSON: {error}"
         raise InvalidRequest(msg) from None
+    if raw.count(b"[") + raw.count(b"{") > DEPTH_MAX and _too_deep(value):
+        msg = f"the request's body is nested more than {DEPTH_MAX} levels deep"
+        raise InvalidRequest(msg)
+    return value
 
 
-def checked(model: type[M], value: Any) -> M:
-    """`value` as `model`.
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEPTH_MAX):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+async def refuse_nul(request: Request) -> None:
+    """Refuses what the database would refuse later, when it is too late.
+
+    Raises:
+        InvalidRequest: a text of the body holds a NUL character.
+    """
+    if _NUL.search(await request.body()):
+        msg = "a text holds a NUL character, which PostgreSQL cannot store"
+        raise InvalidRequest(msg)
+
+
+def checked(model: type[M], value: Any, at: Sequence[str] = ()) -> M:
+    """`value` as `model`; `at` says where in the body it stands.
 
     Raises:
         InvalidRequest: naming each field that is wrong.
@@ -210,8 +295,11 @@ def checked(model: type[M], value: Any) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False)
-        raise InvalidRequest(readable(list(problems))) from None
+        problems = [
+            {**problem, "loc": (*at, *problem["loc"])}
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
+        raise InvalidRequest(readable(problems)) from None
 
 
 def documented(model: type[BaseModel]) -> dict[str, Any]:
@@ -249,11 +337,17 @@ def body_hash(value: Any, where: str) -> bytes:
 
 
 def stream_modes(values: list[str]) -> frozenset[str] | None:
-    """Modes in a query: repeated, separated by commas, or a JSON list; None for all."""
+    """Modes in a query: repeated, separated by commas, or a JSON list; None for all.
+
+    Raises:
+        InvalidRequest: one of them is unknown.
+    """
     modes: list[str] = []
     for value in values:
         modes += _json_list(value) if value.startswith("[") else value.split(",")
-    return frozenset(mode.strip() for mode in modes if mode.strip()) or None
+    asked = frozenset(mode.strip() for mode in modes if mode.strip())
+    check_stream_modes(asked)
+    return asked or None
 
 
 def _json_list(value: str) -> list[str]:

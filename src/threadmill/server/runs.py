@@ -8,12 +8,13 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from threadmill.domain.run import TERMINAL
+from threadmill.domain.run import TERMINAL, RunStatus
 from threadmill.errors import InvalidRequest, NotFound
 from threadmill.server.launch import Launch, launch
 from threadmill.server.outcomes import run_path, streaming, waiting
 from threadmill.server.requests import (
     PAGE_MAX,
+    Offset,
     RunBody,
     documented,
     stream_modes,
@@ -80,8 +81,8 @@ async def list_runs(
     services: Needs,
     tenant: Tenant,
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 10,
-    offset: Annotated[int, Query(ge=0)] = 0,
-    status: Annotated[str | None, Query()] = None,
+    offset: Annotated[Offset, Query()] = 0,
+    status: Annotated[RunStatus | None, Query()] = None,
     select: Annotated[list[str] | None, Query()] = None,
 ) -> Response:
     """The thread's runs, newest first."""

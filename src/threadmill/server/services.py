@@ -72,6 +72,7 @@ def build_services(core: Core) -> Services:
             runs=core.runs,
             assistants=core.assistants,
             graphs=core.graphs,
+            checkpoints=core.checkpoints,
             hints=core.hints,
             limits=SubmitLimits(
                 recursion_limit=settings.recursion_limit,

@@ -13,9 +13,16 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from threadmill.errors import InvalidRequest, NotFound
-from threadmill.server.launch import Launch, launch, launch_one
+from threadmill.server.launch import Launch, launch, launch_batch
 from threadmill.server.outcomes import streaming, waiting
-from threadmill.server.requests import CancelMany, RunBody, body, documented, json_of
+from threadmill.server.requests import (
+    CancelMany,
+    RunBody,
+    body,
+    documented,
+    json_of,
+    refuse_nul,
+)
 from threadmill.server.runs import Action, refuse_rollback
 from threadmill.server.services import Needs, Tenant
 from threadmill.server.wire import json_response, run_json
@@ -71,7 +78,10 @@ async def wait(request: Request, services: Needs, tenant: Tenant) -> Response:
 
 @router.post("/batch")
 async def batch(request: Request, services: Needs, tenant: Tenant) -> Response:
-    """Queues several runs; each is accepted or refused by itself, in order."""
+    """Queues several runs, in order; none if one of them is refused.
+
+    When the database goes away in the middle, those before it are queued.
+    """
     bodies = await json_of(request)
     if not isinstance(bodies, list) or len(bodies) > _BATCH_MAX:
         msg = f"the body must be a list of at most {_BATCH_MAX} runs"
@@ -79,12 +89,10 @@ async def batch(request: Request, services: Needs, tenant: Tenant) -> Response:
     if "idempotency-key" in request.headers:
         msg = "Idempotency-Key names one run; create the runs of a batch one by one"
         raise InvalidRequest(msg)
+    await refuse_nul(request)
     how = Launch(default_modes=("values",))
-    launched = [
-        await launch_one(services, tenant, value, request.headers, how)
-        for value in bodies
-    ]
-    return json_response([run_json(one.run) for one in launched])
+    runs = await launch_batch(services, tenant, bodies, request.headers, how)
+    return json_response([run_json(run) for run in runs])
 
 
 @router.post("/cancel", status_code=204, openapi_extra=documented(CancelMany))

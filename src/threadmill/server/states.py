@@ -10,12 +10,12 @@ from starlette.responses import Response
 from threadmill.engine.states import Position
 from threadmill.server.requests import (
     PAGE_MAX,
-    CheckpointBody,
     HistoryBody,
     StateAt,
     StateUpdate,
     body,
     documented,
+    position,
 )
 from threadmill.server.services import Needs, Tenant, ThreadId
 from threadmill.server.wire import json_response, state_json, updated_json
@@ -74,9 +74,7 @@ async def update(
     tenant: Tenant,
 ) -> Response:
     """Changes the state as if a node had returned the values."""
-    at = Position(checkpoint_id=change.checkpoint_id)
-    if change.checkpoint is not None:
-        at = change.checkpoint.position()
+    at = position(change.checkpoint, change.checkpoint_id)
     written = await services.states.update(
         tenant, thread_id, at, change.values, as_node=change.as_node
     )
@@ -110,16 +108,12 @@ async def post_history(
 async def _history(
     thread_id: ThreadId, asked: HistoryBody, services: Needs, tenant: str
 ) -> Response:
-    at = Position() if asked.checkpoint is None else asked.checkpoint.position()
-    before = asked.before
-    if isinstance(before, str):
-        before = CheckpointBody(checkpoint_id=before, checkpoint_ns=at.ns)
     states = await services.states.history(
         tenant,
         thread_id,
-        at,
+        position(asked.checkpoint, None),
         limit=asked.limit,
-        before=None if before is None else before.position(),
+        before=asked.older_than(),
         metadata=asked.metadata,
     )
     return json_response([state_json(state) for state in states])

@@ -9,8 +9,9 @@ An event is stored as it is sent: its SSE name and its JSON text.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from threadmill.errors import InvalidRequest
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from threadmill.domain.run import RunStatus
+
+# Numbers of at most 18 digits fit the database's.
+_ID: Final = re.compile("[0-9]{1,18}-([0-9]{1,18})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +63,11 @@ def cursor(last_event_id: str) -> int:
     """
     if last_event_id in {"", "-1", "0", "0-0"}:
         return 0
-    ms, dash, seq = last_event_id.partition("-")
-    if not (dash and ms.isdigit() and seq.isdigit()):
+    found = _ID.fullmatch(last_event_id)
+    if found is None:
         msg = f"Last-Event-ID '{last_event_id[:64]}' is not an id of this stream"
         raise InvalidRequest(msg)
-    return int(seq)
+    return int(found[1])
 
 
 @dataclass(frozen=True, slots=True)

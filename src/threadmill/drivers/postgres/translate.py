@@ -31,12 +31,27 @@ def _nul(_error: psycopg.Error) -> errors.Error:
     return errors.InvalidRequest(message)
 
 
+def _unfit(error: psycopg.Error) -> errors.Error:
+    # Psycopg refuses it before it is sent; what the server says of data is our bug.
+    if error.sqlstate is None:
+        return errors.InvalidRequest(f"a value cannot be stored: {error}")
+    return _unexpected(error)
+
+
+def _out_of_range(_error: psycopg.Error) -> errors.Error:
+    return errors.InvalidRequest("a number is too large for the database")
+
+
 def _taken(error: psycopg.Error) -> errors.Error:
     return errors.AlreadyExists(f"exists already ({error.diag.constraint_name})")
 
 
 def _absent(error: psycopg.Error) -> errors.Error:
     return errors.NotFound(f"not found ({error.diag.constraint_name})")
+
+
+def _unexpected(error: BaseException) -> errors.Error:
+    return errors.InvariantViolated(f"unexpected database error: {error}")
 
 
 def _refused(error: psycopg.Error) -> errors.Error:
@@ -63,6 +78,8 @@ _TABLE: Final[Sequence[tuple[tuple[type[psycopg.Error], ...], _Translation]]] = 
         lambda _: errors.SchemaOutdated(),
     ),
     ((pg.CharacterNotInRepertoire, pg.UntranslatableCharacter), _nul),
+    ((pg.NumericValueOutOfRange,), _out_of_range),
+    ((psycopg.DataError,), _unfit),
     ((pg.UniqueViolation,), _taken),
     ((pg.ForeignKeyViolation,), _absent),
     ((pg.InsufficientPrivilege,), _refused),
@@ -85,7 +102,7 @@ def translate(error: BaseException) -> errors.Error:
         for classes, translation in _TABLE:
             if isinstance(error, classes):
                 return translation(error)
-    return errors.InvariantViolated(f"unexpected database error: {error}")
+    return _unexpected(error)
 
 
 def _required(error: psycopg.Error) -> errors.Error:
