@@ -1,6 +1,6 @@
 """The fleet in PostgreSQL: announcements and presence locks.
 
-The lock itself is taken by the member's renewal thread (worker/renewal.py), over a
+The lock itself is taken by the member's renewal thread (`renewal`), over a
 session of its own; here others only look whether it is free.
 """
 

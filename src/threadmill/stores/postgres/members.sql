@@ -1,14 +1,16 @@
 -- The fleet. The advisory lock (29805, lock_key) is held by the member's own session.
 
 -- name: join
+-- Draws a key. It is stored when its lock is held (renewal.sql): until then a free lock
+-- would look like a death.
 INSERT INTO threadmill.worker
-  (worker_id, name, role, version, graphs, labels, slots, lock_key)
+  (worker_id, name, role, version, graphs, labels, slots)
 VALUES (%(worker_id)s, %(name)s, %(role)s, %(version)s, %(graphs)s, %(labels)s,
-        %(slots)s,
-        CASE WHEN %(present)s THEN nextval('threadmill.presence_seq')::integer END)
+        %(slots)s)
 ON CONFLICT (worker_id) DO UPDATE
   SET seen_at = now(), graphs = excluded.graphs, slots = excluded.slots
-RETURNING lock_key
+RETURNING CASE WHEN %(present)s THEN nextval('threadmill.presence_seq')::integer END
+          AS lock_key
 
 -- name: leave
 DELETE FROM threadmill.worker WHERE worker_id = %(worker_id)s

@@ -3,20 +3,29 @@
 The thread has nothing to do with any event loop: a node that blocks the loop must not
 lose its lease. It holds one direct session; the session's advisory lock says "this
 process lives", and the database frees it a few milliseconds after the process is
-killed. A broken session is made anew, and the lock taken again.
+killed.
+
+A session that breaks is noticed at once and made anew. Where the way to it is not the
+pool's, leases are renewed over the pool's while it is broken. The others learn the
+lock's key only from a session that holds it, and a renewal without the lock takes the
+key back: a process without its session is judged by its leases, never by a free lock.
 """
 
 from __future__ import annotations
 
+import selectors
+import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import psycopg
 import structlog
 from psycopg.rows import dict_row
 
+from threadmill.drivers.postgres.reach import Outage
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.stores.postgres.rows import claim_of
 from threadmill.stores.records import Claim
@@ -42,6 +51,8 @@ class RenewalThread:
         conninfo: of the session; a direct one if `lock_key` is given.
         member: whose leases.
         lock_key: its presence lock, None where sessions are not its own.
+        detour: another way to the same database, for leases alone, while the session
+            is broken; None if there is none.
         times: how long leases hold and how often they are renewed.
         on_renewed: called from the thread with the monotonic time just before the
             renewal was sent, and every claim that the database says is held.
@@ -53,15 +64,19 @@ class RenewalThread:
         member: Member,
         lock_key: int | None,
         *,
+        detour: str | None = None,
         times: LeaseTimes,
         on_renewed: OnRenewed,
     ) -> None:
         self._conninfo = conninfo
+        self._detour = detour
         self._member = member
         self._lock_key = lock_key
         self._times = times
         self._on_renewed = on_renewed
+        self._outage = Outage(_log, "renewal", first_pause_seconds=_RECONNECT_SECONDS)
         self._ended = threading.Event()
+        self._wakes, self._woken = socket.socketpair()
         self._thread = threading.Thread(
             target=self._run, name="lease-renewal", daemon=True
         )
@@ -73,37 +88,61 @@ class RenewalThread:
     def stop(self) -> None:
         """Ends the session, and with it the presence."""
         self._ended.set()
+        self._wakes.close()
         self._thread.join(_STOP_SECONDS)
 
     def _run(self) -> None:
-        while not self._ended.is_set():
-            try:
-                self._hold_session()
-            except psycopg.Error as error:
-                _log.warning("renewal.broken", cause=type(error).__name__)
-                self._ended.wait(_RECONNECT_SECONDS)
+        with self._woken:
+            while not self._ended.is_set():
+                try:
+                    self._hold_session()
+                except psycopg.Error as error:
+                    pause = self._outage.broke(error)
+                    self._renew_otherwise()
+                    self._ended.wait(min(pause, self._times.renew_seconds))
 
     def _hold_session(self) -> None:
-        present = self._lock_key is None
-        with psycopg.connect(
-            self._conninfo, autocommit=True, row_factory=dict_row
-        ) as connection:
+        present = False
+        with _session(self._conninfo) as connection, self._news(connection) as news:
             while not self._ended.is_set():
                 present = present or self._take_lock(connection)
-                asked_at = time.monotonic()
-                self._on_renewed(asked_at, self._renew(connection))
-                self._ended.wait(
-                    self._times.renew_seconds if present else _RECONNECT_SECONDS
+                self._renew(connection, self._lock_key if present else None)
+                self._outage.over()
+                settled = present or self._lock_key is None
+                news.select(
+                    self._times.renew_seconds if settled else _RECONNECT_SECONDS
                 )
 
+    @contextmanager
+    def _news(
+        self, connection: psycopg.Connection[Row]
+    ) -> Iterator[selectors.BaseSelector]:
+        """Ready when this thread is to end, or when the session has: read at once."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(connection.fileno(), selectors.EVENT_READ)
+            selector.register(self._woken, selectors.EVENT_READ)
+            yield selector
+
+    def _renew_otherwise(self) -> None:
+        if self._detour is None:
+            return
+        try:
+            with _session(self._detour) as connection:
+                self._renew(connection, None)
+        except psycopg.Error as error:
+            _log.debug("renewal.no_detour", cause=type(error).__name__)
+
     def _take_lock(self, connection: psycopg.Connection[Row]) -> bool:
+        if self._lock_key is None:
+            return False
         taken = connection.execute(
             RENEWAL.hold_presence.text, {"lock_key": self._lock_key}
         ).fetchone()
         return taken is not None and bool(taken["pg_try_advisory_lock"])
 
-    def _renew(self, connection: psycopg.Connection[Row]) -> list[Claim]:
-        member = self._member
+    def _renew(self, connection: psycopg.Connection[Row], lock_key: int | None) -> None:
+        """Renews every lease and tells the others the lock that is held, if any."""
+        member, asked_at = self._member, time.monotonic()
         with connection.transaction():
             connection.execute(RENEWAL.enter.text)
             connection.execute(
@@ -116,7 +155,7 @@ class RenewalThread:
                     "graphs": list(member.graphs),
                     "labels": list(member.labels),
                     "slots": member.slots,
-                    "lock_key": self._lock_key,
+                    "lock_key": lock_key,
                 },
             )
             held = connection.execute(
@@ -126,4 +165,11 @@ class RenewalThread:
                     "lease_seconds": self._times.lease_seconds,
                 },
             ).fetchall()
-        return [claim_of(row) for row in held]
+        self._on_renewed(asked_at, [claim_of(row) for row in held])
+
+
+def _session(conninfo: str) -> psycopg.Connection[Row]:
+    # A transaction pooler, if there is one, may not keep prepared statements.
+    return psycopg.connect(
+        conninfo, autocommit=True, prepare_threshold=None, row_factory=dict_row
+    )
