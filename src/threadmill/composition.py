@@ -280,15 +280,24 @@ async def in_fleet(
     settings = core.settings
     for receiver in receivers:
         core.hints.add_local(receiver)
-    direct = direct_uri(settings)
-    renewal = RenewalThread(
-        connection_info(
-            direct or database_uri(settings),
-            name=f"{core.member.name} renewal",
-            limits=core.database.limits,
+    direct, main = direct_uri(settings), database_uri(settings)
+    # Attempts to connect must leave time for the next renewal, over the other way.
+    limits = replace(
+        core.database.limits,
+        connect_timeout_seconds=min(
+            settings.connect_timeout_seconds, settings.renew_seconds
         ),
+    )
+    name = f"{core.member.name} renewal"
+    renewal = RenewalThread(
+        connection_info(direct or main, name=name, limits=limits),
         core.member,
         core.lock_key,
+        detour=(
+            connection_info(main, name=name, limits=limits)
+            if direct not in (None, main)
+            else None
+        ),
         times=lease_times(settings),
         on_renewed=worker.renewed if worker is not None else _ignore,
     )

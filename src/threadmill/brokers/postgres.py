@@ -19,6 +19,7 @@ from uuid import UUID
 import psycopg
 import structlog
 
+from threadmill.drivers.postgres.reach import Outage
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.errors import Error
 
@@ -118,7 +119,7 @@ class PostgresListener:
         conninfo: of a direct connection: a transaction pooler loses LISTEN.
         receivers: told of every hint from other processes.
         origin: names this process.
-        retry_seconds: between attempts to connect.
+        retry_seconds: before the first attempt to connect again; see `Outage`.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class PostgresListener:
         self._receivers = list(receivers)
         self._origin = origin
         self._retry_seconds = retry_seconds
+        self._outage = Outage(_log, "listener", first_pause_seconds=retry_seconds)
         self._task: asyncio.Task[None] | None = None
         self.listening = asyncio.Event()
 
@@ -150,12 +152,13 @@ class PostgresListener:
 
     async def _listen_always(self) -> None:
         while True:
+            pause = self._retry_seconds
             try:
                 await self._listen()
             except (psycopg.Error, OSError) as error:
-                _log.warning("listener.broken", cause=type(error).__name__)
+                pause = self._outage.broke(error)
             self.listening.clear()
-            await asyncio.sleep(self._retry_seconds)
+            await asyncio.sleep(pause)
 
     async def _listen(self) -> None:
         async with await psycopg.AsyncConnection.connect(
@@ -163,6 +166,7 @@ class PostgresListener:
         ) as connection:
             await connection.execute(f"LISTEN {_CHANNEL}".encode())
             self.listening.set()
+            self._outage.over()
             for receiver in self._receivers:
                 receiver.on_ready(None)
                 receiver.on_moved(None, None)

@@ -1,0 +1,205 @@
+"""Presence and leases: who is alive, whatever happens to the session that says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+import pytest_asyncio
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from structlog.testing import capture_logs
+
+from tests.stores.run_store import RunStore
+from threadmill.domain.lease import LeaseTimes
+from threadmill.drivers.postgres.database import Database
+from threadmill.stores.postgres.members import PostgresMembers
+from threadmill.stores.postgres.renewal import RenewalThread
+from threadmill.stores.records import Claim, Member
+
+_PATIENCE_SECONDS = 30.0
+_OFTEN = LeaseTimes(lease_seconds=10, renew_seconds=0.1, margin_seconds=1)
+_SELDOM = LeaseTimes(lease_seconds=3600, renew_seconds=1000, margin_seconds=1)
+
+
+class Way:
+    """A socket that leads to the database as long as it is not cut.
+
+    Args:
+        uri: of the database.
+        folder: of the socket.
+    """
+
+    def __init__(self, uri: str, folder: Path) -> None:
+        parts = conninfo_to_dict(uri)
+        host, port = str(parts["host"]), int(parts.get("port") or 5432)
+        self._target = (host, port)
+        self._socket = folder / f".s.PGSQL.{port}"
+        self._open: list[asyncio.StreamWriter] = []
+        self._server: asyncio.Server | None = None
+        self.conninfo = make_conninfo(uri, host=str(folder))
+
+    async def mend(self) -> None:
+        self._server = await asyncio.start_unix_server(self._accept, self._socket)
+
+    async def cut(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._socket.unlink(missing_ok=True)
+        for writer in self._open:
+            writer.transport.abort()
+
+    async def _accept(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        host, port = self._target
+        if host.startswith("/"):
+            path = f"{host}/.s.PGSQL.{port}"
+            there = await asyncio.open_unix_connection(path)
+        else:
+            there = await asyncio.open_connection(host, port)
+        self._open += [writer, there[1]]
+        await asyncio.gather(_pass_on(reader, there[1]), _pass_on(there[0], writer))
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+    writer.close()
+
+
+class Renewing:
+    """A member with its renewal thread, over one database."""
+
+    def __init__(self, database: Database) -> None:
+        self.members = PostgresMembers(database, present=True)
+        self.member = Member(uuid4(), "worker", "worker", "0")
+        self.renewals: asyncio.Queue[int] = asyncio.Queue()
+
+    @contextmanager
+    def thread(
+        self, conninfo: str, lock_key: int | None, times: LeaseTimes, detour: str | None
+    ) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def renewed(_asked_at: float, held: list[Claim]) -> None:
+            loop.call_soon_threadsafe(self.renewals.put_nowait, len(held))
+
+        thread = RenewalThread(
+            conninfo,
+            self.member,
+            lock_key,
+            detour=detour,
+            times=times,
+            on_renewed=renewed,  # type: ignore[arg-type]  # a list is a Sequence
+        )
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.stop()
+
+    async def renewal(self) -> int:
+        """Wait for a renewal; give the number of claims that were held."""
+        return await asyncio.wait_for(self.renewals.get(), _PATIENCE_SECONDS)
+
+    async def is_absent(self) -> bool:
+        return self.member.worker_id in await self.members.absent(settle_seconds=0)
+
+
+@pytest.fixture
+def renewing(database: Database) -> Renewing:
+    return Renewing(database)
+
+
+@pytest_asyncio.fixture
+async def way(database_uri: str, tmp_path: Path) -> AsyncIterator[Way]:
+    way = Way(database_uri, tmp_path)
+    await way.mend()
+    yield way
+    await way.cut()
+
+
+def shown_key(uri: str, member: Member) -> int | None:
+    """The lock that the others look at."""
+    with psycopg.connect(uri, autocommit=True) as connection:
+        row = connection.execute(
+            "SELECT lock_key FROM threadmill.worker WHERE worker_id = %s",
+            [member.worker_id],
+        ).fetchone()
+    assert row is not None
+    key: int | None = row[0]
+    return key
+
+
+async def until(condition: Callable[[], bool], renewing: Renewing) -> None:
+    """Wait for what some renewal brings about."""
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        while not condition():
+            await renewing.renewal()
+
+
+async def test_nobody_is_absent_who_has_not_held_the_lock_yet(
+    renewing: Renewing,
+) -> None:
+    assert await renewing.members.join(renewing.member) is not None
+    assert not await renewing.is_absent()
+
+
+async def test_a_member_whose_session_has_ended_is_absent(
+    renewing: Renewing, database_uri: str
+) -> None:
+    key = await renewing.members.join(renewing.member)
+    with renewing.thread(database_uri, key, _SELDOM, None):
+        await renewing.renewal()
+        assert not await renewing.is_absent()
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        while not await renewing.is_absent():
+            continue
+
+
+async def test_a_broken_session_is_noticed_at_once(
+    renewing: Renewing, database_uri: str
+) -> None:
+    """The next renewal is far away; the lock must not be free until then."""
+    key = await renewing.members.join(renewing.member)
+    with renewing.thread(database_uri, key, _SELDOM, None):
+        await renewing.renewal()
+        with psycopg.connect(database_uri, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks"
+                " WHERE locktype = 'advisory' AND classid = 29805 AND objid = %s",
+                [key],
+            )
+        await renewing.renewal()
+        await until(lambda: shown_key(database_uri, renewing.member) == key, renewing)
+        assert not await renewing.is_absent()
+
+
+async def test_while_the_direct_way_is_cut_leases_are_renewed_and_nobody_is_absent(
+    renewing: Renewing, store: RunStore, database_uri: str, way: Way
+) -> None:
+    """A worker whose leases are renewed is alive, whoever holds its lock."""
+    key = await renewing.members.join(renewing.member)
+    await store.accept(await store.thread())
+    await store.claim(1, renewing.member.worker_id)
+    with (
+        capture_logs() as logs,
+        renewing.thread(way.conninfo, key, _OFTEN, database_uri),
+    ):
+        await until(lambda: shown_key(database_uri, renewing.member) == key, renewing)
+        await way.cut()
+        await until(lambda: shown_key(database_uri, renewing.member) is None, renewing)
+        for _ in range(3):
+            assert await renewing.renewal() == 1
+            assert not await renewing.is_absent()
+        await way.mend()
+        await until(lambda: shown_key(database_uri, renewing.member) == key, renewing)
+    told = [log["event"] for log in logs if log["log_level"] != "debug"]
+    assert told == ["renewal.broken", "renewal.recovered"]
+    assert "connection" in logs[0]["cause"]
