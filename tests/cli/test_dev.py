@@ -15,6 +15,7 @@ from langgraph_sdk import get_client
 
 from tests.cli.conftest import ECHO, PATIENCE_SECONDS, Program, Project, until
 from tests.fixtures.postgres import open_folder
+from threadmill.cli.dev_supervisor import Death, Deaths
 
 
 @pytest.fixture
@@ -162,6 +163,63 @@ def test_a_run_outlives_a_reload_and_ctrl_c_waits_for_no_node(folder: Project) -
     dev.signal(signal.SIGINT, group=True)
     assert dev.ended() == 0
     assert all(map(gone, processes))
+
+
+# Its node ends the process the first time, and tells what it can read there.
+DEADLY = """
+    import os, pathlib
+    from typing import TypedDict
+    from langgraph.graph import START, StateGraph
+
+    class State(TypedDict):
+        name: str
+
+    async def die_once(state: State) -> State:
+        died = pathlib.Path("died")
+        if not died.exists():
+            died.touch()
+            os._exit(3)
+        return {"name": os.environ.get("DATABASE_URI", "nothing")}
+
+    builder = StateGraph(State)
+    builder.add_node("die_once", die_once)
+    builder.add_edge(START, "die_once")
+    graph = builder.compile()
+"""
+
+
+def test_a_child_that_dies_is_started_again_and_its_run_goes_on(
+    folder: Project,
+) -> None:
+    """The users' code does not see the embedded superuser's URI either."""
+    folder.file("agent.py", DEADLY)
+    dev = folder.start("dev", "--port", "0")
+    url = url_of(dev)
+    thread = httpx.post(f"{url}/threads", json={}, timeout=PATIENCE_SECONDS).json()
+    path = f"{url}/threads/{thread['thread_id']}/runs"
+    body = {"assistant_id": "agent", "input": {"name": ""}}
+    run = httpx.post(path, json=body, timeout=PATIENCE_SECONDS).json()
+    ended = dev.event("dev.ended")
+    assert (ended["code"], ended["remedy"]) == (3, "starting it again")
+    url_of(dev, after=1)
+    joined = httpx.get(f"{path}/{run['run_id']}/join", timeout=PATIENCE_SECONDS)
+    assert joined.json() == {"name": "nothing"}
+
+    (child,) = [p for p in dev.descendants() if "dev_child" in " ".join(p.cmdline())]
+    child.kill()
+    assert dev.event("dev.ended", after=1)["code"] == -signal.SIGKILL
+    url_of(dev, after=2)
+    assert dev.end() == 0
+
+
+def test_a_child_that_dies_again_and_again_is_left_until_a_change() -> None:
+    deaths = Deaths()
+    sudden = Death(-9, served=False)
+    pauses = [deaths.pause_seconds(sudden, lived_seconds=1) for _ in range(11)]
+    assert pauses[:5] == [0.25, 0.5, 1, 2, 4]
+    assert pauses[9:] == [4, None]
+    assert deaths.pause_seconds(Death(1, served=True), lived_seconds=3600) == 0.25
+    assert deaths.pause_seconds(Death(1, served=False), lived_seconds=1) is None
 
 
 def test_a_killed_dev_leaves_no_process_behind(folder: Project) -> None:

@@ -101,7 +101,11 @@ def main() -> int:
     line = ChildEnd(int(line_descriptor))
     listener = inherited(int(listener_descriptor))
     try:
-        project = open_project(Path(config), slots=int(slots) if slots else None)
+        project = open_project(
+            Path(config),
+            slots=int(slots) if slots else None,
+            database_uri=line.database_uri,
+        )
         return serve_and_work(project, listener, on_ready=line.ready, line=line)
     except Error as error:
         complain(str(error))

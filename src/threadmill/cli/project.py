@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+from pydantic import SecretStr
 
 from threadmill.config import LangGraphConfig, load_config
 from threadmill.errors import BadSetting, SetupError
@@ -32,13 +33,18 @@ class Project:
 
 
 def open_project(
-    path: Path, *, slots: int | None = None, runs_graphs: bool = True
+    path: Path,
+    *,
+    slots: int | None = None,
+    database_uri: str | None = None,
+    runs_graphs: bool = True,
 ) -> Project:
     """Reads the project at `path`; logs go where its settings say from then on.
 
     Args:
         path: langgraph.json or its folder.
         slots: in place of the setting's.
+        database_uri: in place of the setting's.
         runs_graphs: whether this process will load them: then the variables of the
             file's `env` become part of its environment, for them to read.
 
@@ -53,6 +59,8 @@ def open_project(
             msg = f"--slots {slots}: it should be less than or equal to {SLOTS_MAX}"
             raise BadSetting(msg)
         settings = settings.model_copy(update={"slots": slots})
+    if database_uri is not None:
+        settings = settings.model_copy(update={"database_uri": SecretStr(database_uri)})
     # A process that leaves the graphs to another one leaves it the warnings too.
     log_as(settings, warnings if runs_graphs else [])
     if runs_graphs:
