@@ -249,7 +249,7 @@ def build_worker(core: Core) -> Worker:
     )
 
 
-def build_sweep(core: Core) -> Sweep:
+def build_sweep(core: Core, undisturbed: Callable[[float], bool]) -> Sweep:
     """The healing loop of this process."""
     settings = core.settings
     return Sweep(
@@ -263,6 +263,7 @@ def build_sweep(core: Core) -> Sweep:
             lease_seconds=settings.lease_seconds,
             attempts_max=settings.attempts_max,
         ),
+        undisturbed=undisturbed,
     )
 
 
@@ -302,7 +303,8 @@ async def in_fleet(
         on_renewed=worker.renewed if worker is not None else _ignore,
     )
     renewal.start()
-    sweeping = asyncio.create_task(build_sweep(core).run(), name="sweep")
+    sweep = build_sweep(core, renewal.undisturbed)
+    sweeping = asyncio.create_task(sweep.run(), name="sweep")
     listener = None
     try:
         if direct is not None:

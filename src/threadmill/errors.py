@@ -28,9 +28,9 @@
     └─ InvariantViolated   our bug; it always alerts
 
 `code` is part of the interface and is never renamed. A class's docstring is its
-default message. Drivers translate their vendor's errors at their edge; no layer
-catches `Error` broadly. The HTTP status of each class stands in one table,
-`threadmill.server.errors`.
+default message. Drivers translate their vendor's errors at their edge; only the root
+of a loop or of a task catches broadly, and logs. The HTTP status of each class stands
+in one table, `threadmill.server.errors`.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ class Healing:
         self.dispatcher: Any = self.store.dispatcher
         self.members = PostgresMembers(database, present=True)
         self.hints = SilentHints()
+        self.undisturbed = True
         self._rules = SweepRules(
             **{"lease_seconds": 0.0, "free_seconds": 0.0, "backoff_seconds": 0, **rules}
         )
@@ -40,6 +41,7 @@ class Healing:
             threads=self.store.threads,
             hints=self.hints,
             rules=self._rules,
+            undisturbed=lambda _: self.undisturbed,
         )
 
     async def join(self) -> UUID:
@@ -101,6 +103,23 @@ async def test_nobody_is_dead_right_after_the_database_started(
     await healing.store.claim(1, worker)
     await healing.sweep().look_for_absent()
     assert await healing.store.claim(10) == []
+
+
+async def test_nobody_is_dead_right_after_our_own_session_broke(
+    database: Database,
+) -> None:
+    """What has broken it may have broken everybody's."""
+    healing = Healing(database)
+    worker = await healing.join()
+    await healing.store.accept(await healing.store.thread())
+    await healing.store.claim(1, worker)
+    healing.undisturbed = False
+    sweep = healing.sweep()
+    await sweep.look_for_absent()
+    assert await healing.store.claim(10) == []
+    healing.undisturbed = True
+    await sweep.look_for_absent()
+    assert len(await healing.store.claim(10)) == 1
 
 
 async def test_a_run_that_killed_its_workers_ends_and_the_next_begins(

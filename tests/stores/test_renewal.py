@@ -84,7 +84,7 @@ class Renewing:
     @contextmanager
     def thread(
         self, conninfo: str, lock_key: int | None, times: LeaseTimes, detour: str | None
-    ) -> Iterator[None]:
+    ) -> Iterator[RenewalThread]:
         loop = asyncio.get_running_loop()
 
         def renewed(_asked_at: float, held: list[Claim]) -> None:
@@ -100,7 +100,7 @@ class Renewing:
         )
         thread.start()
         try:
-            yield
+            yield thread
         finally:
             thread.stop()
 
@@ -168,8 +168,9 @@ async def test_a_broken_session_is_noticed_at_once(
 ) -> None:
     """The next renewal is far away; the lock must not be free until then."""
     key = await renewing.members.join(renewing.member)
-    with renewing.thread(database_uri, key, _SELDOM, None):
+    with renewing.thread(database_uri, key, _SELDOM, None) as thread:
         await renewing.renewal()
+        assert thread.undisturbed(3600)
         with psycopg.connect(database_uri, autocommit=True) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks"
@@ -179,6 +180,7 @@ async def test_a_broken_session_is_noticed_at_once(
         await renewing.renewal()
         await until(lambda: shown_key(database_uri, renewing.member) == key, renewing)
         assert not await renewing.is_absent()
+        assert not thread.undisturbed(3600)
 
 
 async def test_while_the_direct_way_is_cut_leases_are_renewed_and_nobody_is_absent(

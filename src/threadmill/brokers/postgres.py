@@ -171,7 +171,11 @@ class PostgresListener:
                 receiver.on_ready(None)
                 receiver.on_moved(None, None)
             async for notify in connection.notifies():
-                self._deliver(notify.payload)
+                try:
+                    self._deliver(notify.payload)
+                except ValueError:
+                    # Another release's, or somebody else's on the same channel.
+                    _log.debug("listener.unknown_hint", hint=notify.payload)
 
     def _deliver(self, payload: str) -> None:
         origin, _, hint = payload.partition(" ")

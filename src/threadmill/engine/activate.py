@@ -42,6 +42,7 @@ from threadmill.engine.wire_json import encode
 from threadmill.errors import (
     Error,
     GraphError,
+    GraphLoadFailed,
     LeaseLost,
     NotFound,
     PayloadTooLarge,
@@ -345,7 +346,7 @@ def describe(error: BaseException) -> dict[str, Any]:
     Never fails, and PostgreSQL can store it, whatever the graph's author has raised.
     """
     try:
-        message = str(error)
+        message = error.shown if isinstance(error, GraphLoadFailed) else str(error)
     except Exception:  # noqa: BLE001 - somebody else's `__str__`
         message = "the error's own text cannot be had"
     if len(message) > _MESSAGE_MAX:

@@ -69,6 +69,8 @@ class Sweep:
         threads: ends state updates whose caller is gone.
         hints: told after commits.
         rules: how often.
+        undisturbed: whether this process's own session has not broken for so many
+            seconds; else free locks of others say nothing.
     """
 
     def __init__(
@@ -79,12 +81,14 @@ class Sweep:
         threads: Threads,
         hints: Hints,
         rules: SweepRules,
+        undisturbed: Callable[[float], bool],
     ) -> None:
         self._dispatcher = dispatcher
         self._members = members
         self._threads = threads
         self._hints = hints
         self._rules = rules
+        self._undisturbed = undisturbed
         self._free_since: dict[UUID, float] = {}
 
     async def run(self) -> None:
@@ -101,6 +105,8 @@ class Sweep:
                 await look()
             except Error as error:
                 _log.warning("sweep.failed", cause=str(error))
+            except Exception:  # noqa: BLE001 - a loop that ends would heal nothing more
+                _log.exception("sweep.broken")
             await asyncio.sleep(seconds * random.uniform(0.7, 1.3))  # noqa: S311
 
     async def look(self) -> None:
@@ -127,8 +133,12 @@ class Sweep:
 
     async def look_for_absent(self) -> None:
         """Members whose session is gone: their activations are re-opened at once."""
+        settle_seconds = self._rules.lease_seconds
+        if not self._undisturbed(settle_seconds):
+            self._free_since.clear()
+            return
         now = time.monotonic()
-        free = await self._members.absent(settle_seconds=self._rules.lease_seconds)
+        free = await self._members.absent(settle_seconds=settle_seconds)
         self._free_since = {
             member: self._free_since.get(member, now) for member in free
         }

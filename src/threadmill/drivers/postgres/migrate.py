@@ -18,7 +18,7 @@ import psycopg
 
 from threadmill.drivers.postgres.database import Limits, connection_info
 from threadmill.drivers.postgres.translate import translate
-from threadmill.errors import SchemaOutdated, SetupError
+from threadmill.errors import SchemaOutdated, SetupError, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _FILE = re.compile(r"^(?P<id>\d{4})_(?P<name>[a-z0-9_]+)\.(?P<phase>pre|post)\.sql$")
 # Any constant will do, as long as every release uses the same one.
 _LOCK = 7_236_140_905_118_274
+_LOCK_SECONDS = 60
 _APPLIED = b"SELECT id, checksum FROM threadmill.migration ORDER BY id"
 # The catalogues are open to everybody; a look at the table itself needs rights.
 _EXISTS = b"""
@@ -84,9 +85,15 @@ async def migrate(uri: str, *, limits: Limits | None = None) -> Sequence[Migrati
             info, autocommit=True
         ) as connection:
             _require_version(connection)
-            await connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
             done = await _applied(connection)
-            return [m for m in migrations() if await _apply(connection, m, done)]
+            missing = [m for m in migrations() if not _is_applied(m, done)]
+            return [m for m in missing if await _apply(connection, m)]
+    except psycopg.errors.LockNotAvailable as error:
+        msg = (
+            f"locks that the migration needs were not free for {_LOCK_SECONDS} s; wait "
+            "for the other `threadmill migrate`, or for a long transaction, and retry"
+        )
+        raise StoreUnavailable(msg) from error
     except psycopg.errors.InsufficientPrivilege as error:
         remedy = error.diag.message_hint or (
             "run `threadmill migrate` with a DATABASE_URI of a role with CREATEROLE "
@@ -165,12 +172,21 @@ def _is_applied(migration: Migration, done: dict[int, str]) -> bool:
     return checksum is not None
 
 
-async def _apply(
-    connection: psycopg.AsyncConnection, migration: Migration, done: dict[int, str]
-) -> bool:
-    if _is_applied(migration, done):
-        return False
+async def _apply(connection: psycopg.AsyncConnection, migration: Migration) -> bool:
+    """Applies a file unless somebody else has meanwhile."""
     async with connection.transaction():
+        await connection.execute(
+            "SELECT set_config('lock_timeout', %s, true)", [f"{_LOCK_SECONDS}s"]
+        )
+        # Of the transaction: a pooler would keep one of the session.
+        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        exists = await (await connection.execute(_EXISTS)).fetchone()
+        if exists and exists[0]:
+            done: dict[int, str] = dict(
+                await (await connection.execute(_APPLIED)).fetchall()
+            )
+            if _is_applied(migration, done):
+                return False
         await connection.execute(migration.sql)
         await connection.execute(
             _RECORD, (migration.id, migration.name, migration.checksum)

@@ -131,7 +131,11 @@ class ActivationSaver(ReadingSaver):
             return tuple_of(self._head) if self._head else None
         await self._at_home(self._writer.flush())
         if not at.ns:
-            return await self._at_home(super().aget_tuple(config))
+            found = await self._at_home(super().aget_tuple(config))
+            if found is None and at.checkpoint_id:
+                # LangGraph would begin with an empty state.
+                raise GraphFailed(f"checkpoint {at.checkpoint_id} is gone")
+            return found
         self._tap.keep(at.ns)
         return await self._at_home(self._subgraph(at, config))
 

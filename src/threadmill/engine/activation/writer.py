@@ -77,9 +77,7 @@ class Writer:
         self.failed = asyncio.Event()
         self.released = False
 
-    def hold(
-        self, item: Item, *, release: bool = False, derived: bool = False
-    ) -> None:
+    def hold(self, item: Item, *, release: bool = False, derived: bool = False) -> None:
         """Lets `item` wait for the next commit; see `commit`.
 
         With `derived` it follows from the run's input alone: whoever runs the run

@@ -75,6 +75,7 @@ class RenewalThread:
         self._times = times
         self._on_renewed = on_renewed
         self._outage = Outage(_log, "renewal", first_pause_seconds=_RECONNECT_SECONDS)
+        self._broken_at: float | None = None
         self._ended = threading.Event()
         self._wakes, self._woken = socket.socketpair()
         self._thread = threading.Thread(
@@ -91,12 +92,22 @@ class RenewalThread:
         self._wakes.close()
         self._thread.join(_STOP_SECONDS)
 
+    def undisturbed(self, seconds: float) -> bool:
+        """Whether the session has not broken for so long; callable from any thread.
+
+        Whatever breaks ours, a database that restarts or fails over, may have broken
+        the others' too: their locks say nothing for a while.
+        """
+        broken_at = self._broken_at
+        return broken_at is None or time.monotonic() - broken_at >= seconds
+
     def _run(self) -> None:
         with self._woken:
             while not self._ended.is_set():
                 try:
                     self._hold_session()
                 except psycopg.Error as error:
+                    self._broken_at = time.monotonic()
                     pause = self._outage.broke(error)
                     self._renew_otherwise()
                     self._ended.wait(min(pause, self._times.renew_seconds))
