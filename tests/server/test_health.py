@@ -13,7 +13,7 @@ def client(*, reachable: bool) -> httpx.AsyncClient:
         if not reachable:
             raise StoreUnavailable
 
-    app = health_app(ping, lambda: {"slots": 3})
+    app = health_app(ping, lambda: {"slots": 3, "activations_claimed_total": 7})
     transport = httpx.ASGITransport(app)
     return httpx.AsyncClient(transport=transport, base_url="http://worker")
 
@@ -22,7 +22,8 @@ async def test_ok_tells_that_the_database_answers_and_what_is_done() -> None:
     async with client(reachable=True) as http:
         response = await http.get("/ok")
     assert response.status_code == 200
-    assert response.json() == {"ok": True, "slots": 3}
+    numbers = {"slots": 3, "activations_claimed_total": 7}
+    assert response.json() == {"ok": True, **numbers}
 
 
 async def test_ok_fails_while_the_database_is_away_unless_it_is_left_out() -> None:
@@ -34,5 +35,12 @@ async def test_ok_fails_while_the_database_is_away_unless_it_is_left_out() -> No
 async def test_metrics_need_no_database() -> None:
     async with client(reachable=False) as http:
         response = await http.get("/metrics")
-    assert "threadmill_worker_slots 3.0" in response.text.splitlines()
+    lines = response.text.splitlines()
+    assert "# TYPE threadmill_worker_slots gauge" in lines
+    assert "threadmill_worker_slots 3.0" in lines
+    # What only counts up is a counter, so that rate() sees a restart.
+    claimed = "threadmill_worker_activations_claimed_total"
+    assert f"# HELP {claimed} Activations that this worker has claimed." in lines
+    assert f"# TYPE {claimed} counter" in lines
+    assert f"{claimed} 7.0" in lines
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 
 import httpx
@@ -408,7 +409,17 @@ async def test_the_description_is_complete(idle_server: RunningServer) -> None:
     referred = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
     assert referred <= set(known)
     assert "/threads/{thread_id}/runs/wait" in document["paths"]
-    assert (await idle_server.http.get("/docs")).status_code == 200
+
+
+async def test_the_page_of_the_interface_loads_nothing_from_elsewhere(
+    idle_server: RunningServer,
+) -> None:
+    page = await idle_server.http.get("/docs")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert "/threads/{thread_id}/runs/wait" in page.text
+    assert 'href="/openapi.json"' in page.text
+    assert not re.search(r"<script|<link|<img|src=|//|@import|url\(", page.text[15:])
 
 
 async def test_a_mount_prefix(fleet: Fleet) -> None:

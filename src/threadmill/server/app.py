@@ -21,6 +21,7 @@ from threadmill.server import (
     states,
     threads,
 )
+from threadmill.server.docs_page import add_docs_page
 from threadmill.server.guard import LastResort, PayloadLimit
 from threadmill.server.requests import CheckpointBody
 
@@ -64,7 +65,8 @@ def create_app(
         title="Threadmill",
         version=__version__,
         lifespan=lifespan,
-        docs_url=f"{prefix}/docs",
+        # FastAPI's own page loads its scripts from somebody else's servers.
+        docs_url=None,
         redoc_url=None,
         openapi_url=f"{prefix}/openapi.json",
         middleware=[
@@ -81,6 +83,7 @@ def create_app(
     app.state.services = services
     for router in _ROUTERS:
         app.include_router(router, prefix=prefix)
+    add_docs_page(app, prefix)
     _describe_bodies(app)
     return app
 

@@ -7,10 +7,11 @@ leaves the database out. `GET /metrics` tells numbers in Prometheus's text forma
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
@@ -22,6 +23,19 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 _PREFIX: Final = "threadmill_worker_"
+# What counts up ends in `_total`, everything else goes up and down.
+_TOTAL: Final = "_total"
+_HELP: Final = MappingProxyType(
+    {
+        "slots": "Activations that this worker may run at once.",
+        "slots_taken": "Slots that are taken, also by threads that have not returned.",
+        "activations_running": "Activations that this worker is carrying out.",
+        "activations_claimed_total": "Activations that this worker has claimed.",
+        "draining": "1 while this worker takes no more work, else 0.",
+        "pool_connections": "Database connections of the pool.",
+        "pool_requests_waiting": "Transactions that wait for a connection.",
+    }
+)
 _MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 Numbers = Callable[[], Mapping[str, float]]
@@ -35,7 +49,7 @@ def health_app(ping: Callable[[], Awaitable[None]], numbers: Numbers) -> Starlet
         numbers: what the process is doing, by the ends of metric names.
     """
     registry = CollectorRegistry()
-    registry.register(_Gauges(numbers))
+    registry.register(_Numbers(numbers))
 
     async def ok(request: Request) -> Response:
         if request.query_params.get("check_db", "1").lower() not in {"0", "false"}:
@@ -51,14 +65,13 @@ def health_app(ping: Callable[[], Awaitable[None]], numbers: Numbers) -> Starlet
     return Starlette(routes=[Route("/ok", ok), Route("/metrics", metrics)])
 
 
-class _Gauges(Collector):
+class _Numbers(Collector):
     """Reads the numbers when they are asked for."""
 
     def __init__(self, numbers: Numbers) -> None:
         self._numbers = numbers
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         for name, value in self._numbers().items():
-            yield GaugeMetricFamily(
-                _PREFIX + name, f"{name} of this worker", value=value
-            )
+            family = CounterMetricFamily if name.endswith(_TOTAL) else GaugeMetricFamily
+            yield family(_PREFIX + name, _HELP[name], value=value)
