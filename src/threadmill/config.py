@@ -94,7 +94,10 @@ KEYS: Mapping[str, KeyDescription] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class GraphSpec:
-    """Where one graph is: an attribute of a file or of an importable module."""
+    """Where one graph is: an attribute of a file or of an importable module.
+
+    Neither need be there: that is for whoever loads the graph to tell.
+    """
 
     id: str
     target: str
@@ -282,10 +285,6 @@ class _Parser:
         file = self._path(location)
         if file.suffix != ".py":
             raise self._bad(f"{where}: {location} is no .py file; graphs are Python")
-        if not file.is_file():
-            raise self._bad(
-                f"{where}: no file {file}; paths are relative to langgraph.json"
-            )
         return file
 
     def _path(self, location: str) -> Path:

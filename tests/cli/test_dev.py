@@ -258,8 +258,12 @@ def test_without_reload_one_process_serves_and_the_data_stays(folder: Project) -
 def test_dev_uses_and_migrates_a_database_that_is_configured(
     project: Project, postgres_uri: str
 ) -> None:
+    """A graph whose file is missing is shown, and hides no other one."""
+    project.config({"gone": "./gone/agent.py:graph", "agent": "./agent.py:graph"})
     dev = project.start("dev", "--port", "0", "--slots", "2", DATABASE_URI=postgres_uri)
+    assert "no file" in dev.event("graph_load_failed")["cause"]
     assert dev.event("worker.ready")["slots"] == 2
+    dev.line("do not load: gone")
     assert answer(url_of(dev)) == {"name": "first"}
     assert not (project.root / ".threadmill").exists()
     assert dev.end() == 0

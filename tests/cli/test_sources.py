@@ -101,3 +101,8 @@ async def test_graphs_and_dependencies_elsewhere_are_watched(tmp_path: Path) -> 
     watched.root = tmp_path
     assert await watched.changed_after("graphs/agent.py") == ["graphs/agent.py"]
     assert await watched.changed_after("library/tools.py") == ["library/tools.py"]
+
+
+async def test_a_graphs_folder_that_comes_later_is_noticed(project: Project) -> None:
+    project.config({"agent": "./later/agent.py:graph"})
+    assert await Watched(project).changed_after("later/agent.py") == ["later/agent.py"]

@@ -226,6 +226,15 @@ def test_what_is_no_graph_is_refused_by_its_type(project: Project) -> None:
     )
 
 
+def test_a_missing_file_is_a_failure_of_its_graph_alone(project: Project) -> None:
+    project.file("good.py", "graph = build().compile()")
+    catalogue = project.load(bad="./gone/bad.py:graph", good="./good.py:graph")
+    assert list(catalogue.ids) == ["good"]
+    cause = catalogue.failures["bad"].cause
+    assert f"no file {project.root / 'gone' / 'bad.py'}" in cause
+    assert "relative to langgraph.json" in cause
+
+
 def test_a_graph_that_does_not_compile_is_a_failure(project: Project) -> None:
     problem = project.problem("graph = StateGraph(State)")
     assert "does not load: ValueError: Graph must have an entrypoint" in problem

@@ -156,11 +156,9 @@ def test_a_bad_target_says_what_to_write(
     assert problem in project.problem(graphs={"agent": target})
 
 
-def test_a_missing_graph_file_is_named(project: Project) -> None:
-    assert project.problem(graphs={"agent": "./gone.py:graph"}) == (
-        f"graphs.agent: no file {project.root / 'gone.py'}; paths are relative to"
-        " langgraph.json"
-    )
+def test_a_missing_graph_file_is_for_the_loader_to_tell(project: Project) -> None:
+    (spec,) = project.load(graphs={"agent": "./gone.py:graph"}).graphs
+    assert spec.file == project.root / "gone.py"
 
 
 @pytest.mark.parametrize(

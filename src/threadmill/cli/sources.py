@@ -105,7 +105,7 @@ class Sources:
         waiting = list(self._roots)
         while waiting:
             folder = waiting.pop()
-            if folder in folders or folder in self._ignored:
+            if folder in folders or folder in self._ignored or not folder.is_dir():
                 continue
             if len(folders) == _FOLDERS_MAX:
                 _log.warning("sources.too_many_folders", watched=_FOLDERS_MAX)

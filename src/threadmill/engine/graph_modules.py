@@ -56,6 +56,9 @@ class ModuleLoader:
         """Imports the module of `spec`. Errors of the user's code pass through."""
         if spec.file is None:
             return importlib.import_module(spec.module or "")
+        if not spec.file.is_file():
+            msg = f"no file {spec.file}; paths are relative to langgraph.json"
+            raise FileNotFoundError(msg)
         base, parts = _place(spec.file)
         name = self._own_name(spec.file, base)
         if name is not None:
