@@ -1,7 +1,8 @@
 """The life of a run and of its thread, as one table each.
 
-Every place that moves a run asks this module; the SQL that carries a move out gets
-its allowed sources from here, and a test compares the two for every (status, event).
+The SQL that carries a move out gets its allowed sources and its target from here, and
+decides by the status that it finds. `transition` says what must come of it: a test
+compares the two for every (status, event).
 
 A graph's own interrupt ends its run with `success` and leaves the thread
 `interrupted`; a run is `interrupted` when somebody cancelled it. That is how
