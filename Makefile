@@ -38,6 +38,7 @@ check: setup ## lint, format, types, layers and sizes (what CI runs first)
 .PHONY: test
 test: setup ## run all tests (PYTEST_ARGS="-k name" selects)
 	$(BIN)/pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+	@$(if $(PYTEST_ARGS),,$(BIN)/python scripts/test_installed_postgres.py -q -n $(PYTEST_WORKERS))
 
 .PHONY: test-oldest
 test-oldest: ## run the tests marked "langgraph" on the oldest one allowed
