@@ -39,11 +39,13 @@ class Way:
         host, port = str(parts["host"]), int(parts.get("port") or 5432)
         self._target = (host, port)
         self._socket = folder / f".s.PGSQL.{port}"
+        self._passing = asyncio.Event()
         self._open: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
-        self.conninfo = make_conninfo(uri, host=str(folder))
+        self.conninfo = make_conninfo(uri, host=str(folder), connect_timeout=2)
 
     async def mend(self) -> None:
+        self._passing.set()
         self._server = await asyncio.start_unix_server(self._accept, self._socket)
 
     async def cut(self) -> None:
@@ -52,6 +54,10 @@ class Way:
         self._socket.unlink(missing_ok=True)
         for writer in self._open:
             writer.transport.abort()
+
+    def hang(self) -> None:
+        """Nothing passes any more, and nobody is told."""
+        self._passing.clear()
 
     async def _accept(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -63,14 +69,18 @@ class Way:
         else:
             there = await asyncio.open_connection(host, port)
         self._open += [writer, there[1]]
-        await asyncio.gather(_pass_on(reader, there[1]), _pass_on(there[0], writer))
+        await asyncio.gather(
+            self._pass_on(reader, there[1]), self._pass_on(there[0], writer)
+        )
 
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-    writer.close()
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                await self._passing.wait()
+                writer.write(data)
+        writer.close()
 
 
 class Renewing:
@@ -205,3 +215,18 @@ async def test_while_the_direct_way_is_cut_leases_are_renewed_and_nobody_is_abse
     told = [log["event"] for log in logs if log["log_level"] != "debug"]
     assert told == ["renewal.broken", "renewal.recovered"]
     assert "connection" in logs[0]["cause"]
+
+
+async def test_a_direct_way_that_keeps_silent_is_given_up_in_time(
+    renewing: Renewing, store: RunStore, database_uri: str, way: Way
+) -> None:
+    key = await renewing.members.join(renewing.member)
+    await store.accept(await store.thread())
+    await store.claim(1, renewing.member.worker_id)
+    times = LeaseTimes(lease_seconds=3, renew_seconds=0.1, margin_seconds=0.3)
+    with renewing.thread(way.conninfo, key, times, database_uri):
+        await until(lambda: shown_key(database_uri, renewing.member) == key, renewing)
+        way.hang()
+        await until(lambda: shown_key(database_uri, renewing.member) is None, renewing)
+        assert await renewing.renewal() == 1
+        assert not await renewing.is_absent()

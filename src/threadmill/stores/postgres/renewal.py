@@ -19,12 +19,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 import structlog
+from psycopg.abc import RV, PQGen
 from psycopg.rows import dict_row
 
+from threadmill.drivers.postgres.connection import Row
 from threadmill.drivers.postgres.reach import Outage
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.stores.postgres.rows import claim_of
@@ -32,7 +34,6 @@ from threadmill.stores.records import Claim
 
 if TYPE_CHECKING:
     from threadmill.domain.lease import LeaseTimes
-    from threadmill.drivers.postgres.connection import Row
     from threadmill.stores.records import Member
 
 _log = structlog.get_logger(__name__)
@@ -114,7 +115,10 @@ class RenewalThread:
 
     def _hold_session(self) -> None:
         present = False
-        with _session(self._conninfo) as connection, self._news(connection) as news:
+        with (
+            self._session(self._conninfo) as connection,
+            self._news(connection) as news,
+        ):
             while not self._ended.is_set():
                 present = present or self._take_lock(connection)
                 self._renew(connection, self._lock_key if present else None)
@@ -123,6 +127,18 @@ class RenewalThread:
                 news.select(
                     self._times.renew_seconds if settled else _RECONNECT_SECONDS
                 )
+
+    def _session(self, conninfo: str) -> _Session:
+        session = _Session.connect(
+            conninfo,
+            autocommit=True,
+            # A transaction pooler, if there is one, may not keep prepared statements.
+            prepare_threshold=None,
+            row_factory=dict_row,
+        )
+        # After a renewal that did not work, another way must still be tried in time.
+        session.answer_seconds = self._times.lease_seconds / 3
+        return session
 
     @contextmanager
     def _news(
@@ -138,7 +154,7 @@ class RenewalThread:
         if self._detour is None:
             return
         try:
-            with _session(self._detour) as connection:
+            with self._session(self._detour) as connection:
                 self._renew(connection, None)
         except psycopg.Error as error:
             _log.debug("renewal.no_detour", cause=type(error).__name__)
@@ -179,8 +195,30 @@ class RenewalThread:
         self._on_renewed(asked_at, [claim_of(row) for row in held])
 
 
-def _session(conninfo: str) -> psycopg.Connection[Row]:
-    # A transaction pooler, if there is one, may not keep prepared statements.
-    return psycopg.connect(
-        conninfo, autocommit=True, prepare_threshold=None, row_factory=dict_row
-    )
+class _Session(psycopg.Connection[Row]):
+    """A session that is given up when an answer takes too long.
+
+    Leases must be renewed in time; a broken network is noticed by the system, a proxy
+    that keeps silent only here.
+    """
+
+    answer_seconds: float = 5.0
+
+    def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
+        """See `psycopg.Connection.wait`."""
+        return super().wait(self._in_time(gen), *args, **kwargs)
+
+    def _in_time(self, gen: PQGen[RV]) -> PQGen[RV]:
+        give_up_at = time.monotonic() + self.answer_seconds
+        try:
+            wanted = next(gen)
+            while True:
+                # Psycopg comes back every tenth of a second, ready or not.
+                ready = yield wanted
+                if time.monotonic() > give_up_at:
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError("no answer in time")
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            value: RV = end.value
+            return value
