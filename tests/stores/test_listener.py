@@ -7,7 +7,9 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
+from tests.fixtures.ways import Way
 from threadmill.brokers.postgres import PostgresHints, PostgresListener
 from threadmill.drivers.postgres.database import Database
 
@@ -54,3 +56,25 @@ async def test_hints_reach_other_processes_and_foreign_ones_do_no_harm(
     finally:
         await hints.close()
         await listener.close()
+
+
+async def test_a_broken_session_is_told_once_however_often_it_is_tried(
+    way: Way,
+) -> None:
+    receiver = Receiver()
+    listener = PostgresListener(
+        way.conninfo, [receiver], origin="here", retry_seconds=0.01
+    )
+    with capture_logs() as logs:
+        await listener.start()
+        assert await receiver.told.get() == ("ready", None)
+        assert await receiver.told.get() == ("moved", None, None)
+        way.cut()
+        for _ in range(4):
+            await way.refused.get()
+        way.mend()
+        # Hints may have been missed.
+        assert await receiver.told.get() == ("ready", None)
+        await listener.close()
+    assert [log["event"] for log in logs] == ["listener.broken", "listener.recovered"]
+    assert logs[0]["cause"]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from uuid import uuid4
 
 import psycopg
 import pytest
-import pytest_asyncio
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from structlog.testing import capture_logs
 
+from tests.fixtures.ways import Way
 from tests.stores.run_store import RunStore
 from threadmill.domain.lease import LeaseTimes
 from threadmill.drivers.postgres.database import Database
@@ -24,63 +22,6 @@ from threadmill.stores.records import Claim, Member
 _PATIENCE_SECONDS = 30.0
 _OFTEN = LeaseTimes(lease_seconds=10, renew_seconds=0.1, margin_seconds=1)
 _SELDOM = LeaseTimes(lease_seconds=3600, renew_seconds=1000, margin_seconds=1)
-
-
-class Way:
-    """A socket that leads to the database as long as it is not cut.
-
-    Args:
-        uri: of the database.
-        folder: of the socket.
-    """
-
-    def __init__(self, uri: str, folder: Path) -> None:
-        parts = conninfo_to_dict(uri)
-        host, port = str(parts["host"]), int(parts.get("port") or 5432)
-        self._target = (host, port)
-        self._socket = folder / f".s.PGSQL.{port}"
-        self._passing = asyncio.Event()
-        self._open: list[asyncio.StreamWriter] = []
-        self._server: asyncio.Server | None = None
-        self.conninfo = make_conninfo(uri, host=str(folder), connect_timeout=2)
-
-    async def mend(self) -> None:
-        self._passing.set()
-        self._server = await asyncio.start_unix_server(self._accept, self._socket)
-
-    async def cut(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        self._socket.unlink(missing_ok=True)
-        for writer in self._open:
-            writer.transport.abort()
-
-    def hang(self) -> None:
-        """Nothing passes any more, and nobody is told."""
-        self._passing.clear()
-
-    async def _accept(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        host, port = self._target
-        if host.startswith("/"):
-            path = f"{host}/.s.PGSQL.{port}"
-            there = await asyncio.open_unix_connection(path)
-        else:
-            there = await asyncio.open_connection(host, port)
-        self._open += [writer, there[1]]
-        await asyncio.gather(
-            self._pass_on(reader, there[1]), self._pass_on(there[0], writer)
-        )
-
-    async def _pass_on(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65536):
-                await self._passing.wait()
-                writer.write(data)
-        writer.close()
 
 
 class Renewing:
@@ -125,14 +66,6 @@ class Renewing:
 @pytest.fixture
 def renewing(database: Database) -> Renewing:
     return Renewing(database)
-
-
-@pytest_asyncio.fixture
-async def way(database_uri: str, tmp_path: Path) -> AsyncIterator[Way]:
-    way = Way(database_uri, tmp_path)
-    await way.mend()
-    yield way
-    await way.cut()
 
 
 def shown_key(uri: str, member: Member) -> int | None:
@@ -205,16 +138,16 @@ async def test_while_the_direct_way_is_cut_leases_are_renewed_and_nobody_is_abse
         renewing.thread(way.conninfo, key, _OFTEN, database_uri),
     ):
         await until(lambda: shown_key(database_uri, renewing.member) == key, renewing)
-        await way.cut()
+        way.cut()
         await until(lambda: shown_key(database_uri, renewing.member) is None, renewing)
         for _ in range(3):
             assert await renewing.renewal() == 1
             assert not await renewing.is_absent()
-        await way.mend()
+        way.mend()
         await until(lambda: shown_key(database_uri, renewing.member) == key, renewing)
     told = [log["event"] for log in logs if log["log_level"] != "debug"]
     assert told == ["renewal.broken", "renewal.recovered"]
-    assert "connection" in logs[0]["cause"]
+    assert "closed the connection" in logs[0]["cause"]
 
 
 async def test_a_direct_way_that_keeps_silent_is_given_up_in_time(
