@@ -33,7 +33,7 @@ _IN_PAIR: Final = re.compile(
 _HIDDEN: Final = "***"
 
 # What they tell at INFO we say ourselves, or nobody reads.
-_QUIET: Final = ("uvicorn", "watchfiles", "httpx", "httpcore", "psycopg.pool")
+_QUIET: Final = ("uvicorn", "watchfiles", "httpx", "httpcore")
 
 
 def configure_logs(
@@ -67,7 +67,8 @@ def configure_logs(
     root.setLevel(level)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
-    # It warns of every pipeline that a refused transaction aborts; those are answers.
+    # It warns of every pipeline that a refused transaction aborts, which is an answer,
+    # and its pool of every attempt to connect while the database is away.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
     logging.captureWarnings(capture=True)
 

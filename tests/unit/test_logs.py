@@ -107,6 +107,16 @@ def test_other_libraries_are_part_of_the_same_log(stream: io.StringIO) -> None:
     assert (line["level"], line["node"]) == ("warning", "a")
 
 
+def test_a_pool_that_tries_again_and_again_is_not_part_of_it(
+    stream: io.StringIO,
+) -> None:
+    """Whoever needs the database says once that it is away, and why."""
+    configure_logs(stream=stream)
+    logging.getLogger("psycopg.pool").warning("error connecting")
+    logging.getLogger("psycopg").warning("pipeline aborted")
+    assert lines(stream) == []
+
+
 def test_a_password_in_any_value_is_hidden(stream: io.StringIO) -> None:
     configure_logs(stream=stream)
     uri = "postgresql://me:secret@host/db"
