@@ -26,7 +26,9 @@ PREFIX = "THREADMILL_"
 _RESERVED = re.compile(r"THREADMILL_(FAULTS|TEST_\w+)")
 
 # As libpq cuts a URI: what an @ leads to lies before the first slash.
-_URI = re.compile(r"[^:]*://(?:[^@/]*@)?(?P<hosts>[^/?]*)(?:/(?P<database>[^?]*))?")
+_URI = re.compile(
+    r"postgres(?:ql)?://(?:[^@/]*@)?(?P<hosts>[^/?]*)(?:/(?P<database>[^?]*))?"
+)
 _HOST = re.compile(r"(?:\[[^\]@]*\]|[^:@\[\]]*)(?::\d*)?")
 
 Fields = Mapping[str, FieldInfo]
@@ -138,10 +140,13 @@ def describe(fields: Fields) -> Iterator[SettingDescription]:
 def is_misread(uri: str) -> bool:
     """Whether libpq would take a part of the password for the host or the database.
 
-    So it is when a user or password holds an @ or a slash that is not escaped.
+    So it is when a user or password holds an @ or a slash that is not escaped. What is
+    no URI, such as `host=... password=...`, is read as it stands.
     """
     cut = _URI.match(uri)
-    if cut is None or "@" in (cut["database"] or ""):
+    if cut is None:
+        return False
+    if "@" in (cut["database"] or ""):
         return True
     return not all(_HOST.fullmatch(host) for host in cut["hosts"].split(","))
 

@@ -8,7 +8,8 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from threadmill.drivers.postgres.database import Limits
+from threadmill.checkpoints.saver import PostgresSaver
+from threadmill.drivers.postgres.database import Limits, connection_info
 from threadmill.drivers.postgres.reach import (
     Outage,
     address,
@@ -112,6 +113,16 @@ def test_an_address_holds_no_secret(
     for name in ("PGHOST", "PGPORT"):
         monkeypatch.delenv(name, raising=False)
     assert address(uri) == shown
+
+
+async def test_no_driver_takes_a_uri_that_can_be_misread() -> None:
+    """Also where no setting was checked before: `PostgresSaver.from_conn_string`."""
+    uri = "postgresql://me:se/cret@127.0.0.1:1/db"
+    with pytest.raises(StoreUnavailable, match="percent-encode") as caught:
+        async with PostgresSaver.from_conn_string(uri):
+            pass
+    assert "cret" not in str(caught.value)
+    assert connection_info("host=h password=a@b/c", name="", limits=Limits())
 
 
 def _never(reason: str) -> None:

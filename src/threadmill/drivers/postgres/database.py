@@ -29,6 +29,7 @@ from psycopg_pool import AsyncConnectionPool
 from threadmill.drivers.postgres.connection import Connection, Row
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.drivers.postgres.translate import translate
+from threadmill.environment import is_misread
 from threadmill.errors import InvariantViolated, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -291,6 +292,11 @@ def connection_info(
     Raises:
         StoreUnavailable: the URI cannot be parsed (its text is not repeated).
     """
+    if is_misread(uri):
+        msg = (
+            "the URI of the database can be misread; percent-encode its password"
+        )
+        raise StoreUnavailable(msg)
     session = {**_timeouts(limits), **_SERVER_KEEPALIVES}
     options = "".join(f" -c {k}={v}" for k, v in session.items())
     try:

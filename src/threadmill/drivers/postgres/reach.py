@@ -160,7 +160,7 @@ def address(uri: str) -> str:
         parts = conninfo_to_dict(uri)
     except psycopg.ProgrammingError:
         return "an address that cannot be read"
-    if "://" in uri and is_misread(uri):
+    if is_misread(uri):
         return "an address that cannot be read"
     given = {
         o.keyword.decode(): o.val.decode() for o in Conninfo.get_defaults() if o.val
