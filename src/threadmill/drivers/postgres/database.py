@@ -293,9 +293,7 @@ def connection_info(
         StoreUnavailable: the URI cannot be parsed (its text is not repeated).
     """
     if is_misread(uri):
-        msg = (
-            "the URI of the database can be misread; percent-encode its password"
-        )
+        msg = "the URI of the database can be misread; percent-encode its password"
         raise StoreUnavailable(msg)
     session = {**_timeouts(limits), **_SERVER_KEEPALIVES}
     options = "".join(f" -c {k}={v}" for k, v in session.items())
