@@ -242,7 +242,8 @@ async def test_a_database_error_in_the_middle_leaves_nothing(
     assert await checkpoints.get(fence.tenant, str(fence.thread_id), "") is None
     async with await psycopg.AsyncConnection.connect(claims.uri) as connection:
         cursor = await connection.execute(
-            "SELECT count(*) FROM threadmill.checkpoint_write"
+            "SELECT count(*) FROM threadmill.checkpoint_write WHERE thread_id = %s",
+            [str(fence.thread_id)],
         )
         assert await cursor.fetchone() == (0,)
 

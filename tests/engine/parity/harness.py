@@ -183,7 +183,6 @@ async def _plain_turn(graph: Pregel, turn: Turn, thread: Any) -> Any:
             config,
             stream_mode=[*MODES],
             subgraphs=True,
-            durability="sync",
             context=kwargs["context"],
             interrupt_before=kwargs["interrupt_before"],
             interrupt_after=kwargs["interrupt_after"],
