@@ -25,6 +25,7 @@ from psycopg.errors import error_from_result
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from psycopg import abc
     from psycopg.abc import Buffer
     from psycopg.pq.abc import PGresult
 
@@ -73,9 +74,8 @@ class Connection(psycopg.AsyncConnection[Row]):
         is open.
         """
         # All are converted before any is sent: a value that cannot be leaves nothing.
-        converted = [
-            (query, self._convert(query, params)) for query, params in statements
-        ]
+        adapt = Transformer(self)
+        converted = [(query, _convert(adapt, query, p)) for query, p in statements]
         complete = False
         try:
             self.pgconn.enter_pipeline_mode()
@@ -117,13 +117,6 @@ class Connection(psycopg.AsyncConnection[Row]):
             awaited.append(query)
         self.pgconn.pipeline_sync()
         return awaited
-
-    def _convert(self, query: Query, params: Mapping[str, object]) -> _Converted:
-        adapt = Transformer(self)
-        values = adapt.dump_sequence(
-            [params[name] for name in query.names], query.formats
-        )
-        return values, adapt.types or (), adapt.formats
 
     def _prepare(self, key: _PreparedKey) -> None:
         query, types = key
@@ -174,10 +167,11 @@ class Connection(psycopg.AsyncConnection[Row]):
     ) -> list[list[Row]]:
         """The rows of each statement; raises for the first that failed."""
         rows, failed = [], None
+        adapt = Transformer(self)
         for of, result in zip(awaited, results, strict=True):
             if result.status in _DONE:
                 if not isinstance(of, _Preparing):
-                    rows.append(self._load(result))
+                    rows.append(_load(adapt, result))
                 continue
             if isinstance(of, _Preparing):
                 del self._statement_names[of.key]
@@ -186,15 +180,22 @@ class Connection(psycopg.AsyncConnection[Row]):
             raise error_from_result(failed)
         return rows
 
-    def _load(self, result: PGresult) -> list[Row]:
-        if not result.ntuples:
-            return []
-        names = [(result.fname(i) or b"").decode() for i in range(result.nfields)]
-        adapt = Transformer(self)
-        adapt.set_pgresult(result)
-        return adapt.load_rows(
-            0, result.ntuples, lambda values: dict(zip(names, values, strict=True))
-        )
+
+def _convert(
+    adapt: abc.Transformer, query: Query, params: Mapping[str, object]
+) -> _Converted:
+    values = adapt.dump_sequence([params[name] for name in query.names], query.formats)
+    return values, adapt.types or (), adapt.formats
+
+
+def _load(adapt: abc.Transformer, result: PGresult) -> list[Row]:
+    if not result.ntuples:
+        return []
+    names = [(result.fname(i) or b"").decode() for i in range(result.nfields)]
+    adapt.set_pgresult(result)
+    return adapt.load_rows(
+        0, result.ntuples, lambda values: dict(zip(names, values, strict=True))
+    )
 
 
 def _wake(ready: asyncio.Future[None]) -> None:
