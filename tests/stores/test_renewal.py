@@ -163,3 +163,15 @@ async def test_a_direct_way_that_keeps_silent_is_given_up_in_time(
         await until(lambda: shown_key(database_uri, renewing.member) is None, renewing)
         assert await renewing.renewal() == 1
         assert not await renewing.is_absent()
+
+
+async def test_a_renewal_extends_what_is_held(
+    renewing: Renewing, store: RunStore, database_uri: str
+) -> None:
+    await renewing.members.join(renewing.member)
+    await store.accept(await store.thread())
+    await store.claim(1, renewing.member.worker_id)
+    await store.let_leases_expire()
+    with renewing.thread(database_uri, None, _OFTEN, None):
+        assert await renewing.renewal() == 1
+    assert await store.dispatcher.reopen([], backoff_seconds=0, limit=10) == []
