@@ -36,8 +36,8 @@ ANALYZE threadmill.head, threadmill.checkpoint, threadmill.checkpoint_write;
 
 
 @pytest.fixture
-def application(database_uri: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(database_uri, autocommit=True) as connection:
+def application(fresh_database_uri: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(fresh_database_uri, autocommit=True) as connection:
         connection.execute(_FILL)
         connection.execute("SET enable_seqscan = off")
         connection.execute("SET enable_bitmapscan = off")
