@@ -210,7 +210,7 @@ async def test_a_repeated_attempt_announces_itself_and_its_tokens_stay(
         thread_id,
         {"input": {"steps": []}, "stream_mode": ["custom", "updates"]},
     )
-    commits = await _count_commits(engine_store)
+    commits = (await _count_commits(engine_store)) - 1
     ended = await driver.carry_out(run, Fault(FaultKind.KILL_BEFORE, commits))
     assert ended.run.attempt == 2
     events = await engine_store.events(thread_id)

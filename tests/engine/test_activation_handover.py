@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+import json
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import START, StateGraph
+from langgraph.types import Send
 from structlog.testing import capture_logs
 
 from tests.engine.engine_store import TENANT, EngineStore
@@ -17,7 +20,8 @@ from tests.engine.parity.harness import EngineStory, Ledger, tell_plainly
 from tests.engine.small_graphs import Steps, row, step
 from threadmill.domain.run import RunStatus
 from threadmill.engine.activate import Attempt
-from threadmill.testing.engine import EngineDriver, attempt_of
+from threadmill.engine.graph_factories import Factory
+from threadmill.testing.engine import EngineDriver
 from threadmill.testing.process import Process
 
 NODES = ("a", "b", "c", "d")
@@ -125,34 +129,54 @@ async def test_an_entrypoint_does_not_wait_for_its_own_tasks_slot(
     assert (await driver.carry_out(run)).run.status is RunStatus.SUCCESS
 
 
-async def test_what_follows_from_the_input_waits_for_the_first_result(
+async def test_a_run_of_one_node_commits_when_it_begins_before_the_node_and_at_the_end(
     engine_store: EngineStore,
 ) -> None:
-    """A run of one quick node commits twice: when it begins, and when it ends."""
     graph_id = str(uuid4())
     driver = engine_store.driver({graph_id: row(a=step("a"))})
     run = await driver.submit(graph_id, uuid4(), {"input": {"steps": []}})
-    assert (await driver.carry_out(run)).commits == 2
+    assert (await driver.carry_out(run)).commits == 3
 
 
-async def test_a_slow_first_node_does_not_hide_the_input(
+async def test_a_run_that_ends_is_not_handed_over_first(
     engine_store: EngineStore,
 ) -> None:
-    begun, go_on = asyncio.Event(), asyncio.Event()
+    """Its last superstep has several tasks, whose commits are still on their way."""
+    graph_id = str(uuid4())
+    builder: Any = StateGraph(Steps)
+    builder.add_node("a", step("a"))
+    builder.add_node("w", step("w"))
+    builder.add_edge(START, "a")
+    builder.add_conditional_edges("a", lambda _: [Send("w", {}) for _ in range(3)])
+    driver = engine_store.driver({graph_id: builder.compile()}, node=True)
+    run = await driver.submit(
+        graph_id, uuid4(), {"input": {"steps": []}, "stream_mode": ["checkpoints"]}
+    )
+    ended = await driver.carry_out(run)
+    assert ended.claims == 2
+    told = [
+        json.loads(event.data)["metadata"]["step"]
+        for event in await engine_store.events(run.thread_id)
+        if event.event == "checkpoints"
+    ]
+    assert told == [-1, 0, 1, 2]
 
-    async def slow(state: Steps) -> Any:
-        begun.set()
-        await go_on.wait()
-        return {"steps": ["slow"]}
 
-    graph_id, thread_id = str(uuid4()), uuid4()
-    driver = engine_store.driver({graph_id: row(slow=slow)})
-    await driver.submit(graph_id, thread_id, {"input": {"steps": ["in"]}})
-    process = driver.process()
-    (claim,) = await driver.claim(process)
-    working = asyncio.create_task(driver.work(process, attempt_of(claim)))
-    await begun.wait()
-    while await engine_store.checkpoints.get(TENANT, str(thread_id), "") is None:
-        assert not working.done()
-    go_on.set()
-    await working
+async def test_the_run_has_ended_before_its_graph_is_closed(
+    engine_store: EngineStore,
+) -> None:
+    """Closing a factory's graph is user code: dying in it must not repeat a node."""
+    heads: list[int] = []
+    thread_id = uuid4()
+
+    async def factory(config: RunnableConfig) -> AsyncIterator[Any]:
+        yield row(a=step("a"))
+        head = await engine_store.checkpoints.get(TENANT, str(thread_id), "")
+        heads.append(-2 if head is None else head.metadata["step"])
+
+    graph_id = str(uuid4())
+    made: Any = Factory.of(factory)
+    driver = engine_store.driver({graph_id: made})
+    run = await driver.submit(graph_id, thread_id, {"input": {"steps": []}})
+    await driver.carry_out(run)
+    assert heads[-1] == 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from langgraph.config import get_stream_writer
 
 from tests.engine.engine_store import TENANT, EngineStore
 from tests.engine.small_graphs import Steps, compiled, row, step
@@ -89,13 +91,19 @@ async def test_a_store_that_is_too_slow_for_a_commit_counts_as_an_attempt(
         calls += 1
         return {"steps": ["a"]}
 
-    async def too_slow(*_: Any) -> None:
-        raise Unavailable("the database is busy (QueryCanceled)")
-
     graph_id = str(uuid4())
     driver = engine_store.driver({graph_id: row(a=node, b=step("b"))}, attempts_max=2)
     run = await driver.submit(graph_id, uuid4(), {"input": {"steps": []}})
-    monkeypatch.setattr(engine_store.checkpoints, "commit", too_slow)
+    commit, commits = engine_store.checkpoints.commit, 0
+
+    async def slow_after_the_first(*args: Any) -> None:
+        nonlocal commits
+        commits += 1
+        if commits > 1:
+            raise Unavailable("the database is busy (QueryCanceled)")
+        await commit(*args)
+
+    monkeypatch.setattr(engine_store.checkpoints, "commit", slow_after_the_first)
     ended = await driver.carry_out(run)
     assert ended.run.status is RunStatus.ERROR
     assert ended.run.error is not None
@@ -128,3 +136,29 @@ async def test_a_subgraph_that_keeps_no_checkpoints(
     assert stored is not None
     steps = stored.checkpoint["channel_values"]["steps"]
     assert steps == ["a", "x", "y", "b"]
+
+
+async def test_a_result_that_cannot_be_stored_costs_no_more_than_itself(
+    engine_store: EngineStore,
+) -> None:
+    """What was committed before it stays, and what was told is told."""
+
+    async def node(state: Steps) -> Any:
+        get_stream_writer()("about to fail")
+        return {"value": threading.Lock()}
+
+    graph_id = str(uuid4())
+    driver = engine_store.driver({graph_id: row(a=step("a"), b=node)})
+    run = await driver.submit(
+        graph_id,
+        uuid4(),
+        {"input": {"steps": ["in"]}, "stream_mode": ["updates", "custom"]},
+    )
+    ended = await driver.carry_out(run)
+    assert ended.run.error is not None
+    assert ended.run.error["error"] == "StateUnserializable"
+    stored = await engine_store.checkpoints.get(TENANT, str(run.thread_id), "")
+    assert stored is not None
+    assert stored.checkpoint["channel_values"]["steps"] == ["in", "a"]
+    told = [event.event for event in await engine_store.events(run.thread_id)]
+    assert told == ["metadata", "updates", "custom", "error"]

@@ -62,7 +62,6 @@ def _writer(store: Store, tap: Tap, **changes: Any) -> Writer:
         "tap": tap,
         "progressed": True,
         "on_events": lambda: None,
-        "on_waiting": lambda: None,
         "faults": Faults(),
     }
     return Writer(**{**options, **changes})
@@ -121,28 +120,35 @@ async def test_a_held_result_rides_with_the_checkpoint(store: Store, tap: Tap) -
     assert len(commit.puts) == 1
 
 
-async def test_a_release_is_not_lost_to_a_flush_that_takes_the_checkpoint(
+async def test_nobody_takes_along_what_waits_for_leaving(
     store: Store, tap: Tap
 ) -> None:
+    """Whether the run goes on is not known yet, and a release is for one that does."""
     writer = _writer(store, tap)
     store.open.clear()
-    tap.announce(NewEvent("metadata", "{}"))
-    first = asyncio.create_task(writer.flush())
+    first = asyncio.create_task(writer.commit(_writes("a")))
     await asyncio.sleep(0)
-    second = asyncio.create_task(writer.flush())
+    second = asyncio.create_task(writer.commit(_writes("b")))
     await asyncio.sleep(0)
-    put = asyncio.create_task(writer.commit(_put(), release=True))
-    await asyncio.sleep(0)
+    tap.mark()
+    writer.hold(_put(), leaving=True)
+    tap.announce(NewEvent("checkpoints", "{}"))
     store.open.set()
-    await asyncio.gather(first, second, put)
-    assert [commit.release for commit in store.commits if commit.puts] == [True]
-    assert writer.released
+    await asyncio.gather(first, second)
+    await writer.flush()
+    assert [len(commit.puts) for commit in store.commits] == [0, 0]
+    assert [_told(commit) for commit in store.commits] == [[], []]
+    await writer.hand_over()
+    assert [commit.release for commit in store.commits] == [False, False, True]
+    assert len(store.commits[-1].puts) == 1
 
 
 async def test_nothing_is_told_after_a_release(store: Store, tap: Tap) -> None:
     """The next entry tells it; a late flush of tokens must not tell it twice."""
     writer = _writer(store, tap)
-    await writer.commit(_put(), release=True)
+    tap.mark()
+    writer.hold(_put(), leaving=True)
+    await writer.hand_over()
     tap.announce(NewEvent("checkpoints", "{}"))
     await writer.flush()
     assert len(store.commits) == 1
@@ -215,9 +221,9 @@ async def test_what_is_told_while_leaving_is_left_to_the_next_entry(
     _chunk(tap, "values", {"n": 1})
     tap.end_superstep("", described=True)
     tap.mark()
-    writer.hold(_put(), release=True)
+    writer.hold(_put(), leaving=True)
     tap.announce(NewEvent("checkpoints", "{}"))
-    await writer.flush()
+    await writer.hand_over()
     assert [_told(commit) for commit in store.commits] == [['values {"n":1}']]
     assert writer.released
 
@@ -229,7 +235,7 @@ async def test_a_run_that_ends_instead_of_leaving_tells_it_all(
     _chunk(tap, "values", {"n": 1})
     tap.end_superstep("", described=True)
     tap.mark()
-    writer.hold(_put(), release=True)
+    writer.hold(_put(), leaving=True)
     tap.announce(NewEvent("checkpoints", "{}"))
     rest = await writer.rest()
     assert store.commits == []

@@ -26,6 +26,7 @@ from threadmill.checkpoints.base import (
 from threadmill.domain.fence import Fence
 from threadmill.domain.run import RunEvent
 from threadmill.engine.activation.entry import (
+    UNSTORABLE,
     Entry,
     EntryLimits,
     Left,
@@ -45,7 +46,6 @@ from threadmill.errors import (
     GraphLoadFailed,
     LeaseLost,
     NotFound,
-    PayloadTooLarge,
     StoreUnavailable,
     Unavailable,
 )
@@ -191,14 +191,17 @@ class Activate:
         await self._faults.at("begin.after")
         fence = _with_attempt(fence, run)
         try:
-            left = await self._enter(attempt, fence, run, head)
-            await self._end(fence, run, left)
-        except (GraphError, PayloadTooLarge) as error:
+            await self._enter(attempt, fence, run, head)
+        except UNSTORABLE as error:
             await self._end(fence, run, Left(Outcome.FAILED, error=error))
 
     async def _enter(
         self, attempt: Attempt, fence: Fence, run: Run, head: Stored | None
-    ) -> Left:
+    ) -> None:
+        """Carries the run through its graph, and ends it before the graph is closed.
+
+        Code of the user's runs when a graph of a factory's is closed.
+        """
         loaded = self._loaded(run.graph_id)
         use = GraphUse(
             config=run.kwargs.get("config") or {}, context=run.kwargs.get("context")
@@ -227,7 +230,11 @@ class Activate:
                     faults=self._faults,
                     on_events=lambda: self._hints.moved(fence.tenant, fence.thread_id),
                 )
-                return await entry.run(attempt.stop)
+                left = await entry.run(attempt.stop)
+                try:
+                    await self._end(fence, run, left)
+                except UNSTORABLE as error:
+                    await self._end(fence, run, entry.failed(error))
         finally:
             deadline.cancel()
 
@@ -276,8 +283,6 @@ class Activate:
             case Outcome.FAILED:
                 await self._finish(fence, RunEvent.FAIL, left.error, rest=left.rest)
             case Outcome.HANDED_OVER:
-                if not left.released:
-                    await self._dispatcher.release(fence, count_attempt=False)
                 self._hints.ready(run.graph_id)
             case Outcome.STOPPED:
                 await self._stopped(fence, left)

@@ -168,7 +168,7 @@ class Connection(psycopg.AsyncConnection[Row]):
         """The rows of each statement; raises for the first that failed."""
         rows, failed = [], None
         adapt = Transformer(self)
-        for of, result in zip(awaited, results, strict=True):
+        for of, result in zip(awaited, results, strict=False):
             if result.status in _DONE:
                 if not isinstance(of, _Preparing):
                     rows.append(_load(adapt, result))
@@ -176,6 +176,8 @@ class Connection(psycopg.AsyncConnection[Row]):
             if isinstance(of, _Preparing):
                 del self._statement_names[of.key]
             failed = failed or result
+        # One result more is what the commit itself has failed with.
+        failed = failed or next(iter(results[len(awaited) :]), None)
         if failed is not None:
             raise error_from_result(failed)
         return rows

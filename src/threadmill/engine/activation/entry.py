@@ -23,7 +23,6 @@ import structlog
 from langchain_core.runnables import RunnableConfig
 from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.constants import START
 from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.pregel import Pregel
 from langgraph.runtime import RunControl, Runtime
@@ -49,7 +48,7 @@ from threadmill.engine.activation.tasks import KEY as SUBMIT_KEY
 from threadmill.engine.activation.tasks import TaskStarter
 from threadmill.engine.activation.told import Told
 from threadmill.engine.activation.writer import Writer
-from threadmill.errors import Error, LeaseLost
+from threadmill.errors import Error, GraphError, LeaseLost, PayloadTooLarge
 from threadmill.faults import Faults
 from threadmill.stores.records import Run
 from threadmill.streams.base import NewEvent
@@ -57,6 +56,8 @@ from threadmill.streams.base import NewEvent
 _log = structlog.get_logger(__name__)
 
 STREAM_KEY: Final = "__pregel_stream"
+# What the graph's author has to mend: the run fails by it.
+UNSTORABLE: Final = (GraphError, PayloadTooLarge)
 RUNTIME_KEY: Final = "__pregel_runtime"
 
 
@@ -78,14 +79,12 @@ class Left:
         outcome: how.
         error: what the graph raised, for FAILED.
         reason: why it was stopped, for STOPPED.
-        released: the activation was already handed back, with its last checkpoint.
         rest: what is not written yet; to be committed with what follows.
     """
 
     outcome: Outcome
     error: BaseException | None = None
     reason: StopReason | None = None
-    released: bool = False
     rest: Commit = field(default_factory=Commit)
 
 
@@ -180,7 +179,6 @@ class Entry:
             tap=self._tap,
             progressed=first_claim,
             on_events=on_events,
-            on_waiting=self._on_loose,
             faults=faults or Faults(),
         )
         self._saver = ActivationSaver(
@@ -193,12 +191,11 @@ class Entry:
             tap=self._tap,
             control=self._control,
             hand_over=hand_over,
-            has_start=START in graph.nodes,
         )
         self._tasks = TaskStarter(
             recursion_limit=self._steps.limit,
             max_concurrency=config.get("max_concurrency"),
-            on_start=self._tap.tasks_run,
+            on_start=self._tap.task_runs,
             before_run=self._writer.settle,
             finished=results(head) if head is not None and self._reentry else {},
             handlers=self._tap.handlers(),
@@ -240,8 +237,7 @@ class Entry:
             return await self._left(driving)
         except LeaseLost:
             # Also what the writer says once something else has failed.
-            self._raise_failure()
-            raise
+            return self._refused()
         finally:
             await self._clean_up(driving, stopping, failing, flushing)
 
@@ -346,7 +342,8 @@ class Entry:
     async def _left(self, driving: asyncio.Task[None]) -> Left:
         await self._end_tasks()
         error = driving.exception() if not driving.cancelled() else None
-        self._raise_failure()
+        if self._writer.failure is not None:
+            return self._refused()
         if isinstance(error, GraphDrained):
             return await self._handed_over()
         rest = await self._rest()
@@ -360,14 +357,15 @@ class Entry:
         return replace(rest, events=[*rest.events, *self._tap.take_all()])
 
     async def _handed_over(self) -> Left:
-        await self._writer.flush()
-        return Left(Outcome.HANDED_OVER, released=self._writer.released)
+        await self._writer.hand_over()
+        return Left(Outcome.HANDED_OVER)
 
     async def _stopped(
         self, driving: asyncio.Task[None], reason: StopReason | None
     ) -> Left:
         if reason in {StopReason.DRAIN, StopReason.DEADLINE}:
-            await self._writer.settle()
+            with suppress(Error):  # the writer remembers
+                await self._writer.flush()
         failed = self._writer.failure is not None
         if not failed:
             # What a cancelled graph still writes would read as its nodes' failure.
@@ -375,13 +373,26 @@ class Entry:
         await self._end([driving])
         await self._end_tasks()
         if failed:
-            self._raise_failure()
+            return self._refused()
         return Left(Outcome.STOPPED, reason=reason)
 
-    def _raise_failure(self) -> None:
-        """A refused write outranks whatever the graph made of it."""
-        if self._writer.failure is not None:
-            raise self._writer.failure
+    def _refused(self) -> Left:
+        """A refused write outranks whatever the graph made of it.
+
+        Raises:
+            Error: it was not refused for what it holds.
+        """
+        failure = self._writer.failure or LeaseLost()
+        if isinstance(failure, UNSTORABLE):
+            return self.failed(failure)
+        raise failure
+
+    def failed(self, error: BaseException) -> Left:
+        """The end of a run whose last commit could not be stored for what it holds."""
+        self._tap.give_back()
+        return Left(
+            Outcome.FAILED, error=error, rest=Commit(events=self._tap.take_loose())
+        )
 
     async def _clean_up(self, *tasks: asyncio.Task[Any]) -> None:
         await self._end(tasks)
@@ -418,8 +429,6 @@ class Entry:
             await self._loose.wait()
             await asyncio.sleep(self._limits.token_flush_seconds)
             self._loose.clear()
-            if self._writer.leaves:
-                continue  # LangGraph is about to tell whether the run goes on
             with suppress(Error):  # the saver remembers, and the entry ends by it
                 await self._writer.flush()
 

@@ -13,8 +13,6 @@ Two kinds of writes wait, to share a commit with what follows at once. The resul
 superstep's only task waits for the checkpoint after it. A checkpoint of the root waits
 for the next task to start, before which it is committed, or for the end of the run: no
 user code runs in between, so a crash there loses nothing that a commit would have kept.
-What comes before the first node follows from the run's input, which is durable, and
-waits a little longer: for the first node's result, if that comes soon.
 """
 
 from __future__ import annotations
@@ -85,7 +83,6 @@ class ActivationSaver(ReadingSaver):
         tap: the attempt's event recorder.
         control: LangGraph's own switch for leaving at the next superstep.
         hand_over: asked after each superstep with user nodes: leave now?
-        has_start: whether the first superstep after an input runs no node.
     """
 
     def __init__(
@@ -100,7 +97,6 @@ class ActivationSaver(ReadingSaver):
         tap: Tap,
         control: RunControl,
         hand_over: Callable[[], bool],
-        has_start: bool,
     ) -> None:
         super().__init__(reads)
         self._store = store
@@ -111,8 +107,6 @@ class ActivationSaver(ReadingSaver):
         self._tap = tap
         self._control = control
         self._hand_over = hand_over
-        self._has_start = has_start
-        self._input_step: int | None = None
         self._expected = head.checkpoint["id"] if head else None
         self._thread = str(fence.thread_id)
         self._entered = False
@@ -155,10 +149,7 @@ class ActivationSaver(ReadingSaver):
         else:
             if leaves:
                 self._tap.mark()
-            derived = self._spreads_input()
-            if metadata.get("source") == "input":
-                self._input_step, derived = metadata["step"], True
-            self._writer.hold(put, release=leaves, derived=derived)
+            self._writer.hold(put, leaving=leaves)
             self._expected = checkpoint["id"]
             self.step = metadata["step"]
         return config_of(self._thread, put.ns, checkpoint["id"])
@@ -174,7 +165,7 @@ class ActivationSaver(ReadingSaver):
         item = self._writes_of(config, writes, task_id, task_path)
         self._tap.writes_follow(item.ns, task_id)
         if not item.ns and is_result(writes) and self._tap.is_only_task(task_id):
-            self._writer.hold(item, derived=self._spreads_input())
+            self._writer.hold(item)
             return
         await self._at_home(self._writer.commit(item))
 
@@ -287,10 +278,6 @@ class ActivationSaver(ReadingSaver):
         except Unavailable as error:
             self._writer.refuse(error)
             raise
-
-    def _spreads_input(self) -> bool:
-        """Whether the root's superstep only spreads the input over the channels."""
-        return self._has_start and self.step == self._input_step
 
     # --- leaving ------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ class _Superstep:
         repeats: how many of these results are about to be repeated.
         values_told: the repeated state is in the stream already.
         updates_told: the repeated results are.
-        running: tasks run; whatever is announced from now on is called by them.
+        running: tasks that run; whatever is announced from now on is called by them.
         cached: updates of tasks that the cache answered, whose writes will follow.
     """
 
@@ -73,7 +73,7 @@ class _Superstep:
     repeats: int = 0
     values_told: bool = False
     updates_told: bool = False
-    running: bool = False
+    running: set[str] = field(default_factory=set)
     cached: deque[_Recorded] = field(default_factory=deque)
 
 
@@ -104,6 +104,7 @@ class Tap:
         self._kept = {""}
         self._supersteps: dict[str, _Superstep] = {}
         self._mark: _Recorded | None = None
+        self._taken: list[_Recorded] = []
         self._messages = MessageEvents(as_tuples="messages-tuple" in self._modes)
         self.interrupted = False
 
@@ -167,13 +168,14 @@ class Tap:
                 updates_told=own or f"updates{suffix}" in self._told.names,
             )
 
-    def tasks_run(self) -> None:
-        """The root's tasks of this superstep are being started."""
-        self._superstep("").running = True
+    def task_runs(self, task_id: str) -> None:
+        """A task of the root's superstep is being started, seen by users or not."""
+        self._superstep("").running.add(task_id)
 
     def is_only_task(self, task_id: str) -> bool:
         """Whether this task is the only one of the root's superstep."""
-        return set(self._superstep("").tasks) <= {task_id}
+        superstep = self._superstep("")
+        return superstep.running | superstep.tasks.keys() <= {task_id}
 
     def has_tasks(self) -> bool:
         """Whether the root's superstep runs nodes of the user's."""
@@ -216,7 +218,7 @@ class Tap:
             self._log.append(self._mark)
 
     def take(
-        self, owners: Collection[Owner], *, up_to_mark: bool = False
+        self, owners: Collection[Owner], *, past_mark: bool = False
     ) -> list[NewEvent]:
         """Removes and returns what a commit of `owners` takes along, in order.
 
@@ -225,33 +227,48 @@ class Tap:
 
         Args:
             owners: what is committed.
-            up_to_mark: nothing that was told after the mark.
+            past_mark: the run ends here: also what was told after the mark.
         """
-        taken: list[NewEvent | None] = []
+        taken: list[_Recorded] = []
         left: list[_Recorded] = []
         waiting: set[str] = set()
         with self._lock:
-            for recorded in self._log:
-                if up_to_mark and recorded is self._mark:
+            for place, recorded in enumerate(self._log):
+                if recorded is self._mark and not past_mark:
+                    left += self._log[place:]
                     break
                 if recorded.owner is None:
                     goes = recorded.ns not in waiting
                 else:
                     goes = recorded.owner in owners
                 if goes:
-                    taken.append(recorded.event)
+                    taken.append(recorded)
                     continue
                 left.append(recorded)
                 if recorded.owner is not None:
                     waiting.add(recorded.ns)
-            self._log = left
-        return [event for event in taken if event is not None]
+            self._log, self._taken = left, taken
+        return [r.event for r in taken if r.event is not None]
 
     def take_all(self) -> list[NewEvent]:
         """Removes and returns everything that is left."""
         with self._lock:
             taken, self._log = self._log, []
+            self._taken = [*self._taken, *taken]
         return [r.event for r in taken if r.event is not None]
+
+    def take_loose(self) -> list[NewEvent]:
+        """Removes and returns what is told whatever becomes of the state."""
+        with self._lock:
+            loose = [recorded for recorded in self._log if recorded.owner is None]
+            self._log = [r for r in self._log if r.owner is not None]
+        return [r.event for r in loose if r.event is not None]
+
+    def give_back(self) -> None:
+        """What was taken last could not be stored; its loose events still can."""
+        with self._lock:
+            loose = [recorded for recorded in self._taken if recorded.owner is None]
+            self._log, self._taken = [*loose, *self._log], []
 
     # --- what LangGraph tells -----------------------------------------------------
 

@@ -28,7 +28,7 @@ class TaskStarter:
     Args:
         recursion_limit: the run's own, for subgraphs.
         max_concurrency: tasks that may run at once (LangGraph's config key).
-        on_start: called before a task is started.
+        on_start: called with a task's id before it is started.
         before_run: awaited before a task runs: what it builds on must be durable.
         finished: what tasks have written that must not run again. LangGraph itself
             gives their results back to all but error handlers.
@@ -42,7 +42,7 @@ class TaskStarter:
         *,
         recursion_limit: int,
         max_concurrency: int | None,
-        on_start: Callable[[], None],
+        on_start: Callable[[str], None],
         before_run: Callable[[], Awaitable[None]],
         finished: Mapping[str, Sequence[tuple[str, Any]]],
         handlers: Sequence[BaseCallbackHandler] = (),
@@ -72,7 +72,7 @@ class TaskStarter:
     ) -> asyncio.Future[Any]:
         """LangGraph's own signature: the first argument after `fn` is the task."""
         self._adapt(args[0])
-        self._on_start()
+        self._on_start(args[0].id)
         if args[0].id in self._finished:
             return self._given_back(args[0])
         task = asyncio.get_running_loop().create_task(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from threadmill.checkpoints.base import (
     Checkpoints,
@@ -31,8 +31,7 @@ Item = Put | Writes
 @dataclass(slots=True, eq=False)
 class _Waiting:
     item: Item
-    release: bool = False
-    derived: bool = False
+    leaving: bool = False
 
 
 class Writer:
@@ -45,7 +44,6 @@ class Writer:
         tap: the attempt's event recorder.
         progressed: whether the claim counts as a first attempt already.
         on_events: told after each commit with events.
-        on_waiting: told when something waits that nobody needs at once.
         faults: what tests make happen around commits.
     """
 
@@ -58,7 +56,6 @@ class Writer:
         tap: Tap,
         progressed: bool,
         on_events: Callable[[], None],
-        on_waiting: Callable[[], None],
         faults: Faults,
     ) -> None:
         self._store = store
@@ -68,7 +65,6 @@ class Writer:
         self._tap = tap
         self._progressed = progressed
         self._on_events = on_events
-        self._on_waiting = on_waiting
         self._faults = faults
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
@@ -77,30 +73,33 @@ class Writer:
         self.failed = asyncio.Event()
         self.released = False
 
-    def hold(self, item: Item, *, release: bool = False, derived: bool = False) -> None:
-        """Lets `item` wait for the next commit; see `commit`.
+    def hold(self, item: Item, *, leaving: bool = False) -> None:
+        """Lets `item` wait for the next commit.
 
-        With `derived` it follows from the run's input alone: whoever runs the run
-        again makes the same of it, so no task has to wait until it is durable.
+        Args:
+            item: a checkpoint or a task's result.
+            leaving: let it wait until it is known whether the run goes on, for
+                `hand_over` or `rest`.
         """
-        self._queue.append(_Waiting(item, release, derived))
-
-    @property
-    def leaves(self) -> bool:
-        """Whether the next commit hands the activation back, unless the run ends."""
-        return any(waiting.release for waiting in self._queue)
+        self._queue.append(_Waiting(item, leaving))
 
     async def settle(self) -> None:
-        """Returns when what a task builds on is durable.
+        """Returns when what a task builds on is durable; events alone may wait on.
 
         Raises:
             Error: see `commit`.
         """
-        needed = any(not waiting.derived for waiting in self._queue)
-        if needed or self._lock.locked() or self.failure is not None:
+        if self._queue or self._lock.locked() or self.failure is not None:
             await self.flush()
-        elif self._queue:
-            self._on_waiting()
+
+    async def hand_over(self) -> None:
+        """Commits everything that waits, and hands the activation back with it.
+
+        Raises:
+            Error: see `commit`.
+        """
+        async with self._lock:
+            await self._commit_all(release=True)
 
     async def rest(self) -> Commit:
         """Takes what waits, for whoever ends the run to commit.
@@ -111,20 +110,19 @@ class Writer:
         async with self._lock:
             if self.failure is not None:
                 raise LeaseLost from self.failure
-            return self._take(ending=True)
+            return self._take(all_of_it=True, past_mark=True)
 
-    async def commit(self, item: Item, *, release: bool = False) -> None:
+    async def commit(self, item: Item) -> None:
         """Returns when `item` is durable, with all that waited before it.
 
         Args:
             item: a checkpoint or a task's result.
-            release: hand the activation back in the same commit.
 
         Raises:
             LeaseLost: the fence does not hold, or an earlier commit has failed.
             Error: whatever the store met; nothing is written any more.
         """
-        waiting = _Waiting(item, release)
+        waiting = _Waiting(item)
         self._queue.append(waiting)
         async with self._lock:
             # Somebody else's commit may have taken it along.
@@ -132,10 +130,10 @@ class Writer:
                 await self._commit_all()
 
     async def flush(self) -> None:
-        """Commits everything that waits, events included as far as they may go.
+        """Commits what waits, events included as far as they may go.
 
-        Does nothing once the activation is handed back: what LangGraph tells after
-        that, it tells the next entry again.
+        What waits for the end, or for leaving, waits on. Once the activation is handed
+        back nothing is left to do: what LangGraph tells then, it tells the next entry.
 
         Raises:
             Error: see `commit`.
@@ -174,11 +172,12 @@ class Writer:
             self.failure = reason
             self._loop.call_soon_threadsafe(self.failed.set)
 
-    async def _commit_all(self) -> None:
+    async def _commit_all(self, *, release: bool = False) -> None:
         if self.failure is not None:
             raise LeaseLost from self.failure
-        commit = self._take()
-        if not (commit.writes or commit.puts or commit.events):
+        commit = self._take(all_of_it=release)
+        commit = replace(commit, release=release)
+        if not (commit.writes or commit.puts or commit.events or release):
             return
         try:
             await self._faults.at("commit.before")
@@ -194,10 +193,10 @@ class Writer:
         if commit.events:
             self._on_events()
 
-    def _take(self, *, ending: bool = False) -> Commit:
-        batch, self._queue = self._queue, []
-        writes, puts = _sorted([waiting.item for waiting in batch])
-        release = not ending and any(waiting.release for waiting in batch)
+    def _take(self, *, all_of_it: bool = False, past_mark: bool = False) -> Commit:
+        taken = [w for w in self._queue if all_of_it or not w.leaving]
+        self._queue = [w for w in self._queue if w not in taken]
+        writes, puts = _sorted([waiting.item for waiting in taken])
         # The input's checkpoint describes no superstep; the first one may have been
         # told before it is committed.
         owners: set[Owner] = {
@@ -207,8 +206,7 @@ class Writer:
         return Commit(
             writes=writes,
             puts=puts,
-            events=self._tap.take(owners, up_to_mark=release),
-            release=release,
+            events=self._tap.take(owners, past_mark=past_mark),
             progress=not self._progressed and any(not put.ns for put in puts),
         )
 

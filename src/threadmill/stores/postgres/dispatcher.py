@@ -170,7 +170,6 @@ class PostgresDispatcher:
 def add_begin(tx: Transaction, claim: Claim) -> Result:
     """Adds the begin of a claimed run; see `begun_run`."""
     run = {"tenant": claim.tenant, "run_id": claim.run_id}
-    tx.add(DISPATCH.no_flush)
     tx.add(DISPATCH.lock_run, **run)
     tx.add(
         DISPATCH.fence,

@@ -19,12 +19,6 @@ WITH f AS MATERIALIZED (
 )
 SELECT threadmill.require(EXISTS (SELECT FROM f), 'lease_lost')
 
--- name: no_flush
--- The commit does not wait for the disk. Should the database crash before a later
--- commit of the run has flushed it along, the run has not begun: nothing else has
--- happened by then that could outlive it.
-SELECT set_config('synchronous_commit', 'off', true)
-
 -- name: begin
 -- A hand-over between supersteps is not a new attempt: only a first claim of the
 -- run and a claim after a loss are. The run starts at the head, or at the checkpoint
