@@ -145,6 +145,29 @@ async def test_a_thread_that_names_none_has_no_graph(
     assert (status, "has no graph" in detail) == (422, True)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        {"goto": 5},
+        {"goto": {"input": 1}},
+        {"goto": ["a", {"node": 7}]},
+        {"update": 5},
+        {"update": "x"},
+        {"update": [1]},
+        {"update": [["channel"]]},
+    ],
+)
+async def test_a_command_of_the_wrong_shape_is_refused(
+    idle_server: RunningServer, command: dict[str, object]
+) -> None:
+    thread_id = await _thread(idle_server.http)
+    body = {"assistant_id": "conversation", "command": command}
+    status, detail = _told(
+        await idle_server.http.post(f"/threads/{thread_id}/runs", json=body)
+    )
+    assert (status, f"command.{next(iter(command))}" in detail) == (422, True)
+
+
 # --- queries and headers ------------------------------------------------------------
 
 

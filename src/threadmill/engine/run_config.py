@@ -67,3 +67,33 @@ def merge_config(below: Mapping[str, Any], above: Mapping[str, Any]) -> Json:
     if tags:
         merged["tags"] = list(dict.fromkeys(tags))
     return merged
+
+
+def check_command(command: Mapping[str, Any]) -> None:
+    """Refuses a command that LangGraph's `Command` cannot be made of.
+
+    Raises:
+        InvalidRequest: naming the part.
+    """
+    update, goto = command.get("update"), command.get("goto")
+    if not (update is None or isinstance(update, dict) or _is_pairs(update)):
+        raise InvalidRequest(
+            "command.update must be an object, or a list of [channel, value]"
+        )
+    for target in goto if isinstance(goto, list) else [goto]:
+        if not (target is None or isinstance(target, str) or _is_send(target)):
+            raise InvalidRequest(
+                'command.goto must be a node\'s name, {"node": name, "input": ...}, or '
+                "a list of those"
+            )
+
+
+def _is_pairs(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)
+        for pair in value
+    )
+
+
+def _is_send(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("node"), str)

@@ -17,6 +17,7 @@ from langchain_core.utils.uuid import uuid7
 
 from threadmill.domain.multitask import strategy
 from threadmill.engine.run_config import (
+    check_command,
     check_config,
     merge_config,
     own_config,
@@ -323,6 +324,7 @@ def _default(graph: LoadedGraph) -> _Target:
 def _check(request: RunRequest) -> None:
     """Refuses what is not valid, and what would silently not be done."""
     check_config(request.config)
+    check_command(request.command or {})
     check_stream_modes(request.stream_mode)
     _one_of("durability", request.durability, _DURABILITIES)
     _one_of("if_not_exists", request.if_not_exists, ("create", "reject"))
