@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import psycopg
 import pytest
 
-from threadmill.drivers.postgres.database import Database
+from threadmill.drivers.postgres.database import Database, Limits
 from threadmill.drivers.postgres.sql import Query
-from threadmill.errors import InvariantViolated, LeaseLost
+from threadmill.errors import InvariantViolated, LeaseLost, Unavailable
 
 INSERT = Query(
     "insert",
@@ -17,6 +18,12 @@ INSERT = Query(
 )
 COUNT = Query("count", b"SELECT count(*)::integer AS n FROM threadmill.idempotency")
 REFUSE = Query("refuse", b"SELECT threadmill.require(false, 'lease_lost', 'gone')")
+_DEFERRED = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+  'BEGIN RAISE EXCEPTION ''too late'' USING ERRCODE = ''40001''; END';
+CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON threadmill.idempotency
+  DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse();
+"""
 SWALLOW = Query("swallow", b"SELECT length(%(text)s)")
 SETTINGS = Query(
     "settings",
@@ -76,6 +83,21 @@ async def test_a_cancelled_transaction_is_whole_or_nothing(
     working.cancel()
     await asyncio.wait({working})
     assert await count(database, "acme") - before in {0, 2}
+
+
+async def test_an_error_of_the_commit_itself_is_told(fresh_database_uri: str) -> None:
+    """It comes as one answer more than there were statements."""
+    with psycopg.connect(fresh_database_uri, autocommit=True) as admin:
+        admin.execute(_DEFERRED)
+    database = Database(fresh_database_uri, name="test", limits=Limits(pool_max=1))
+    await database.open()
+    try:
+        with pytest.raises(Unavailable, match="SerializationFailure"):
+            async with database.tenant_tx("acme") as tx:
+                tx.add(INSERT, key="one")
+        assert await count(database, "acme") == 0
+    finally:
+        await database.close()
 
 
 async def test_role_and_tenant_end_with_the_transaction(database: Database) -> None:
