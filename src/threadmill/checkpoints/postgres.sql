@@ -306,6 +306,7 @@ SELECT checkpoint_id, task_id, channel, value_type AS type, value
 
 -- name: ancestors
 -- The checkpoints that lead to one (or to the head), nearest first, itself left out.
+-- Each is looked up by its id: a join might read the whole namespace instead.
 WITH RECURSIVE chain AS (
   SELECT parent_id, 0 AS depth FROM threadmill.checkpoint
    WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s AND ns = %(ns)s
@@ -315,16 +316,19 @@ WITH RECURSIVE chain AS (
                AND h.ns = %(ns)s)
            ELSE %(checkpoint_id)s::text END
   UNION ALL
-  SELECT c.parent_id, chain.depth + 1
-    FROM chain JOIN threadmill.checkpoint c
-      ON c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s AND c.ns = %(ns)s
-         AND c.checkpoint_id = chain.parent_id
-   WHERE chain.depth < %(limit)s - 1
+  SELECT (SELECT c.parent_id FROM threadmill.checkpoint c
+           WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s
+             AND c.ns = %(ns)s AND c.checkpoint_id = chain.parent_id),
+         chain.depth + 1
+    FROM chain
+   WHERE chain.parent_id IS NOT NULL AND chain.depth < %(limit)s - 1
 )
 SELECT c.checkpoint_id, c.format, c.body_type AS type, c.body AS value
-  FROM chain JOIN threadmill.checkpoint c
-    ON c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s AND c.ns = %(ns)s
-       AND c.checkpoint_id = chain.parent_id
+  FROM chain CROSS JOIN LATERAL (
+         SELECT * FROM threadmill.checkpoint c
+          WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s
+            AND c.ns = %(ns)s AND c.checkpoint_id = chain.parent_id
+          LIMIT 1) c
  ORDER BY chain.depth
 
 --------------------------------------------------------------------------- delete

@@ -377,7 +377,9 @@ GRANT SELECT, DELETE ON threadmill.worker TO threadmill_dispatcher;
 GRANT USAGE ON SEQUENCE threadmill.token_seq TO threadmill_dispatcher;
 
 ---------------------------------------------------------- dispatcher's functions
--- In PL/pgSQL, because it keeps the plans of its statements.
+-- In PL/pgSQL, because it keeps the plans of its statements. Rows are chosen in a
+-- materialized CTE: as a subquery a plan may choose anew for each row that it joins
+-- with, and so take more than `n`.
 
 -- Claims up to `n` ready activations of graphs that the worker has loaded. Each
 -- draws its own token and counts an attempt.
@@ -390,17 +392,19 @@ CREATE FUNCTION threadmill.claim(
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
+  WITH ready AS MATERIALIZED (
+    SELECT r.tenant_id, r.activation_id
+      FROM activation r
+     WHERE r.state = 'ready' AND r.kind = 'step' AND r.not_before <= now()
+       AND r.graph_id = ANY (claim.loaded)
+     ORDER BY r.not_before
+     LIMIT claim.n
+       FOR UPDATE SKIP LOCKED)
   UPDATE activation a
      SET state = 'leased', worker_id = claim.worker,
          token = nextval('threadmill.token_seq'),
          lease_until = clock_timestamp() + claim.lease, attempt = a.attempt + 1
-    FROM (SELECT r.tenant_id, r.activation_id
-            FROM activation r
-           WHERE r.state = 'ready' AND r.kind = 'step' AND r.not_before <= now()
-             AND r.graph_id = ANY (claim.loaded)
-           ORDER BY r.not_before
-           LIMIT claim.n
-             FOR UPDATE SKIP LOCKED) ready
+    FROM ready
    WHERE a.tenant_id = ready.tenant_id AND a.activation_id = ready.activation_id
   RETURNING a.tenant_id, a.activation_id, a.thread_id, a.run_id, a.token, a.attempt;
 END $$;
@@ -432,6 +436,14 @@ RETURNS TABLE (
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
+  WITH lost AS MATERIALIZED (
+    SELECT r.tenant_id, r.activation_id
+      FROM activation r
+     WHERE r.state = 'leased'
+       AND (r.lease_until < clock_timestamp()
+            OR r.worker_id = ANY (reopen.dead))
+     LIMIT reopen.n
+       FOR UPDATE SKIP LOCKED)
   UPDATE activation a
      SET state = CASE a.kind WHEN 'step' THEN 'ready' ELSE a.state END,
          worker_id = CASE a.kind WHEN 'update' THEN '00000000-0000-0000-0000-000000000000'::uuid END,
@@ -439,13 +451,7 @@ BEGIN
                        THEN clock_timestamp() + interval '30 s' END,
          not_before = clock_timestamp() + reopen.backoff * (0.5 + random())
                       * (power(2, least(greatest(a.attempt, 1) - 1, 8)) - 1)
-    FROM (SELECT r.tenant_id, r.activation_id
-            FROM activation r
-           WHERE r.state = 'leased'
-             AND (r.lease_until < clock_timestamp()
-                  OR r.worker_id = ANY (reopen.dead))
-           LIMIT reopen.n
-             FOR UPDATE SKIP LOCKED) lost
+    FROM lost
    WHERE a.tenant_id = lost.tenant_id AND a.activation_id = lost.activation_id
   RETURNING a.tenant_id, a.activation_id, a.thread_id, a.run_id, a.token,
             a.attempt, a.kind;
@@ -459,11 +465,13 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
+  WITH d AS MATERIALIZED (
+    SELECT d.tenant_id, d.kind, d.ref FROM timer d
+     WHERE d.due_at <= now()
+     ORDER BY d.due_at LIMIT due.n
+       FOR UPDATE SKIP LOCKED)
   UPDATE timer t SET due_at = clock_timestamp() + due.hold
-    FROM (SELECT d.tenant_id, d.kind, d.ref FROM timer d
-           WHERE d.due_at <= now()
-           ORDER BY d.due_at LIMIT due.n
-             FOR UPDATE SKIP LOCKED) d
+    FROM d
    WHERE t.tenant_id = d.tenant_id AND t.kind = d.kind AND t.ref = d.ref
   RETURNING t.tenant_id, t.kind, t.ref;
 END $$;
