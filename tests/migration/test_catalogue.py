@@ -206,6 +206,7 @@ _SAMPLES = {
 _CHOSEN = {
     ("activation", "kind"): "'update'",
     ("timer", "kind"): "'promote'",
+    ("effect", "state"): "'intent'",
 }
 
 

@@ -23,6 +23,9 @@ def erase_thread(tx: Transaction, thread_id: UUID) -> Result:
     for query in (
         ERASE.runs,
         ERASE.activations,
+        ERASE.supersteps,
+        ERASE.dead_letters,
+        ERASE.effects,
         ERASE.writes,
         ERASE.checkpoints,
         ERASE.heads,

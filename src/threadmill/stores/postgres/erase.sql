@@ -11,6 +11,22 @@ SELECT 1 FROM threadmill.run
 DELETE FROM threadmill.activation
  WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
 
+-- name: supersteps
+DELETE FROM threadmill.superstep
+ WHERE tenant_id = %(tenant)s AND run_id IN (
+   SELECT run_id FROM threadmill.run
+    WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s)
+
+-- name: dead_letters
+DELETE FROM threadmill.dead_letter
+ WHERE tenant_id = %(tenant)s AND run_id IN (
+   SELECT run_id FROM threadmill.run
+    WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s)
+
+-- name: effects
+DELETE FROM threadmill.effect
+ WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
+
 -- name: writes
 DELETE FROM threadmill.checkpoint_write
  WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s::text
