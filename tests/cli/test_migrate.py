@@ -38,8 +38,8 @@ def test_several_at_once_apply_everything_once(empty: Project) -> None:
     programs = [empty.start("migrate") for _ in range(3)]
     assert [program.ended() for program in programs] == [0, 0, 0]
     outputs = [program.output for program in programs]
-    assert sum("applied 0001_initial" in output for output in outputs) == 1
-    assert sum("up to date" in output for output in outputs) == 2
+    for migration in ("0001_initial", "0002_task_sessions"):
+        assert sum(f"applied {migration}" in output for output in outputs) == 1
 
 
 @pytest.fixture
