@@ -48,6 +48,8 @@ from threadmill.stores.postgres.runs import PostgresRuns
 from threadmill.stores.postgres.threads import PostgresThreads
 from threadmill.stores.records import Claim, Member, Retention
 from threadmill.streams.postgres import PostgresStream
+from threadmill.worker.desk import DeskRules
+from threadmill.worker.slots import threads_of_slot
 from threadmill.worker.worker import Worker, WorkerRules
 
 # Nodes that block while they call a subgraph are few.
@@ -224,7 +226,6 @@ def build_worker(core: Core) -> Worker:
         hints=core.hints,
         rules=ActivateRules(
             per_superstep=settings.dispatch == "node",
-            slice_seconds=settings.slice_seconds,
             run_seconds=settings.run_timeout_seconds,
             attempts_max=settings.attempts_max,
         ),
@@ -244,6 +245,12 @@ def build_worker(core: Core) -> Worker:
             slots=settings.slots,
             poll_seconds=settings.poll_seconds,
             grace_seconds=settings.drain_grace_seconds,
+            desk=DeskRules(
+                labels=core.member.labels,
+                tasks_at_once=min(settings.slots, threads_of_slot(settings.slots)),
+                tasks_max=settings.tasks_max,
+                slice_seconds=settings.slice_seconds,
+            ),
         ),
         faults=core.faults,
     )

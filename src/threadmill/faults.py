@@ -24,6 +24,7 @@ from threadmill.errors import BadSetting
 
 POINTS: Final = frozenset(
     {
+        "claim.before",
         "claim.after",
         "begin.after",
         "commit.before",

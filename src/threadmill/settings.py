@@ -114,7 +114,14 @@ class Settings(BaseSettings):
         Env("THREADMILL_SLOTS", alias="N_JOBS_PER_WORKER"),
         Field(ge=0, le=SLOTS_MAX),
     ] = 10
-    """Activations a worker runs at once; 0 runs none (API only)."""
+    """Activations a worker runs at once; 0 runs none (API only). One activation may run
+    several tasks of a superstep.
+    """
+
+    tasks_max: Annotated[int, Env("THREADMILL_TASKS_MAX"), Field(ge=1, le=100_000)] = (
+        200
+    )
+    """Tasks of one superstep that a worker runs at once."""
 
     lease_seconds: Annotated[_Seconds, Env("THREADMILL_LEASE_SECONDS")] = 10
     """How long a claim holds without renewal; the longest time a hung worker can delay

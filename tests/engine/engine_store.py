@@ -81,7 +81,14 @@ class EngineStore:
             stream=self.stream,
             blocking=self.blocking,
             graphs=graphs,
-            rules=ActivateRules(**{"per_superstep": node, "retry_seconds": 0, **rules}),
+            rules=ActivateRules(
+                **{
+                    "per_superstep": node,
+                    "retry_seconds": 0,
+                    "shun_seconds": 0,
+                    **rules,
+                }
+            ),
             limits=EntryLimits(token_flush_seconds=0.005, stop_seconds=stop_seconds),
             on_commit=on_commit,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -19,9 +19,8 @@ from tests.engine.parity.flows import functional
 from tests.engine.parity.harness import EngineStory, Ledger, tell_plainly
 from tests.engine.small_graphs import Steps, row, step
 from threadmill.domain.run import RunStatus
-from threadmill.engine.activate import Attempt
 from threadmill.engine.graph_factories import Factory
-from threadmill.testing.engine import EngineDriver
+from threadmill.testing.engine import EngineDriver, TestDesk, attempt_of
 from threadmill.testing.process import Process
 
 NODES = ("a", "b", "c", "d")
@@ -55,48 +54,34 @@ async def test_burst_claims_once(engine_store: EngineStore) -> None:
     assert (await driver.carry_out(run)).claims == 1
 
 
-async def _first_attempt(
-    driver: EngineDriver, contended: Callable[[], bool], draining: Callable[[], bool]
-) -> Process:
+async def _first_attempt(driver: EngineDriver, *, leaving: bool) -> Process:
     process = driver.process()
     (claim,) = await driver.claim(process)
-    await driver.work(process, Attempt(claim, contended=contended, draining=draining))
+    desk = TestDesk(leaving=lambda: leaving)
+    await driver.work(process, attempt_of(claim, desk=desk))
     return process
 
 
-@pytest.mark.parametrize(
-    ("slice_seconds", "contended", "draining", "leaves"),
-    [
-        (0.0, False, False, False),
-        (0.0, True, False, True),
-        (60.0, True, False, False),
-        (60.0, False, True, True),
-    ],
-)
-async def test_burst_leaves_when_others_wait_or_the_worker_goes(
-    engine_store: EngineStore,
-    slice_seconds: float,
-    *,
-    contended: bool,
-    draining: bool,
-    leaves: bool,
+@pytest.mark.parametrize("leaving", [True, False])
+async def test_burst_leaves_when_its_worker_wants_it_to(
+    engine_store: EngineStore, *, leaving: bool
 ) -> None:
-    driver, run = await _submit(engine_store, slice_seconds=slice_seconds)
-    process = await _first_attempt(driver, lambda: contended, lambda: draining)
+    driver, run = await _submit(engine_store)
+    process = await _first_attempt(driver, leaving=leaving)
     run = await engine_store.runs.get(TENANT, run.run_id)
-    assert run.status is (RunStatus.RUNNING if leaves else RunStatus.SUCCESS)
+    assert run.status is (RunStatus.RUNNING if leaving else RunStatus.SUCCESS)
     head = await engine_store.checkpoints.get(TENANT, str(run.thread_id), "")
     assert head is not None
     done = head.checkpoint["channel_values"]["steps"]
-    assert done == (["a"] if leaves else list(NODES))
-    if leaves:
+    assert done == (["a"] if leaving else list(NODES))
+    if leaving:
         (claim,) = await driver.claim(process)
         assert claim.attempt == 1
 
 
 async def test_leaving_costs_no_commit_of_its_own(engine_store: EngineStore) -> None:
     driver, _ = await _submit(engine_store)
-    process = await _first_attempt(driver, lambda: False, lambda: True)
+    process = await _first_attempt(driver, leaving=True)
     begin, entered_and_first = 1, 2
     assert process.commits <= begin + entered_and_first + 1  # one flush of events
     assert [told for told in driver.hints.told if told.startswith("ready")]

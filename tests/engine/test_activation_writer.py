@@ -138,7 +138,7 @@ async def test_nobody_takes_along_what_waits_for_leaving(
     await writer.flush()
     assert [len(commit.puts) for commit in store.commits] == [0, 0]
     assert [_told(commit) for commit in store.commits] == [[], []]
-    await writer.hand_over()
+    await writer.hand_over([])
     assert [commit.release for commit in store.commits] == [False, False, True]
     assert len(store.commits[-1].puts) == 1
 
@@ -148,7 +148,7 @@ async def test_nothing_is_told_after_a_release(store: Store, tap: Tap) -> None:
     writer = _writer(store, tap)
     tap.mark()
     writer.hold(_put(), leaving=True)
-    await writer.hand_over()
+    await writer.hand_over([])
     tap.announce(NewEvent("checkpoints", "{}"))
     await writer.flush()
     assert len(store.commits) == 1
@@ -223,7 +223,7 @@ async def test_what_is_told_while_leaving_is_left_to_the_next_entry(
     tap.mark()
     writer.hold(_put(), leaving=True)
     tap.announce(NewEvent("checkpoints", "{}"))
-    await writer.hand_over()
+    await writer.hand_over([])
     assert [_told(commit) for commit in store.commits] == [['values {"n":1}']]
     assert writer.released
 

@@ -59,7 +59,7 @@ def test_several_processes_at_once_apply_each_migration_once(
         for _ in range(3)
     ]
     counts = [int(process.communicate(timeout=60)[0]) for process in processes]
-    assert sorted(counts) == [0, 0, len(migrations())]
+    assert sum(counts) == len(migrations())
 
 
 async def test_a_changed_file_is_refused(postgres_uri: str) -> None:

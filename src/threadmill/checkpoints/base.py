@@ -70,6 +70,71 @@ class Writes:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedTask:
+    """A task of a superstep that is spread over the workers.
+
+    Args:
+        task_id: LangGraph's id; every process derives the same.
+        task_path: its place in the superstep.
+        node: its node's name.
+        labels: what a worker must have to run it.
+        mine: leased to the planner at once.
+        waits: not claimable before another task of the superstep has ended.
+    """
+
+    task_id: str
+    task_path: str
+    node: str
+    labels: Sequence[str] = ()
+    mine: bool = False
+    waits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Replaces a step's activation by one for each task of its superstep."""
+
+    checkpoint_id: str
+    tasks: Sequence[PlannedTask]
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfTasks:
+    """Tasks of a spread superstep are done.
+
+    Whoever ends the last one adds the activation that goes on after the superstep.
+
+    Args:
+        activations: theirs.
+        bounded: others wait for each of them to end.
+        goes_on: the writer goes on after the superstep by itself, if it ends the last
+            one; else what follows is ready for anybody.
+        labels: what a worker must have to go on.
+    """
+
+    activations: Sequence[UUID]
+    bounded: bool = False
+    goes_on: bool = False
+    labels: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a commit has brought about, where its caller could not know.
+
+    Args:
+        planned: the activations of the plan's own tasks as (id, token), by place.
+        remaining: tasks of the superstep that have not ended; None if none ended now.
+        join: the (id, token) of the activation that goes on after the superstep, if
+            this commit has ended the last task and taken it over.
+    """
+
+    planned: Mapping[str, tuple[UUID, int]] = field(default_factory=dict)
+    remaining: int | None = None
+    join: tuple[UUID, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """What becomes true together.
 
@@ -79,14 +144,33 @@ class Commit:
         events: appended to the thread's stream in this order.
         release: hand the activation back as ready, the token kept until the next
             claim.
+        labels: what the next claim of a released activation needs.
         progress: the attempt made progress, so it counts as a first attempt again.
+        plan: the superstep's tasks become claimable one by one; the fence's
+            activation is gone.
+        ended: tasks that are done with this commit.
     """
 
     writes: Sequence[Writes] = ()
     puts: Sequence[Put] = ()
     events: Sequence[NewEvent] = ()
     release: bool = False
+    labels: Sequence[str] = ()
     progress: bool = False
+    plan: Plan | None = None
+    ended: EndOfTasks | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing would become true by it."""
+        return not (
+            self.writes
+            or self.puts
+            or self.events
+            or self.release
+            or self.plan
+            or self.ended
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +199,7 @@ class Checkpoints(Protocol):
 
     async def commit(
         self, tenant: str, thread_id: str, commit: Commit, fence: Fence | None = None
-    ) -> None:
+    ) -> Committed:
         """Makes all of `commit` true, or nothing.
 
         Raises:
@@ -177,7 +261,11 @@ class RunStates(Protocol):
     """What concerns a run and its state at once; one round trip where that can be."""
 
     async def begin(self, claim: Claim) -> RunState:
-        """`Dispatcher.begin`, and the thread's head as the run finds it."""
+        """`Dispatcher.begin`, and the thread's head as the run finds it.
+
+        Raises:
+            LeaseLost: the claim is no longer ours (cancelled, re-claimed).
+        """
         ...
 
     async def finish(self, fence: Fence, ending: Ending, rest: Commit) -> Next | None:

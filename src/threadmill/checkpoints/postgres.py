@@ -13,7 +13,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from threadmill.checkpoints.base import ANY_HEAD, Put, Stored, Writes
+from threadmill.checkpoints.base import ANY_HEAD, Committed, Put, Stored, Writes
 from threadmill.checkpoints.codec import FORMAT, Blob, Codec, encode_json
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.errors import InvariantViolated, NotFound
@@ -22,7 +22,7 @@ from threadmill.streams.postgres_append import add_events
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 
-    from threadmill.checkpoints.base import Commit
+    from threadmill.checkpoints.base import Commit, EndOfTasks, Plan
     from threadmill.domain.fence import Fence
     from threadmill.drivers.postgres.connection import Row
     from threadmill.drivers.postgres.database import Database, Result, Transaction
@@ -33,6 +33,8 @@ SQL = Queries(__package__, "postgres.sql")
 PAGE = 32
 
 _NO_BOUND = 2**63 - 1
+# Between the labels of one task; no label has one.
+_LABELS = ","
 
 
 class PostgresCheckpoints:
@@ -55,16 +57,25 @@ class PostgresCheckpoints:
 
     async def commit(
         self, tenant: str, thread_id: str, commit: Commit, fence: Fence | None = None
-    ) -> None:
-        """See `Checkpoints.commit`. Lock order: activation, head, stream."""
+    ) -> Committed:
+        """See `Checkpoints.commit`.
+
+        Lock order: run, superstep, activations by id, head, stream.
+        """
+        planned = ended = None
         async with self.database.tenant_tx(tenant) as tx:
             if fence is None:
                 _require_unfenced(commit)
             else:
                 _add_fence(tx, tenant, thread_id, fence, commit)
             self.add_state(tx, thread_id, commit, fence)
+            if fence is not None and commit.plan is not None:
+                planned = _add_plan(tx, fence, commit.plan)
+            if fence is not None and commit.ended:
+                ended = _add_end_of_tasks(tx, fence, commit.ended)
             if commit.events and fence is not None:
                 add_events(tx, fence, commit.events)
+        return _committed(planned, ended)
 
     def add_state(
         self, tx: Transaction, thread_id: str, commit: Commit, fence: Fence | None
@@ -309,8 +320,14 @@ class PostgresCheckpoints:
 
 
 def _require_unfenced(commit: Commit) -> None:
-    if commit.events or commit.release or commit.progress:
-        msg = "events, release and progress need a fence"
+    if (
+        commit.events
+        or commit.release
+        or commit.progress
+        or commit.plan
+        or commit.ended
+    ):
+        msg = "events, release, progress, plan and ended tasks need a fence"
         raise InvariantViolated(msg)
 
 
@@ -320,16 +337,61 @@ def _add_fence(
     if fence.tenant != tenant or str(fence.thread_id) != thread_id:
         msg = f"the fence of thread {fence.thread_id} does not cover {thread_id}"
         raise InvariantViolated(msg)
+    run = {"tenant": tenant, "thread_id": fence.thread_id}
+    if commit.plan:
+        tx.add(SQL.lock_run, tenant=tenant, run_id=fence.run_id)
+    if commit.ended:
+        tx.add(SQL.lock_superstep, tenant=tenant, run_id=fence.run_id)
+    if fence.also:
+        ids, tokens = zip(*fence.rights, strict=True)
+        tx.add(SQL.fence_all, ids=list(ids), tokens=list(tokens), **run)
+        return
+    claimed = {**run, "activation_id": fence.activation_id, "token": fence.token}
     if commit.release:
-        query = SQL.fence_and_release
+        tx.add(SQL.fence_and_release, labels=list(commit.labels), **claimed)
     else:
-        query = SQL.fence_and_progress if commit.progress else SQL.fence
-    tx.add(
-        query,
-        tenant=tenant,
-        thread_id=fence.thread_id,
+        tx.add(SQL.fence_and_progress if commit.progress else SQL.fence, **claimed)
+
+
+def _add_plan(tx: Transaction, fence: Fence, plan: Plan) -> Result:
+    return tx.add(
+        SQL.plan,
+        tenant=tx.tenant,
         activation_id=fence.activation_id,
-        token=fence.token,
+        checkpoint_id=plan.checkpoint_id,
+        width=len(plan.tasks),
+        task_ids=[task.task_id for task in plan.tasks],
+        task_paths=[task.task_path for task in plan.tasks],
+        nodes=[task.node for task in plan.tasks],
+        labels=[_LABELS.join(task.labels) for task in plan.tasks],
+        mine=[task.mine for task in plan.tasks],
+        waits=[task.waits for task in plan.tasks],
+    )
+
+
+def _add_end_of_tasks(tx: Transaction, fence: Fence, ended: EndOfTasks) -> Result:
+    return tx.add(
+        SQL.end_tasks,
+        tenant=tx.tenant,
+        run_id=fence.run_id,
+        ended=list(ended.activations),
+        bounded=ended.bounded,
+        goes_on=ended.goes_on,
+        labels=list(ended.labels),
+    )
+
+
+def _committed(planned: Result | None, ended: Result | None) -> Committed:
+    row = ended.one if ended is not None else None
+    return Committed(
+        planned={
+            row["task_path"]: (row["activation_id"], row["token"])
+            for row in (planned.rows if planned is not None else ())
+        },
+        remaining=row["remaining"] if row is not None else None,
+        join=(row["activation_id"], row["token"])
+        if row is not None and row["taken"]
+        else None,
     )
 
 

@@ -7,8 +7,7 @@ activation is ready for somebody else; or it is no longer ours and nothing was w
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -25,6 +24,7 @@ from threadmill.checkpoints.base import (
 )
 from threadmill.domain.fence import Fence
 from threadmill.domain.run import RunEvent
+from threadmill.engine.activation.desk import Desk
 from threadmill.engine.activation.entry import (
     UNSTORABLE,
     Entry,
@@ -32,9 +32,11 @@ from threadmill.engine.activation.entry import (
     Left,
     Outcome,
     Stores,
+    labels_of,
     untracked_channels,
 )
 from threadmill.engine.activation.resume import is_reentry
+from threadmill.engine.activation.share import Place
 from threadmill.engine.activation.stop import Stop, StopReason
 from threadmill.engine.activation.told import Told, read_told
 from threadmill.engine.graph_factories import GraphUse
@@ -65,48 +67,39 @@ class ActivateRules:
 
     Args:
         per_superstep: hand over after every superstep (dispatch `node`).
-        slice_seconds: in `burst`, how long an activation keeps its slot while others
-            wait.
         run_seconds: how long a run may take in all, from its first start.
         attempts_max: claims without progress after which a run fails.
         retry_seconds: pause before an attempt that the store's failure ended.
+        shun_seconds: how much longer this worker leaves to others what it failed at.
     """
 
     per_superstep: bool = False
-    slice_seconds: float = 5.0
     run_seconds: float = 86_400.0
     attempts_max: int = 5
     retry_seconds: float = 0.5
+    shun_seconds: float = 2.0
 
 
 class Attempt:
-    """One claim in work: what the worker may still tell it.
+    """Claims of one run in work: what the worker may still tell it.
 
     Args:
-        claim: the claim.
-        contended: whether others wait for this worker's slots.
-        draining: whether the worker is going away.
+        claims: one, or several tasks of the run's superstep.
+        desk: the worker's side.
+        stop: its switch.
     """
 
     def __init__(
-        self,
-        claim: Claim,
-        *,
-        contended: Callable[[], bool],
-        draining: Callable[[], bool],
+        self, claims: Sequence[Claim], desk: Desk, stop: Stop | None = None
     ) -> None:
-        self.claim = claim
-        self.stop = Stop()
-        self.started_at = time.monotonic()
-        self._contended = contended
-        self._draining = draining
+        self.claims = claims
+        self.desk = desk
+        self.stop = stop or Stop()
 
-    def hand_over(self, rules: ActivateRules) -> bool:
-        """Whether to leave at the superstep that has just ended."""
-        if rules.per_superstep or self._draining():
-            return True
-        long = time.monotonic() - self.started_at >= rules.slice_seconds
-        return long and self._contended()
+    @property
+    def claim(self) -> Claim:
+        """The first of them."""
+        return self.claims[0]
 
 
 class Activate:
@@ -164,39 +157,41 @@ class Activate:
         log = _log.bind(
             tenant=claim.tenant, thread=str(claim.thread_id), run=str(claim.run_id)
         )
-        fence = fence_of(claim)
+        held = Held(fence_of(*attempt.claims))
+        pause = self._rules.retry_seconds
         try:
-            await self._carry_out(attempt, fence)
+            await self._carry_out(attempt, held)
         except LeaseLost:
             log.info("attempt.fenced", token=claim.token)
+            if held.fence.also:
+                # One task of several was lost; the others are still ours to give back.
+                await self._give_back(held.fence, delay_seconds=0.0)
         except StoreUnavailable as error:
             log.warning("attempt.store_unavailable", error=str(error))
-            await self._give_back(fence, delay_seconds=self._rules.retry_seconds)
-        except Error:
+            await self._give_back(held.fence, delay_seconds=pause)
+        except Error as error:
             log.exception("attempt.broken")
-            await self._give_back(
-                fence, count_attempt=True, delay_seconds=self._rules.retry_seconds
-            )
+            await self._give_back(held.fence, delay_seconds=pause, cause=str(error))
 
-    async def _carry_out(self, attempt: Attempt, fence: Fence) -> None:
-        claim = attempt.claim
+    async def _carry_out(self, attempt: Attempt, held: Held) -> None:
+        claim = max(attempt.claims, key=lambda claim: claim.attempt)
         if claim.attempt > self._rules.attempts_max:
             # Not even its state is read: that may be what the attempts died of.
             run = await self._dispatcher.begin(claim)
-            fence = _with_attempt(fence, run)
+            fence = _with_attempt(held.fence, run)
             await self._finish(fence, RunEvent.FAIL, spent(claim.attempt - 1))
             return
         begun = await self._run_states.begin(claim)
         run, head = begun.run, begun.at
         await self._faults.at("begin.after")
-        fence = _with_attempt(fence, run)
+        held.fence = _with_attempt(held.fence, run)
         try:
-            await self._enter(attempt, fence, run, head)
+            await self._enter(attempt, held, run, head)
         except UNSTORABLE as error:
-            await self._end(fence, run, Left(Outcome.FAILED, error=error))
+            await self._end(held.fence, run, Left(Outcome.FAILED, error=error))
 
     async def _enter(
-        self, attempt: Attempt, fence: Fence, run: Run, head: Stored | None
+        self, attempt: Attempt, held: Held, run: Run, head: Stored | None
     ) -> None:
         """Carries the run through its graph, and ends it before the graph is closed.
 
@@ -213,38 +208,58 @@ class Activate:
         )
         try:
             async with loaded.open(use) as graph:
-                entry = Entry(
-                    graph,
-                    run=run,
-                    head=head,
-                    fence=fence,
-                    stores=Stores(
-                        checkpoints=self._checkpoints,
-                        blocking=self._blocking,
-                        reads=self._saver(fence.tenant),
-                    ),
-                    hand_over=self._hand_over(attempt, run.graph_id, graph),
-                    limits=self._limits,
-                    first_claim=attempt.claim.attempt <= 1,
-                    told=await self._told(attempt.claim, run, head),
-                    faults=self._faults,
-                    on_events=lambda: self._hints.moved(fence.tenant, fence.thread_id),
-                )
-                left = await entry.run(attempt.stop)
+                entry = await self._entry(attempt, held.fence, run, head, graph)
                 try:
-                    await self._end(fence, run, left)
+                    left = await entry.run(attempt.stop)
+                finally:
+                    held.fence = entry.fence
+                try:
+                    await self._end(held.fence, run, left)
                 except UNSTORABLE as error:
-                    await self._end(fence, run, entry.failed(error))
+                    await self._end(held.fence, run, entry.failed(error))
         finally:
             deadline.cancel()
 
-    def _hand_over(
-        self, attempt: Attempt, graph_id: str, graph: Any
-    ) -> Callable[[], bool]:
-        """Asked after each superstep; never, where leaving would lose state."""
+    async def _entry(
+        self, attempt: Attempt, fence: Fence, run: Run, head: Stored | None, graph: Any
+    ) -> Entry:
+        claim, stays = attempt.claim, self._stays(run.graph_id, graph)
+        bound = (run.kwargs.get("config") or {}).get("max_concurrency")
+        return Entry(
+            graph,
+            run=run,
+            head=head,
+            fence=fence,
+            stores=Stores(
+                checkpoints=self._checkpoints,
+                blocking=self._blocking,
+                reads=self._saver(fence.tenant),
+            ),
+            hand_over=lambda: (
+                not stays and (self._rules.per_superstep or attempt.desk.leaves())
+            ),
+            desk=attempt.desk,
+            place=Place(
+                labels=run.labels,
+                labels_of=lambda node: labels_of(graph, node),
+                at_once=bound,
+                spreads=not stays,
+            ),
+            claims=[c for c in attempt.claims if c.kind == "task"],
+            planned=_is_planned(claim),
+            on_ready=lambda: self._hints.ready(run.graph_id),
+            limits=self._limits,
+            first_claim=claim.attempt <= 1,
+            told=await self._told(attempt.claims, run, head),
+            faults=self._faults,
+            on_events=lambda: self._hints.moved(fence.tenant, fence.thread_id),
+        )
+
+    def _stays(self, graph_id: str, graph: Any) -> bool:
+        """Whether leaving between or within supersteps would lose state."""
         untracked = untracked_channels(graph)
         if not untracked:
-            return lambda: attempt.hand_over(self._rules)
+            return False
         if graph_id not in self._bursts_only:
             self._bursts_only.add(graph_id)
             _log.warning(
@@ -254,10 +269,17 @@ class Activate:
                 problem="UntrackedValue channels live in one process only: runs of "
                 "this graph are not handed over between supersteps",
             )
-        return lambda: False
+        return True
 
-    async def _told(self, claim: Claim, run: Run, head: Stored | None) -> Told | None:
-        """What the stream holds of the run; None if this claim is no new attempt."""
+    async def _told(
+        self, claims: Sequence[Claim], run: Run, head: Stored | None
+    ) -> Told | None:
+        """What the stream holds of the run; None if these are no new attempt."""
+        claim = max(claims, key=lambda claim: claim.attempt)
+        if claim.kind != "step" and claim.attempt <= 1:
+            return None
+        if claim.kind == "task":
+            return Told()
         reentry = is_reentry(head, run.run_id)
         # Whoever hands over leaves a head without pending writes.
         if claim.attempt <= 1 and reentry and head is not None and not head.writes:
@@ -284,6 +306,8 @@ class Activate:
                 await self._finish(fence, RunEvent.FAIL, left.error, rest=left.rest)
             case Outcome.HANDED_OVER:
                 self._hints.ready(run.graph_id)
+            case Outcome.PARKED:
+                return
             case Outcome.STOPPED:
                 await self._stopped(fence, left)
 
@@ -321,20 +345,32 @@ class Activate:
             self._hints.ready(goes_on.graph_id)
 
     async def _give_back(
-        self, fence: Fence, *, delay_seconds: float, count_attempt: bool = False
+        self, fence: Fence, *, delay_seconds: float, cause: str | None = None
     ) -> None:
+        """Hands claims back; with a `cause` the attempt counts."""
         await self._faults.at("release.before")
         try:
             await self._dispatcher.release(
-                fence, count_attempt=count_attempt, delay_seconds=delay_seconds
+                fence,
+                count_attempt=cause is not None,
+                delay_seconds=delay_seconds,
+                cause=cause,
+                shun_seconds=self._rules.shun_seconds,
             )
         except Unavailable:
             # The lease runs out by itself.
             return
 
 
-def fence_of(claim: Claim) -> Fence:
-    """The right that a claim gives."""
+@dataclass(slots=True)
+class Held:
+    """What an attempt holds; it changes while tasks are claimed and end."""
+
+    fence: Fence
+
+
+def fence_of(claim: Claim, *more: Claim) -> Fence:
+    """The right that claims of one run give."""
     return Fence(
         tenant=claim.tenant,
         thread_id=claim.thread_id,
@@ -342,6 +378,7 @@ def fence_of(claim: Claim) -> Fence:
         token=claim.token,
         run_id=claim.run_id,
         attempt=claim.attempt,
+        also=tuple(other.key for other in more),
     )
 
 
@@ -358,6 +395,11 @@ def describe(error: BaseException) -> dict[str, Any]:
         message = f"{message[:_MESSAGE_MAX]}… ({len(message)} characters)"
     storable = message.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
     return {"error": type(error).__name__, "message": storable}
+
+
+def _is_planned(claim: Claim) -> bool:
+    """Whether another entry has told of the superstep that a claim begins at."""
+    return claim.kind == "task" or (claim.kind == "join" and claim.attempt <= 1)
 
 
 def _with_attempt(fence: Fence, run: Run) -> Fence:

@@ -218,13 +218,31 @@ class Dispatcher(Protocol):
     """The working side's view across tenants."""
 
     async def claim(
-        self, worker_id: UUID, graphs: Sequence[str], n: int, lease_seconds: float
+        self,
+        worker_id: UUID,
+        graphs: Sequence[str],
+        n: int,
+        lease_seconds: float,
+        *,
+        labels: Sequence[str] = (),
+        runs: Sequence[UUID] | None = None,
     ) -> Sequence[Claim]:
-        """Takes up to `n` ready activations of these graphs."""
+        """Takes up to `n` ready activations of these graphs.
+
+        Args:
+            worker_id: who takes them.
+            graphs: ids of the graphs that it has loaded.
+            n: how many at most.
+            lease_seconds: how long the claims hold.
+            labels: the worker's; what needs another one is left.
+            runs: only tasks of these runs' supersteps.
+        """
         ...
 
     async def begin(self, claim: Claim) -> Run:
         """Marks the run as running and counts the attempt.
+
+        A task's run is running already, and an attempt is counted only after a loss.
 
         Raises:
             LeaseLost: the claim is no longer ours (cancelled, re-claimed).
@@ -232,14 +250,22 @@ class Dispatcher(Protocol):
         ...
 
     async def release(
-        self, fence: Fence, *, count_attempt: bool, delay_seconds: float = 0.0
+        self,
+        fence: Fence,
+        *,
+        count_attempt: bool,
+        delay_seconds: float = 0.0,
+        cause: str | None = None,
+        shun_seconds: float = 0.0,
     ) -> None:
-        """Hands the activation back as ready; does nothing if it is not ours.
+        """Hands the activations back as ready; does nothing to what is not ours.
 
         Args:
-            fence: the claim that is given up.
+            fence: the claims that are given up.
             count_attempt: False for a drain or a database that was down.
             delay_seconds: claimable no earlier than after this.
+            cause: what went wrong; then others are preferred for `shun_seconds`.
+            shun_seconds: see `cause`.
         """
         ...
 
@@ -252,9 +278,21 @@ class Dispatcher(Protocol):
         ...
 
     async def reopen(
-        self, dead: Sequence[UUID], *, backoff_seconds: float, limit: int
+        self,
+        dead: Sequence[UUID],
+        *,
+        backoff_seconds: float,
+        limit: int,
+        shun_seconds: float = 0.0,
     ) -> Sequence[Lost]:
-        """Makes activations of dead workers and with expired leases ready again."""
+        """Makes activations of dead workers and with expired leases ready again.
+
+        Args:
+            dead: workers that are gone.
+            backoff_seconds: unit of the doubling pause; the first loss has none.
+            limit: how many at most.
+            shun_seconds: how much longer the worker that lost one leaves it to others.
+        """
         ...
 
     async def due(self, *, hold_seconds: float, limit: int) -> Sequence[Timer]:

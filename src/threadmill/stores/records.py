@@ -72,6 +72,7 @@ class NewRun:
         create_thread: make the thread if it does not exist.
         temporary: the thread is the run's own and goes with it.
         thread_metadata: merged into the thread's metadata.
+        labels: what a worker must have to take it.
         idempotency_key, body_hash: the same key and hash give the same run; the
             same key with another hash is refused.
         queue_max: runs that may wait on one thread.
@@ -92,6 +93,7 @@ class NewRun:
     body_hash: bytes = b""
     idempotency_ttl_seconds: float = 86_400.0
     queue_max: int = 1000
+    labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class Run:
     Args:
         running_seconds: since it first began, when it was begun again; by the
             database's clock.
+        labels: what a worker must have to take anything of it.
     """
 
     run_id: UUID
@@ -122,6 +125,7 @@ class Run:
     started_at: datetime | None
     finished_at: datetime | None
     running_seconds: float = 0.0
+    labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +160,14 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What the dispatcher returns: ids, the token, and which attempt this is."""
+    """What the dispatcher returns: ids, the token, and which attempt this is.
+
+    Args:
+        kind: `step` plans a superstep, `join` goes on after one whose results are all
+            there, `task` runs one task of one.
+        task_id: LangGraph's id of the task, for `task`.
+        task_path: its place in the superstep, see `place_of`.
+    """
 
     tenant: str
     activation_id: UUID
@@ -164,6 +175,9 @@ class Claim:
     run_id: UUID
     token: int
     attempt: int
+    kind: str = "step"
+    task_id: str | None = None
+    task_path: str | None = None
 
     @property
     def key(self) -> tuple[UUID, int]:
@@ -190,7 +204,11 @@ class Ending:
 class Lost:
     """An activation whose worker is gone.
 
-    A `step` is ready again; an `update` waits for somebody to end it.
+    It is ready again; only an `update` waits for somebody to end it.
+
+    Args:
+        node: whose task it runs, for a `task`.
+        cause: how it was lost, in words.
     """
 
     tenant: str
@@ -200,6 +218,8 @@ class Lost:
     token: int
     attempt: int
     kind: str
+    node: str | None = None
+    cause: str | None = None
 
 
 EXPIRIES: Final = frozenset({"drop_events", "drop_key"})

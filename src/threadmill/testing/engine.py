@@ -15,7 +15,7 @@ and another process claims the activation.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -146,7 +146,7 @@ class EngineDriver:
                 for id_, graph in graphs.items()
             ]
         )
-        self._rules = rules or ActivateRules(retry_seconds=0.0)
+        self._rules = rules or ActivateRules(retry_seconds=0.0, shun_seconds=0.0)
         self._limits = limits or EntryLimits()
         self._tenant = tenant
         self._on_commit = on_commit
@@ -234,6 +234,48 @@ class EngineDriver:
         raise AssertionError(msg)
 
 
-def attempt_of(claim: Claim) -> Attempt:
+@dataclass(slots=True, kw_only=True)
+class TestDesk:
+    """The `Desk` of an attempt that nobody presses to leave.
+
+    Args:
+        labels: what its worker has.
+        tasks_at_once: tasks of one superstep that the attempt takes at first.
+        tasks_max: tasks of one superstep that it takes at all.
+        claims: claims more tasks of a run; without it there are none.
+        leaving: whether the worker is going away.
+    """
+
+    __test__ = False
+
+    labels: Collection[str] = ()
+    tasks_at_once: int = 1000
+    tasks_max: int = 1000
+    claims: Callable[[UUID, int], Awaitable[Sequence[Claim]]] | None = None
+    leaving: Callable[[], bool] = lambda: False
+
+    def leaves(self) -> bool:
+        """See `Desk.leaves`."""
+        return self.leaving()
+
+    def has_room(self) -> bool:
+        """See `Desk.has_room`."""
+        return True
+
+    async def claim(self, run_id: UUID, n: int) -> Sequence[Claim]:
+        """See `Desk.claim`."""
+        return await self.claims(run_id, n) if self.claims is not None else ()
+
+    def hold(self, claims: Sequence[Claim]) -> None:
+        """See `Desk.hold`."""
+
+    def ending(self, keys: Collection[tuple[UUID, int]]) -> None:
+        """See `Desk.ending`."""
+
+    def let_go(self, keys: Collection[tuple[UUID, int]]) -> None:
+        """See `Desk.let_go`."""
+
+
+def attempt_of(*claims: Claim, desk: TestDesk | None = None) -> Attempt:
     """An attempt that nobody presses to leave."""
-    return Attempt(claim, contended=lambda: False, draining=lambda: False)
+    return Attempt(claims, desk or TestDesk())

@@ -19,6 +19,7 @@ from uuid import uuid4
 from threadmill.checkpoints.base import (
     Checkpoints,
     Commit,
+    Committed,
     RunState,
     RunStates,
     Stored,
@@ -208,9 +209,9 @@ class CheckpointsOf:
 
     async def commit(
         self, tenant: str, thread_id: str, commit: Commit, fence: Fence | None = None
-    ) -> None:
+    ) -> Committed:
         """See `Checkpoints.commit`."""
-        await self._process.commit(
+        return await self._process.commit(
             self._store.commit(tenant, thread_id, commit, fence), commit
         )
 
@@ -250,14 +251,10 @@ class DispatcherOf:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._dispatcher, name)
 
-    async def release(
-        self, fence: Fence, *, count_attempt: bool, delay_seconds: float = 0.0
-    ) -> None:
+    async def release(self, fence: Fence, *, count_attempt: bool, **how: Any) -> None:
         """See `Dispatcher.release`."""
         await self._process.commit(
-            self._dispatcher.release(
-                fence, count_attempt=count_attempt, delay_seconds=delay_seconds
-            )
+            self._dispatcher.release(fence, count_attempt=count_attempt, **how)
         )
 
 

@@ -24,6 +24,11 @@ _THREADS_PER_SLOT: Final = 8
 _THREADS_MIN: Final = 32
 
 
+def threads_of_slot(slots: int) -> int:
+    """How many blocking nodes of one activation run at once."""
+    return max(_THREADS_MIN, slots * _THREADS_PER_SLOT) // max(slots, 1)
+
+
 class Slot:
     """One taken slot; free again when its activation and its threads are through."""
 
@@ -32,6 +37,11 @@ class Slot:
         self._users = 1
         self.threads = 0
         self.queue: deque[Callable[[], None]] = deque()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another blocking node would wait for a thread."""
+        return self.threads >= threads_of_slot(self._slots.total)
 
     def enter(self) -> None:
         """Marks the running task: threads that it starts belong to this slot."""
@@ -86,10 +96,10 @@ class SlotThreads(ThreadPoolExecutor):
     """
 
     def __init__(self, slots: int, loop: asyncio.AbstractEventLoop) -> None:
-        threads = max(_THREADS_MIN, slots * _THREADS_PER_SLOT)
+        self._share = threads_of_slot(slots)
+        threads = self._share * max(slots, 1)
         super().__init__(max_workers=threads, thread_name_prefix="node")
         self._loop = loop
-        self._share = threads // max(slots, 1)
         self._sharing = threading.Lock()
 
     def submit(

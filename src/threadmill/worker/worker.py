@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import structlog
 
 from threadmill.engine.activate import Attempt, fence_of
-from threadmill.engine.activation.stop import StopReason
+from threadmill.engine.activation.stop import Stop, StopReason
 from threadmill.errors import Error
+from threadmill.worker.desk import DeskRules, WorkerDesk
+from threadmill.worker.leases import Leases
 from threadmill.worker.slots import Slot, Slots, SlotThreads
 
 if TYPE_CHECKING:
@@ -45,12 +46,14 @@ class WorkerRules:
         poll_seconds: the longest between two looks without a hint.
         retry_seconds: pause after the store did not answer.
         grace_seconds: how long a drain lets nodes finish.
+        desk: how much of the worker one attempt may have.
     """
 
     slots: int = 10
     poll_seconds: float = 2.0
     retry_seconds: float = 0.5
     grace_seconds: float = 180.0
+    desk: DeskRules = field(default_factory=DeskRules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +65,6 @@ class WorkerStatistics:
     running: int
     claimed: int
     draining: bool
-
-
-@dataclass(slots=True, eq=False)
-class _Running:
-    attempt: Attempt
-    claimed_at: float
-    deadline_at: float
-    task: asyncio.Task[None] | None = None
 
 
 class Worker:
@@ -105,11 +100,10 @@ class Worker:
         self._faults = faults
         self._wake = asyncio.Event()
         self._slots = Slots(rules.slots, on_free=self._on_free)
-        self._running: dict[tuple[UUID, int], _Running] = {}
+        self._leases = Leases(times)
+        self._attempts: dict[Attempt, asyncio.Task[None]] = {}
         self._contended = False
-        self._claiming = False
         self._claimed = 0
-        self._claimed_at = 0.0
         self._giving_back: set[asyncio.Task[None]] = set()
         self._draining = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -141,7 +135,7 @@ class Worker:
         return WorkerStatistics(
             slots=self._slots.total,
             taken=self._slots.taken,
-            running=len(self._running),
+            running=len(self._attempts),
             claimed=self._claimed,
             draining=self._draining.is_set(),
         )
@@ -154,25 +148,33 @@ class Worker:
         graphs = self._graphs.ids
         if free <= 0 or not graphs:
             return False
-        asked_at = time.monotonic()
-        self._claiming = True
         try:
-            claims = await self._dispatcher.claim(
-                self._worker_id, graphs, free, self._times.lease_seconds
-            )
-            if claims:
-                await self._faults.at("claim.after")
-            for claim in claims:
-                self._start(claim, asked_at)
+            with self._leases.claiming() as asked_at:
+                await self._faults.at("claim.before")
+                claims = await self._claim(free)
+                if claims:
+                    await self._faults.at("claim.after")
+                for together in _by_run(claims):
+                    self._start(together, asked_at)
         except Error as error:
             _log.warning("worker.claim_failed", cause=str(error))
             await asyncio.sleep(self._rules.retry_seconds)
             return True
-        finally:
-            self._claiming = False
-            self._claimed_at = time.monotonic()
+        # Tasks of one run share a slot, so there may be slots left and more to claim.
         self._contended = len(claims) == free
-        return False
+        return self._contended and self._slots.free > 0
+
+    async def _claim(
+        self, n: int, runs: Sequence[UUID] | None = None
+    ) -> Sequence[Claim]:
+        return await self._dispatcher.claim(
+            self._worker_id,
+            self._graphs.ids,
+            n,
+            self._times.lease_seconds,
+            labels=self._rules.desk.labels,
+            runs=runs,
+        )
 
     def _on_free(self) -> None:
         # Nobody waits for the slot unless the last look filled them all.
@@ -188,33 +190,39 @@ class Worker:
         except TimeoutError:
             return
 
-    def _start(self, claim: Claim, asked_at: float) -> None:
-        attempt = Attempt(
-            claim,
+    def _start(self, claims: Sequence[Claim], asked_at: float) -> None:
+        slot, stop = self._slots.take(), Stop()
+        desk = WorkerDesk(
+            self._rules.desk,
+            leases=self._leases,
+            stop=stop,
+            slot=slot,
+            claim=lambda run_id, n: self._claim(n, [run_id]),
             contended=lambda: self._contended,
             draining=self._draining.is_set,
         )
-        running = _Running(attempt, asked_at, self._times.deadline(asked_at))
-        self._running[claim.key] = running
-        self._claimed += 1
-        running.task = self._loop.create_task(
-            self._carry_out(running, self._slots.take()), name=f"run-{claim.run_id}"
+        self._leases.add(claims, asked_at, stop)
+        self._claimed += len(claims)
+        attempt = Attempt(claims, desk, stop)
+        self._attempts[attempt] = self._loop.create_task(
+            self._carry_out(attempt, slot), name=f"run-{attempt.claim.run_id}"
         )
 
-    async def _carry_out(self, running: _Running, slot: Slot) -> None:
+    async def _carry_out(self, attempt: Attempt, slot: Slot) -> None:
         slot.enter()
         try:
-            await self._activate.carry_out(running.attempt)
-        except Exception:  # noqa: BLE001 - the root of an attempt; logged
+            await self._activate.carry_out(attempt)
+        except Exception as error:  # noqa: BLE001 - the root of an attempt; logged
             # Our bug, not the graph's: another attempt begins, until they are spent.
             _log.exception("worker.attempt_crashed")
             await self._give_back(
-                running.attempt.claim,
-                count_attempt=True,
+                attempt.claims,
+                cause=f"{type(error).__name__} in the worker; its log has more",
                 delay_seconds=self._rules.retry_seconds,
             )
         finally:
-            self._running.pop(running.attempt.claim.key, None)
+            self._attempts.pop(attempt, None)
+            self._leases.drop_all(attempt.stop)
             slot.let_go()
 
     # --- leases ----------------------------------------------------------------------
@@ -225,32 +233,25 @@ class Worker:
             self._loop.call_soon_threadsafe(self._renewed, asked_at, held)
 
     def _renewed(self, asked_at: float, held: Sequence[Claim]) -> None:
-        keys = {claim.key for claim in held}
-        for key, running in list(self._running.items()):
-            if running.claimed_at >= asked_at:
-                continue
-            if key in keys:
-                running.deadline_at = self._times.deadline(asked_at)
-            else:
-                running.attempt.stop.request(StopReason.LEASE_LOST)
-        if self._claiming or self._claimed_at >= asked_at:
-            return
-        # Held in our name, and nobody here works on it: the answer to a claim, or a
-        # hand-back, was lost with its connection. Renewing would keep it for ever.
-        for claim in held:
-            if claim.key not in self._running:
-                task = self._loop.create_task(self._give_back(claim))
-                self._giving_back.add(task)
-                task.add_done_callback(self._giving_back.discard)
+        # The answer to a claim, or a hand-back, was lost with its connection.
+        for claim in self._leases.renewed(asked_at, held):
+            task = self._loop.create_task(self._give_back([claim]))
+            self._giving_back.add(task)
+            task.add_done_callback(self._giving_back.discard)
 
     async def _give_back(
-        self, claim: Claim, *, count_attempt: bool = False, delay_seconds: float = 0.0
+        self,
+        claims: Sequence[Claim],
+        *,
+        cause: str | None = None,
+        delay_seconds: float = 0.0,
     ) -> None:
         try:
             await self._dispatcher.release(
-                fence_of(claim),
-                count_attempt=count_attempt,
+                fence_of(*claims),
+                count_attempt=cause is not None,
                 delay_seconds=delay_seconds,
+                cause=cause,
             )
         except Error as error:
             _log.warning("worker.give_back_failed", cause=str(error))
@@ -258,27 +259,22 @@ class Worker:
             self._wake.set()
 
     async def _watch_deadlines(self) -> None:
-        """Gives up what could not be renewed, before the database gives it away."""
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            now = time.monotonic()
-            for running in list(self._running.values()):
-                if now >= running.deadline_at:
-                    running.attempt.stop.request(StopReason.LEASE_LOST)
+            self._leases.stop_expired()
 
     # --- draining ------------------------------------------------------------------
 
     async def _hand_back(self) -> None:
         """Lets attempts leave by themselves, then hands back what is left."""
         await self._wait_for_attempts(self._rules.grace_seconds)
-        for running in list(self._running.values()):
-            running.attempt.stop.request(StopReason.DRAIN)
+        for attempt in list(self._attempts):
+            attempt.stop.request(StopReason.DRAIN)
         await self._wait_for_attempts(_HAND_BACK_SECONDS)
 
     async def _wait_for_attempts(self, seconds: float) -> None:
-        tasks = [r.task for r in self._running.values() if r.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=seconds)
+        if self._attempts:
+            await asyncio.wait(self._attempts.values(), timeout=seconds)
 
     # --- hints -----------------------------------------------------------------------
 
@@ -292,6 +288,17 @@ class Worker:
 
     def on_stop(self, activation_id: UUID, token: int) -> None:
         """See `HintReceiver.on_stop`."""
-        running = self._running.get((activation_id, token))
-        if running is not None:
-            running.attempt.stop.request(StopReason.CANCELLED)
+        stop = self._leases.stop_of((activation_id, token))
+        if stop is not None:
+            stop.request(StopReason.CANCELLED)
+
+
+def _by_run(claims: Sequence[Claim]) -> Iterator[Sequence[Claim]]:
+    """What one attempt carries out: the tasks of one run together, all else alone."""
+    tasks: dict[UUID, list[Claim]] = {}
+    for claim in claims:
+        if claim.kind == "task":
+            tasks.setdefault(claim.run_id, []).append(claim)
+        else:
+            yield [claim]
+    yield from tasks.values()

@@ -13,6 +13,7 @@ from collections.abc import (
     Callable,
     Collection,
     Mapping,
+    Sequence,
 )
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ from langgraph.types import Command
 from threadmill.checkpoints.base import Checkpoints, Commit, Stored, SyncCheckpoints
 from threadmill.domain.fence import Fence
 from threadmill.engine.activation.breakpoints import is_at_breakpoint
+from threadmill.engine.activation.desk import Desk
 from threadmill.engine.activation.exits import guard_loop
 from threadmill.engine.activation.nested import allow_subgraphs_without_checkpoints
 from threadmill.engine.activation.resume import (
@@ -41,6 +43,7 @@ from threadmill.engine.activation.resume import (
     results,
 )
 from threadmill.engine.activation.saver import ActivationSaver
+from threadmill.engine.activation.share import Place, Share
 from threadmill.engine.activation.steps import StepLimit
 from threadmill.engine.activation.stop import Stop, StopReason
 from threadmill.engine.activation.tap import Tap
@@ -50,7 +53,7 @@ from threadmill.engine.activation.told import Told
 from threadmill.engine.activation.writer import Writer
 from threadmill.errors import Error, GraphError, LeaseLost, PayloadTooLarge
 from threadmill.faults import Faults
-from threadmill.stores.records import Run
+from threadmill.stores.records import Claim, Run
 from threadmill.streams.base import NewEvent
 
 _log = structlog.get_logger(__name__)
@@ -68,6 +71,7 @@ class Outcome(StrEnum):
     PAUSED = "paused"
     FAILED = "failed"
     HANDED_OVER = "handed_over"
+    PARKED = "parked"
     STOPPED = "stopped"
 
 
@@ -128,6 +132,11 @@ class Entry:
         fence: the claim.
         stores: what it reads and writes.
         hand_over: asked after each superstep with user nodes: leave now?
+        desk: the worker's side of the attempt.
+        place: where tasks may run.
+        claims: the tasks of a spread superstep that this entry is for, if any.
+        planned: the superstep is spread, and who planned it has told of it.
+        on_ready: told when others may find work.
         limits: bounds.
         first_claim: False after a loss: then the first checkpoint counts as progress.
         told: what an earlier entry has told the stream; None if this one goes on from
@@ -145,6 +154,11 @@ class Entry:
         fence: Fence,
         stores: Stores,
         hand_over: Callable[[], bool],
+        desk: Desk,
+        place: Place,
+        claims: Sequence[Claim],
+        planned: bool,
+        on_ready: Callable[[], None],
         limits: EntryLimits,
         first_claim: bool,
         told: Told | None,
@@ -157,6 +171,7 @@ class Entry:
         self._stores = stores
         self._limits = limits
         self._goes_on = told is None
+        self._planned = planned
         self._reentry = is_reentry(head, run.run_id)
         self._loop = asyncio.get_running_loop()
         self._loose = asyncio.Event()
@@ -186,16 +201,31 @@ class Entry:
             blocking=stores.blocking,
             reads=stores.reads,
             writer=self._writer,
+            share=lambda: self._share,
             fence=fence,
             head=head,
             tap=self._tap,
             control=self._control,
             hand_over=hand_over,
         )
+        self._share = Share(
+            place=place,
+            desk=desk,
+            writer=self._writer,
+            tap=self._tap,
+            store=stores.checkpoints,
+            claims=claims,
+            head=head,
+            head_id=lambda: self._saver.head_id,
+            hand_over=hand_over,
+            on_ready=on_ready,
+        )
+        self._writer.ends = self._share
         self._tasks = TaskStarter(
             recursion_limit=self._steps.limit,
             max_concurrency=config.get("max_concurrency"),
             on_start=self._tap.task_runs,
+            share=self._share,
             before_run=self._writer.settle,
             finished=results(head) if head is not None and self._reentry else {},
             handlers=self._tap.handlers(),
@@ -241,8 +271,13 @@ class Entry:
         finally:
             await self._clean_up(driving, stopping, failing, flushing)
 
+    @property
+    def fence(self) -> Fence:
+        """What this entry holds now."""
+        return self._writer.fence
+
     async def _is_at_breakpoint(self) -> bool:
-        if not self._reentry or self._head is None:
+        if not self._reentry or self._head is None or self._planned:
             return False
         return await is_at_breakpoint(
             self._graph,
@@ -265,6 +300,7 @@ class Entry:
                 resumes=given is None or isinstance(given, Command),
                 own=self._reentry,
                 finished=finished_tasks(head),
+                planned=self._planned,
             )
         return given
 
@@ -345,7 +381,10 @@ class Entry:
         if self._writer.failure is not None:
             return self._refused()
         if isinstance(error, GraphDrained):
-            return await self._handed_over()
+            return await self._drained()
+        if not self._share.is_running and not await self._share.goes_on():
+            # Whoever goes on meets the same error, or the same questions.
+            return Left(Outcome.PARKED)
         rest = await self._rest()
         if error is not None:
             return Left(Outcome.FAILED, error=error, rest=rest)
@@ -356,8 +395,11 @@ class Entry:
         rest = await self._writer.rest()
         return replace(rest, events=[*rest.events, *self._tap.take_all()])
 
-    async def _handed_over(self) -> Left:
-        await self._writer.hand_over()
+    async def _drained(self) -> Left:
+        if self._share.spread:
+            return Left(Outcome.PARKED)
+        needs = self._share.needs
+        await self._writer.hand_over(self._run.labels if needs is None else needs)
         return Left(Outcome.HANDED_OVER)
 
     async def _stopped(
@@ -397,6 +439,7 @@ class Entry:
     async def _clean_up(self, *tasks: asyncio.Task[Any]) -> None:
         await self._end(tasks)
         await self._end_tasks()
+        await self._end(self._share.working)
 
     async def _end_tasks(self) -> None:
         await self._end(self._tasks.running)
@@ -474,3 +517,9 @@ def untracked_channels(graph: Pregel[Any, Any, Any, Any]) -> list[str]:
         for name, channel in graph.channels.items()
         if isinstance(channel, UntrackedValue)
     ]
+
+
+def labels_of(graph: Pregel[Any, Any, Any, Any], node: str) -> Sequence[str]:
+    """What a worker must have to run a node, from the node's metadata."""
+    given = (graph.nodes[node].metadata or {}).get("threadmill") or {}
+    return given.get("labels") or ()

@@ -25,11 +25,13 @@ from threadmill.checkpoints.base import Checkpoints, Stored
 from threadmill.domain.fence import Fence
 
 _INTERRUPT: Final = "__interrupt__"
-_NULL_TASK: Final = "00000000-0000-0000-0000-000000000000"
+NULL_TASK: Final = "00000000-0000-0000-0000-000000000000"
 _RESUME: Final = "__resume__"
+_ERROR: Final = "__error__"
+_SOURCE: Final = "__error_source_node__"
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 # Channels that say something about a task without finishing it.
-_CONTROL: Final = frozenset({_INTERRUPT, _RESUME, "__error__", "__error_source_node__"})
+_CONTROL: Final = frozenset({_INTERRUPT, _RESUME, _ERROR, _SOURCE})
 
 
 def is_reentry(head: Stored | None, run_id: UUID) -> bool:
@@ -57,7 +59,7 @@ def entry_input(kwargs: Mapping[str, Any], head: Stored | None, run_id: UUID) ->
         return _command(command)
     answers = _answers(command.get("resume"), head, run_id)
     applied = any(
-        task == _NULL_TASK and by == run_id
+        task == NULL_TASK and by == run_id
         for (task, _, _), by in zip(head.writes, head.write_runs, strict=True)
     )
     if applied:
@@ -85,6 +87,11 @@ async def replay_before(
     return str(checkpoint_id)
 
 
+def is_question(writes: Sequence[tuple[str, Any]]) -> bool:
+    """Whether these are the writes of a task that waits for a human."""
+    return any(channel == _INTERRUPT for channel, _ in writes)
+
+
 def is_result(writes: Sequence[tuple[str, Any]]) -> bool:
     """Whether these are the writes of a task that ended well."""
     channels = {channel for channel, _ in writes}
@@ -95,7 +102,7 @@ def results(stored: Stored) -> dict[str, list[tuple[str, Any]]]:
     """What the tasks have written whose results are stored with a checkpoint."""
     found: dict[str, list[tuple[str, Any]]] = {}
     for task, channel, value in stored.writes:
-        if channel not in _CONTROL and task != _NULL_TASK:
+        if channel not in _CONTROL and task != NULL_TASK:
             found.setdefault(task, []).append((channel, value))
     return found
 
@@ -103,6 +110,28 @@ def results(stored: Stored) -> dict[str, list[tuple[str, Any]]]:
 def finished_tasks(stored: Stored) -> set[str]:
     """Ids of tasks whose results are stored with a checkpoint."""
     return set(results(stored))
+
+
+def questions(stored: Stored, run_id: UUID | None) -> dict[str, tuple[Interrupt, ...]]:
+    """What tasks have asked in this run that have not finished, by task id."""
+    done = finished_tasks(stored)
+    return {
+        task: tuple(_interrupts(value))
+        for (task, channel, value), by in zip(
+            stored.writes, stored.write_runs, strict=True
+        )
+        if channel == _INTERRUPT and by == run_id and task not in done
+    }
+
+
+def errors(stored: Stored) -> dict[str, BaseException]:
+    """What tasks have failed with that a handler has taken over, by task id."""
+    handled = {task for task, channel, _ in stored.writes if channel == _SOURCE}
+    return {
+        task: value if isinstance(value, BaseException) else RuntimeError(str(value))
+        for task, channel, value in stored.writes
+        if channel == _ERROR and task in handled
+    }
 
 
 def pending_interrupts(head: Stored) -> dict[str, set[UUID | None]]:

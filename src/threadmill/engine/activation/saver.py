@@ -58,6 +58,7 @@ from threadmill.checkpoints.configs import (
 from threadmill.checkpoints.home import Home
 from threadmill.domain.fence import Fence
 from threadmill.engine.activation.resume import finished_tasks, is_result
+from threadmill.engine.activation.share import Parked, Share
 from threadmill.engine.activation.tap import Tap
 from threadmill.engine.activation.writer import Writer
 from threadmill.engine.reading_saver import ReadingSaver
@@ -78,6 +79,7 @@ class ActivationSaver(ReadingSaver):
         blocking: the same for threads that block.
         reads: a saver for everything else that only reads.
         writer: where commits go.
+        share: gives what says whose a task's result is to write, and what ends by it.
         fence: the claim.
         head: the thread's head as loaded after the claim.
         tap: the attempt's event recorder.
@@ -92,6 +94,7 @@ class ActivationSaver(ReadingSaver):
         blocking: SyncCheckpoints,
         reads: BaseCheckpointSaver[Any],
         writer: Writer,
+        share: Callable[[], Share],
         fence: Fence,
         head: Stored | None,
         tap: Tap,
@@ -102,6 +105,7 @@ class ActivationSaver(ReadingSaver):
         self._store = store
         self._blocking = blocking
         self._writer = writer
+        self._share = share
         self._fence = fence
         self._head = head
         self._tap = tap
@@ -142,13 +146,14 @@ class ActivationSaver(ReadingSaver):
     ) -> RunnableConfig:
         """Commits a subgraph's checkpoint; the root's waits, see above."""
         put = self._put_of(config, checkpoint, metadata)
+        if not put.ns and metadata.get("source") == "loop":
+            await self._superstep_is_ours()
         leaves = not put.ns and self._leaves(metadata)
         self._tap.end_superstep(put.ns, described=metadata.get("source") == "loop")
         if put.ns:
             await self._at_home(self._writer.commit(put))
         else:
-            if leaves:
-                self._tap.mark()
+            self._tap.mark()
             self._writer.hold(put, leaving=leaves)
             self._expected = checkpoint["id"]
             self.step = metadata["step"]
@@ -163,11 +168,15 @@ class ActivationSaver(ReadingSaver):
     ) -> None:
         """Commits a task's result, unless the checkpoint that follows may carry it."""
         item = self._writes_of(config, writes, task_id, task_path)
+        if not item.ns and self._share().is_elsewhere(task_id):
+            return
         self._tap.writes_follow(item.ns, task_id)
-        if not item.ns and is_result(writes) and self._tap.is_only_task(task_id):
+        ends = None if item.ns else self._share().ends(task_id, writes)
+        only = not item.ns and is_result(writes) and self._tap.is_only_task(task_id)
+        if only and ends is None:
             self._writer.hold(item)
             return
-        await self._at_home(self._writer.commit(item))
+        await self._at_home(self._writer.commit(item, ends=ends))
 
     async def alist(
         self,
@@ -280,6 +289,21 @@ class ActivationSaver(ReadingSaver):
             raise
 
     # --- leaving ------------------------------------------------------------------
+
+    async def _superstep_is_ours(self) -> None:
+        """Waits for the end of a superstep that is spread.
+
+        Raises:
+            Parked: somebody else goes on after it.
+        """
+        if not await self._share().goes_on():
+            raise Parked("the superstep ends elsewhere")
+        self._share().end_superstep()
+
+    @property
+    def head_id(self) -> str | None:
+        """The thread's head as LangGraph knows it; it may not be durable yet."""
+        return self._expected
 
     def _leaves(self, metadata: CheckpointMetadata) -> bool:
         """Decides, before a root checkpoint is committed, whether to leave after it."""

@@ -60,20 +60,24 @@ class _Superstep:
         tasks: names by id, as far as they have been announced.
         resumes: the next `values` repeats the checkpoint that was entered at.
         finished: tasks whose results were there when it was entered.
+        elsewhere: tasks that others have run meanwhile.
         repeats: how many of these results are about to be repeated.
         values_told: the repeated state is in the stream already.
         updates_told: the repeated results are.
         running: tasks that run; whatever is announced from now on is called by them.
+        planned: another entry has told of it up to here.
         cached: updates of tasks that the cache answered, whose writes will follow.
     """
 
     tasks: dict[str, str] = field(default_factory=dict)
     resumes: bool = False
-    finished: Collection[str] = ()
+    finished: set[str] = field(default_factory=set)
+    elsewhere: set[str] = field(default_factory=set)
     repeats: int = 0
     values_told: bool = False
     updates_told: bool = False
     running: set[str] = field(default_factory=set)
+    planned: bool = False
     cached: deque[_Recorded] = field(default_factory=deque)
 
 
@@ -105,6 +109,7 @@ class Tap:
         self._supersteps: dict[str, _Superstep] = {}
         self._mark: _Recorded | None = None
         self._taken: list[_Recorded] = []
+        self._aside: list[_Recorded] = []
         self._messages = MessageEvents(as_tuples="messages-tuple" in self._modes)
         self.interrupted = False
 
@@ -149,7 +154,13 @@ class Tap:
             self._kept.add(ns)
 
     def enter(
-        self, ns: str, *, resumes: bool, own: bool, finished: Collection[str]
+        self,
+        ns: str,
+        *,
+        resumes: bool,
+        own: bool,
+        finished: Collection[str],
+        planned: bool = False,
     ) -> None:
         """A namespace is entered at a checkpoint.
 
@@ -158,15 +169,40 @@ class Tap:
             resumes: LangGraph goes on from its checkpoint, and repeats what is there.
             own: this run has put that checkpoint, and told it then.
             finished: tasks whose results are there.
+            planned: its superstep is spread, and who planned it has told of it.
         """
         suffix = _suffix(_path(ns))
         with self._lock:
             self._supersteps[ns] = _Superstep(
                 resumes=resumes,
-                finished=finished,
-                values_told=own or f"values{suffix}" in self._told.names,
-                updates_told=own or f"updates{suffix}" in self._told.names,
+                finished=set(finished),
+                values_told=own or planned or f"values{suffix}" in self._told.names,
+                updates_told=own or planned or f"updates{suffix}" in self._told.names,
+                planned=planned,
             )
+
+    def set_aside(self) -> None:
+        """The root's superstep is spread: who goes on after it tells what is open now.
+
+        That is what the cache has answered.
+        """
+        with self._lock:
+            self._aside += [r for r in self._log if r.owner == ("open", "")]
+            self._log = [r for r in self._log if r.owner != ("open", "")]
+
+    def bring_back(self) -> None:
+        """This entry goes on after the superstep."""
+        with self._lock:
+            self._log += self._aside
+            self._aside = []
+
+    def told_elsewhere(self, task_ids: Collection[str]) -> None:
+        """Others have told of these tasks of the root's superstep."""
+        with self._lock:
+            superstep = self._superstep("")
+            superstep.finished |= set(task_ids)
+            superstep.updates_told = True
+            superstep.elsewhere |= set(task_ids)
 
     def task_runs(self, task_id: str) -> None:
         """A task of the root's superstep is being started, seen by users or not."""
@@ -213,9 +249,18 @@ class Tap:
 
     def mark(self) -> None:
         """The run may be left here: what follows, the next entry tells again."""
+        self.unmark()
         with self._lock:
             self._mark = _Recorded(None, "")
             self._log.append(self._mark)
+
+    def unmark(self) -> None:
+        """The run goes on here."""
+        with self._lock:
+            self._log = [
+                recorded for recorded in self._log if recorded is not self._mark
+            ]
+            self._mark = None
 
     def take(
         self, owners: Collection[Owner], *, past_mark: bool = False
@@ -280,17 +325,22 @@ class Tap:
                 self._on_task(ns, path, payload)
             elif mode in _STATE:
                 self._on_state(ns, path, mode, payload)
-            elif mode in self._modes and self._wanted(path):
+            elif mode in self._modes and self._wanted(path) and not self._is_told(ns):
                 if mode == "debug" and payload["type"] == "checkpoint":
                     payload = _with_places(payload)
                 event = NewEvent(f"{mode}{_suffix(path)}", encode(payload))
                 self._add_loose(path, event)
 
+    def _is_told(self, ns: str) -> bool:
+        """Whether another entry has told what LangGraph begins a superstep with."""
+        superstep = self._superstep(ns)
+        return superstep.planned and not superstep.running
+
     def _on_task(
         self, ns: str, path: tuple[str, ...], payload: Mapping[str, Any]
     ) -> None:
         event = None
-        if "tasks" in self._modes and self._wanted(path):
+        if "tasks" in self._modes and self._wanted(path) and not self._is_told(ns):
             event = NewEvent(f"tasks{_suffix(path)}", encode(payload))
         if "result" in payload and ns in self._kept:
             self._on_result(ns, payload["id"], event)
@@ -308,6 +358,8 @@ class Tap:
         if task_id in superstep.finished and superstep.updates_told:
             # LangGraph ends it anew, as it does with error handlers.
             self._log = [r for r in self._log if r.owner != ("open", ns)]
+        if task_id in superstep.elsewhere:
+            return
         for recorded in self._log:
             if recorded.owner == ("open", ns):
                 recorded.owner = owner

@@ -18,6 +18,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langgraph.constants import START
 
 from threadmill.engine.activation.exits import EXITS, enter_node, failure_of
+from threadmill.engine.activation.share import Share
 
 KEY: Final = "__pregel_runner_submit"
 
@@ -29,6 +30,7 @@ class TaskStarter:
         recursion_limit: the run's own, for subgraphs.
         max_concurrency: tasks that may run at once (LangGraph's config key).
         on_start: called with a task's id before it is started.
+        share: says which tasks run here.
         before_run: awaited before a task runs: what it builds on must be durable.
         finished: what tasks have written that must not run again. LangGraph itself
             gives their results back to all but error handlers.
@@ -43,6 +45,7 @@ class TaskStarter:
         recursion_limit: int,
         max_concurrency: int | None,
         on_start: Callable[[str], None],
+        share: Share,
         before_run: Callable[[], Awaitable[None]],
         finished: Mapping[str, Sequence[tuple[str, Any]]],
         handlers: Sequence[BaseCallbackHandler] = (),
@@ -52,6 +55,7 @@ class TaskStarter:
         self._recursion_limit = recursion_limit
         self._max_concurrency = max_concurrency
         self._on_start = on_start
+        self._share = share
         self._before_run = before_run
         self._gates: dict[int, asyncio.Semaphore] = {}
         self._running: set[asyncio.Task[Any]] = set()
@@ -75,6 +79,7 @@ class TaskStarter:
         self._on_start(args[0].id)
         if args[0].id in self._finished:
             return self._given_back(args[0])
+        self._share.gather(args[0])
         task = asyncio.get_running_loop().create_task(
             self._run(fn, args, kwargs), name=__name__, context=copy_context()
         )
@@ -94,6 +99,10 @@ class TaskStarter:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
+        elsewhere = await self._share.admitted(args[0])
+        if elsewhere is not None:
+            args[0].writes.extend(elsewhere)
+            return None
         async with self._gate(args[0]):
             enter_node(args[0].name)
             if args[0].name != START:

@@ -12,10 +12,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
+from uuid import UUID
 
 from threadmill.checkpoints.base import (
     Checkpoints,
     Commit,
+    Committed,
+    EndOfTasks,
+    Plan,
     Put,
     SyncCheckpoints,
     Writes,
@@ -30,12 +35,31 @@ Item = Put | Writes
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    item: Item
+    item: Item | None
     leaving: bool = False
+    ends: UUID | None = None
+
+
+class Ends(Protocol):
+    """Who knows what it means that tasks end; see `Share`."""
+
+    def end_of(self, activations: Sequence[UUID]) -> EndOfTasks:
+        """What a commit says that ends these."""
+        ...
+
+    def on_ended(self, ended: EndOfTasks, committed: Committed) -> None:
+        """They have ended."""
+        ...
 
 
 class Writer:
     """Commits what an attempt writes. Belongs to one event loop.
+
+    Attributes:
+        fence: what the attempt holds. It changes between commits, when tasks are
+            claimed or end.
+        idle: it holds nothing right now: events wait.
+        ends: asked about commits that end tasks.
 
     Args:
         store: where commits go.
@@ -60,7 +84,9 @@ class Writer:
     ) -> None:
         self._store = store
         self._blocking = blocking
-        self._fence = fence
+        self.fence = fence
+        self.idle = False
+        self.ends: Ends | None = None
         self._thread = str(fence.thread_id)
         self._tap = tap
         self._progressed = progressed
@@ -92,14 +118,35 @@ class Writer:
         if self._queue or self._lock.locked() or self.failure is not None:
             await self.flush()
 
-    async def hand_over(self) -> None:
+    async def hand_over(self, labels: Sequence[str]) -> None:
         """Commits everything that waits, and hands the activation back with it.
+
+        Args:
+            labels: what a worker must have to take it.
 
         Raises:
             Error: see `commit`.
         """
         async with self._lock:
-            await self._commit_all(release=True)
+            await self._commit_all(Commit(release=True, labels=labels))
+
+    async def plan(self, plan: Plan) -> Committed:
+        """Commits everything that waits, and a plan with it.
+
+        Raises:
+            Error: see `commit`.
+        """
+        async with self._lock:
+            return await self._commit_all(Commit(plan=plan))
+
+    async def end(self, activation_id: UUID) -> None:
+        """Ends a task that leaves no result.
+
+        Raises:
+            Error: see `commit`.
+        """
+        self._queue.append(_Waiting(None, ends=activation_id))
+        await self.flush()
 
     async def rest(self) -> Commit:
         """Takes what waits, for whoever ends the run to commit.
@@ -112,17 +159,18 @@ class Writer:
                 raise LeaseLost from self.failure
             return self._take(all_of_it=True, past_mark=True)
 
-    async def commit(self, item: Item) -> None:
+    async def commit(self, item: Item, *, ends: UUID | None = None) -> None:
         """Returns when `item` is durable, with all that waited before it.
 
         Args:
             item: a checkpoint or a task's result.
+            ends: the activation of the task that is done with it.
 
         Raises:
             LeaseLost: the fence does not hold, or an earlier commit has failed.
             Error: whatever the store met; nothing is written any more.
         """
-        waiting = _Waiting(item)
+        waiting = _Waiting(item, ends=ends)
         self._queue.append(waiting)
         async with self._lock:
             # Somebody else's commit may have taken it along.
@@ -155,10 +203,10 @@ class Writer:
         writes, puts = _sorted([item])
         try:
             self._blocking.commit(
-                self._fence.tenant,
+                self.fence.tenant,
                 self._thread,
                 Commit(writes=writes, puts=puts),
-                self._fence,
+                self.fence,
             )
         except BaseException as error:
             self.refuse(error)
@@ -172,17 +220,23 @@ class Writer:
             self.failure = reason
             self._loop.call_soon_threadsafe(self.failed.set)
 
-    async def _commit_all(self, *, release: bool = False) -> None:
+    async def _commit_all(self, asked: Commit | None = None) -> Committed:
+        """Commits what waits, and what is `asked` besides."""
         if self.failure is not None:
             raise LeaseLost from self.failure
-        commit = self._take(all_of_it=release)
-        commit = replace(commit, release=release)
-        if not (commit.writes or commit.puts or commit.events or release):
-            return
+        if self.idle:
+            return Committed()
+        commit = self._take(all_of_it=asked is not None and asked.release)
+        if asked is not None:
+            commit = replace(
+                commit, release=asked.release, labels=asked.labels, plan=asked.plan
+            )
+        if commit.is_empty:
+            return Committed()
         try:
             await self._faults.at("commit.before")
-            await self._store.commit(
-                self._fence.tenant, self._thread, commit, self._fence
+            committed = await self._store.commit(
+                self.fence.tenant, self._thread, commit, self.fence
             )
         except BaseException as error:
             self.refuse(error)
@@ -190,13 +244,17 @@ class Writer:
         await self._faults.at("commit.after")
         self.released = self.released or commit.release
         self._progressed = self._progressed or commit.progress
+        if commit.ended is not None and self.ends is not None:
+            self.ends.on_ended(commit.ended, committed)
         if commit.events:
             self._on_events()
+        return committed
 
     def _take(self, *, all_of_it: bool = False, past_mark: bool = False) -> Commit:
         taken = [w for w in self._queue if all_of_it or not w.leaving]
         self._queue = [w for w in self._queue if w not in taken]
-        writes, puts = _sorted([waiting.item for waiting in taken])
+        writes, puts = _sorted([w.item for w in taken if w.item is not None])
+        ended = [w.ends for w in taken if w.ends is not None]
         # The input's checkpoint describes no superstep; the first one may have been
         # told before it is committed.
         owners: set[Owner] = {
@@ -208,6 +266,7 @@ class Writer:
             puts=puts,
             events=self._tap.take(owners, past_mark=past_mark),
             progress=not self._progressed and any(not put.ns for put in puts),
+            ended=self.ends.end_of(ended) if ended and self.ends is not None else None,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from threadmill.domain.run import RunEvent, sources, target
@@ -37,7 +37,14 @@ class PostgresDispatcher:
         self._retention = retention
 
     async def claim(
-        self, worker_id: UUID, graphs: Sequence[str], n: int, lease_seconds: float
+        self,
+        worker_id: UUID,
+        graphs: Sequence[str],
+        n: int,
+        lease_seconds: float,
+        *,
+        labels: Sequence[str] = (),
+        runs: Sequence[UUID] | None = None,
     ) -> Sequence[Claim]:
         """See `Dispatcher.claim`."""
         async with self._database.system_tx() as tx:
@@ -45,8 +52,10 @@ class PostgresDispatcher:
                 DISPATCH.claim,
                 worker_id=worker_id,
                 graphs=list(graphs),
+                labels=list(labels),
                 n=n,
                 lease_seconds=lease_seconds,
+                runs=None if runs is None else list(runs),
             )
         return [claim_of(row) for row in claimed.rows]
 
@@ -57,18 +66,25 @@ class PostgresDispatcher:
         return begun_run(claim, begun)
 
     async def release(
-        self, fence: Fence, *, count_attempt: bool, delay_seconds: float = 0.0
+        self,
+        fence: Fence,
+        *,
+        count_attempt: bool,
+        delay_seconds: float = 0.0,
+        cause: str | None = None,
+        shun_seconds: float = 0.0,
     ) -> None:
         """See `Dispatcher.release`."""
         async with self._database.tenant_tx(fence.tenant) as tx:
             tx.add(
                 DISPATCH.release,
                 tenant=fence.tenant,
-                activation_id=fence.activation_id,
                 thread_id=fence.thread_id,
-                token=fence.token,
                 give_back=not count_attempt,
                 delay_seconds=delay_seconds,
+                cause=cause,
+                shun_seconds=shun_seconds,
+                **_rights(fence),
             )
 
     async def finish(self, fence: Fence, ending: Ending) -> Next | None:
@@ -79,7 +95,12 @@ class PostgresDispatcher:
         return next_of(promoted.one)
 
     async def reopen(
-        self, dead: Sequence[UUID], *, backoff_seconds: float, limit: int
+        self,
+        dead: Sequence[UUID],
+        *,
+        backoff_seconds: float,
+        limit: int,
+        shun_seconds: float = 0.0,
     ) -> Sequence[Lost]:
         """See `Dispatcher.reopen`."""
         async with self._database.system_tx() as tx:
@@ -87,6 +108,7 @@ class PostgresDispatcher:
                 DISPATCH.reopen,
                 dead=list(dead),
                 backoff_seconds=backoff_seconds,
+                shun_seconds=shun_seconds,
                 limit=limit,
             )
         return [
@@ -98,6 +120,8 @@ class PostgresDispatcher:
                 token=row["token"],
                 attempt=row["attempt"],
                 kind=row["kind"],
+                node=row["node"],
+                cause=row["cause"],
             )
             for row in lost.rows
         ]
@@ -170,7 +194,9 @@ class PostgresDispatcher:
 def add_begin(tx: Transaction, claim: Claim) -> Result:
     """Adds the begin of a claimed run; see `begun_run`."""
     run = {"tenant": claim.tenant, "run_id": claim.run_id}
-    tx.add(DISPATCH.lock_run, **run)
+    first_of_tasks = claim.kind == "task" and claim.attempt <= 1
+    if not first_of_tasks:
+        tx.add(DISPATCH.lock_run, **run)
     tx.add(
         DISPATCH.fence,
         tenant=claim.tenant,
@@ -178,6 +204,10 @@ def add_begin(tx: Transaction, claim: Claim) -> Result:
         thread_id=claim.thread_id,
         token=claim.token,
     )
+    if claim.kind == "task":
+        if not first_of_tasks:
+            tx.add(DISPATCH.count_attempt, **run)
+        return tx.add(DISPATCH.begin_tasks, status=target(RunEvent.CLAIM).value, **run)
     return tx.add(
         DISPATCH.begin,
         claim_attempt=claim.attempt,
@@ -202,13 +232,12 @@ def add_close(tx: Transaction, fence: Fence) -> None:
     lease here, not as a clash.
     """
     tx.add(RUNS.lock_thread, tenant=fence.tenant, thread_id=fence.thread_id)
-    tx.add(DISPATCH.lock_run, tenant=fence.tenant, run_id=fence.run_id)
+    tx.add(DISPATCH.lock_run_to_end, tenant=fence.tenant, run_id=fence.run_id)
     tx.add(
-        DISPATCH.close_activation,
+        DISPATCH.close,
         tenant=fence.tenant,
-        activation_id=fence.activation_id,
-        thread_id=fence.thread_id,
-        token=fence.token,
+        run_id=fence.run_id,
+        **_rights(fence),
     )
 
 
@@ -237,6 +266,11 @@ def add_ending(
         event=ending.event,
         error=ending.error,
     )
+
+
+def _rights(fence: Fence) -> dict[str, list[Any]]:
+    rights = fence.rights
+    return {"ids": [id_ for id_, _ in rights], "tokens": [token for _, token in rights]}
 
 
 def _add_drop(tx: Transaction, kind: str, refs: Sequence[str]) -> None:

@@ -1,10 +1,22 @@
 -- The working side: claiming, fencing, renewing, what is due.
 
 -- name: claim
-SELECT * FROM threadmill.claim(%(worker_id)s, %(graphs)s, %(n)s,
-                               make_interval(secs => %(lease_seconds)s))
+SELECT * FROM threadmill.claim(%(worker_id)s, %(graphs)s::text[], %(labels)s::text[],
+                               %(n)s, make_interval(secs => %(lease_seconds)s),
+                               %(runs)s::uuid[])
 
 -- name: lock_run
+SELECT 1 FROM threadmill.run
+ WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
+   FOR UPDATE
+
+-- name: lock_run_to_end
+-- With its superstep: whoever ends the last task of that adds an activation, which the
+-- statement that follows must see.
+WITH superstep AS (
+  DELETE FROM threadmill.superstep
+   WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
+)
 SELECT 1 FROM threadmill.run
  WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
    FOR UPDATE
@@ -51,26 +63,67 @@ UPDATE threadmill.run
 RETURNING *, extract(epoch FROM clock_timestamp() - started_at)::float8
              AS running_seconds
 
--- name: close_activation
-WITH f AS (
-  DELETE FROM threadmill.activation
-   WHERE tenant_id = %(tenant)s AND activation_id = %(activation_id)s
-     AND thread_id = %(thread_id)s AND token = %(token)s
-  RETURNING 1
+-- name: begin_tasks
+-- For an attempt at tasks of a superstep: its run is running already. The tasks are
+-- those of the thread's head.
+SELECT r.*, extract(epoch FROM clock_timestamp() - r.started_at)::float8
+            AS running_seconds
+  FROM threadmill.run r
+  JOIN threadmill.superstep s ON s.tenant_id = r.tenant_id AND s.run_id = r.run_id
+  JOIN threadmill.head h ON h.tenant_id = r.tenant_id
+   AND h.thread_id = r.thread_id::text AND h.ns = '' AND h.checkpoint_id = s.checkpoint_id
+ WHERE r.tenant_id = %(tenant)s AND r.run_id = %(run_id)s AND r.status = %(status)s
+
+-- name: count_attempt
+UPDATE threadmill.run SET attempt = attempt + 1, updated_at = now()
+ WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
+
+-- name: close
+-- Ends whatever there is to do for a run: the closer's own activations, which it must
+-- hold, and with them its siblings'. Comes after `lock_run_to_end`.
+WITH held AS MATERIALIZED (
+  SELECT activation_id, token FROM threadmill.activation
+   WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
+   ORDER BY activation_id
+     FOR UPDATE
+), gone AS (
+  DELETE FROM threadmill.activation a
+   USING held
+   WHERE a.tenant_id = %(tenant)s AND a.activation_id = held.activation_id
 )
-SELECT threadmill.require(EXISTS (SELECT FROM f), 'lease_lost')
+SELECT threadmill.require(
+         NOT EXISTS (SELECT FROM unnest(%(ids)s::uuid[], %(tokens)s::bigint[]) AS n (id, token)
+                      WHERE NOT EXISTS (SELECT FROM held
+                                         WHERE activation_id = n.id AND held.token = n.token)),
+         'lease_lost')
 
 -- name: release
-UPDATE threadmill.activation
-   SET state = 'ready', worker_id = NULL, lease_until = NULL,
+-- Whoever gives up because of a failure is not the first to try again. A join may have
+-- got further than its superstep: whoever goes on looks.
+WITH held AS MATERIALIZED (
+  SELECT a.activation_id FROM threadmill.activation a
+    JOIN unnest(%(ids)s::uuid[], %(tokens)s::bigint[]) AS n (id, token)
+      ON a.activation_id = n.id AND a.token = n.token
+   WHERE a.tenant_id = %(tenant)s AND a.thread_id = %(thread_id)s AND a.state = 'leased'
+   ORDER BY a.activation_id
+     FOR UPDATE OF a
+)
+UPDATE threadmill.activation a
+   SET kind = CASE a.kind WHEN 'join' THEN 'step' ELSE a.kind END,
+       state = 'ready', worker_id = NULL, lease_until = NULL,
        attempt = greatest(attempt - %(give_back)s::integer, 0),
-       not_before = now() + make_interval(secs => %(delay_seconds)s)
- WHERE tenant_id = %(tenant)s AND activation_id = %(activation_id)s
-   AND thread_id = %(thread_id)s AND token = %(token)s AND state = 'leased'
+       not_before = clock_timestamp() + make_interval(secs => %(delay_seconds)s),
+       avoid = CASE WHEN %(cause)s::text IS NOT NULL THEN a.worker_id ELSE a.avoid END,
+       avoid_until = CASE WHEN %(cause)s::text IS NOT NULL
+                     THEN clock_timestamp() + make_interval(secs => %(shun_seconds)s)
+                     ELSE a.avoid_until END,
+       cause = coalesce(%(cause)s::text, a.cause)
+  FROM held
+ WHERE a.tenant_id = %(tenant)s AND a.activation_id = held.activation_id
 
 -- name: reopen
 SELECT * FROM threadmill.reopen(%(dead)s, make_interval(secs => %(backoff_seconds)s),
-                                %(limit)s)
+                                make_interval(secs => %(shun_seconds)s), %(limit)s)
 
 -- name: due
 SELECT * FROM threadmill.due(make_interval(secs => %(hold_seconds)s), %(limit)s)

@@ -22,8 +22,8 @@ def erase_thread(tx: Transaction, thread_id: UUID) -> Result:
     where = {"tenant": tx.tenant, "thread_id": thread_id}
     for query in (
         ERASE.runs,
-        ERASE.activations,
         ERASE.supersteps,
+        ERASE.activations,
         ERASE.dead_letters,
         ERASE.effects,
         ERASE.writes,

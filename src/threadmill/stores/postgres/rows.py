@@ -38,6 +38,7 @@ def run_of(row: Row) -> Run:
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         running_seconds=row.get("running_seconds", 0.0),
+        labels=tuple(row["labels"]),
     )
 
 
@@ -65,4 +66,7 @@ def claim_of(row: Row) -> Claim:
         run_id=row["run_id"],
         token=row["token"],
         attempt=row["attempt"],
+        kind=row.get("kind", "step"),
+        task_id=row.get("task_id"),
+        task_path=row.get("task_path"),
     )

@@ -107,6 +107,7 @@ class PostgresRuns:
                 retention=self._retention,
                 refusal=NotFound.code,
             )
+            tx.add(RUNS.drop_superstep, tenant=tenant, run_id=run_id)
             stopped = tx.add(RUNS.drop_activations, tenant=tenant, run_id=run_id)
             promoted = add_promote(
                 tx, thread_id=thread_id, holder=run_id, event=RunEvent.CANCEL
@@ -164,6 +165,7 @@ def _add_accept(tx: Transaction, new: NewRun) -> Result:
             {k: v for k, v in new.kwargs.items() if k in PAYLOAD}
         ).decode(),
         thread_metadata=jsonb(new.thread_metadata),
+        labels=list(new.labels),
         **thread,
     )
 

@@ -68,9 +68,9 @@ WITH t AS (
   RETURNING t.next_seq - 1 AS seq, t.holder
 ), a AS (
   INSERT INTO threadmill.activation
-    (tenant_id, activation_id, thread_id, run_id, kind, graph_id)
+    (tenant_id, activation_id, thread_id, run_id, kind, graph_id, labels)
   SELECT %(tenant)s, gen_random_uuid(), %(thread_id)s, %(run_id)s, 'step',
-         %(graph_id)s
+         %(graph_id)s, %(labels)s
     FROM t WHERE t.holder = %(run_id)s
 ), d AS (
   INSERT INTO threadmill.timer (tenant_id, kind, ref, due_at)
@@ -80,9 +80,9 @@ WITH t AS (
 )
 INSERT INTO threadmill.run
   (tenant_id, run_id, thread_id, seq, assistant_id, graph_id, multitask_strategy,
-   metadata, kwargs, payload, not_before)
+   metadata, kwargs, payload, labels, not_before)
 SELECT %(tenant)s, %(run_id)s, %(thread_id)s, t.seq, %(assistant_id)s, %(graph_id)s,
-       %(strategy)s, %(metadata)s, %(kwargs)s, %(payload)s,
+       %(strategy)s, %(metadata)s, %(kwargs)s, %(payload)s, %(labels)s,
        now() + make_interval(secs => %(after_seconds)s)
   FROM t
 RETURNING *
@@ -93,7 +93,7 @@ RETURNING *
 -- somebody else holds it, who will look at the queue himself. The clock is read after
 -- the lock: whoever had it before may have looked just before a run was due.
 WITH next AS (
-  SELECT r.run_id, r.graph_id
+  SELECT r.run_id, r.graph_id, r.labels
     FROM threadmill.run r
    WHERE r.tenant_id = %(tenant)s AND r.thread_id = %(thread_id)s
      AND r.status = 'pending' AND r.not_before <= clock_timestamp()
@@ -113,8 +113,9 @@ WITH next AS (
   RETURNING th.holder
 )
 INSERT INTO threadmill.activation
-  (tenant_id, activation_id, thread_id, run_id, kind, graph_id)
-SELECT %(tenant)s, gen_random_uuid(), %(thread_id)s, next.run_id, 'step', next.graph_id
+  (tenant_id, activation_id, thread_id, run_id, kind, graph_id, labels)
+SELECT %(tenant)s, gen_random_uuid(), %(thread_id)s, next.run_id, 'step', next.graph_id,
+       next.labels
   FROM next JOIN th ON th.holder = next.run_id
 RETURNING run_id, graph_id
 
@@ -173,9 +174,22 @@ SELECT threadmill.require(EXISTS (SELECT FROM r), %(refusal)s,
                           'the run does not exist or has ended already')
 
 -- name: drop_activations
-DELETE FROM threadmill.activation
+-- All that is left of a run that ends: its superstep first, then its activations in the
+-- order in which everybody locks them.
+WITH held AS MATERIALIZED (
+  SELECT activation_id FROM threadmill.activation
+   WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
+   ORDER BY activation_id
+     FOR UPDATE
+)
+DELETE FROM threadmill.activation a
+ USING held
+ WHERE a.tenant_id = %(tenant)s AND a.activation_id = held.activation_id
+RETURNING a.activation_id, a.token, a.worker_id
+
+-- name: drop_superstep
+DELETE FROM threadmill.superstep
  WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
-RETURNING activation_id, token, worker_id
 
 -- name: delete
 WITH r AS (

@@ -17,10 +17,12 @@ CREATE TABLE threadmill.superstep (
   PRIMARY KEY (tenant_id, run_id)
 ) WITH (fillfactor = 50);
 
--- `avoid` lost this activation: for a while, others are preferred. `cause` says why
--- the last attempt ended without progress.
+-- `task_path` is LangGraph's place of the task in its superstep, which the task shares
+-- with the handler of its errors. `avoid` lost this activation: for a while, others are
+-- preferred. `cause` says why the last attempt ended without progress.
 ALTER TABLE threadmill.activation
   ADD COLUMN task_id text,
+  ADD COLUMN task_path text,
   ADD COLUMN node text,
   ADD COLUMN labels text[] NOT NULL DEFAULT '{}',
   ADD COLUMN avoid uuid,
@@ -35,6 +37,9 @@ ALTER TABLE threadmill.activation
 DROP INDEX threadmill.activation_one_step;
 CREATE UNIQUE INDEX activation_by_run
   ON threadmill.activation (tenant_id, run_id, coalesce(task_id, ''));
+
+-- What a worker must have to take anything of this run.
+ALTER TABLE threadmill.run ADD COLUMN labels text[] NOT NULL DEFAULT '{}';
 
 -- A run that was given up, until it is redriven or discarded.
 CREATE TABLE threadmill.dead_letter (
@@ -143,7 +148,7 @@ CREATE FUNCTION threadmill.claim(
   worker uuid, loaded text[], able text[], n integer, lease interval, runs uuid[]
 ) RETURNS TABLE (
   tenant_id text, activation_id uuid, thread_id uuid, run_id uuid, kind text,
-  task_id text, token bigint, attempt integer
+  task_id text, task_path text, token bigint, attempt integer
 ) LANGUAGE plpgsql SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
@@ -166,7 +171,7 @@ BEGIN
     FROM ready
    WHERE a.tenant_id = ready.tenant_id AND a.activation_id = ready.activation_id
   RETURNING a.tenant_id, a.activation_id, a.thread_id, a.run_id, a.kind, a.task_id,
-            a.token, a.attempt;
+            a.task_path, a.token, a.attempt;
 END $$;
 
 -- Extends every lease that the worker still holds; what is not returned is lost. An

@@ -1,0 +1,59 @@
+"""What an entry asks of the worker that it runs on.
+
+An entry of a spread superstep claims tasks while it runs, and each of them is a lease
+of its own that the worker renews and watches. The entry knows the worker only by this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+from uuid import UUID
+
+from threadmill.stores.records import Claim
+
+
+class Desk(Protocol):
+    """The worker's side of one attempt. Belongs to its event loop.
+
+    Attributes:
+        labels: what the worker has.
+        tasks_at_once: tasks of one superstep that the attempt takes without asking
+            whether others want them.
+        tasks_max: tasks of one superstep that it takes at all.
+    """
+
+    labels: Collection[str]
+    tasks_at_once: int
+    tasks_max: int
+
+    def leaves(self) -> bool:
+        """Whether the attempt takes no more, because others wait or it must go."""
+        ...
+
+    def has_room(self) -> bool:
+        """Whether what is taken runs at once, and does not queue for a thread."""
+        ...
+
+    async def claim(self, run_id: UUID, n: int) -> Sequence[Claim]:
+        """Claims up to `n` tasks of the run's superstep, and holds them.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        ...
+
+    def hold(self, claims: Sequence[Claim]) -> None:
+        """These are the attempt's own from now on: a commit has claimed them.
+
+        They came from a claim that the attempt held, and hold as long as that one.
+        """
+        ...
+
+    def ending(self, keys: Collection[tuple[UUID, int]]) -> None:
+        """A commit is about to end these, and perhaps to claim others instead."""
+        ...
+
+    def let_go(self, keys: Collection[tuple[UUID, int]]) -> None:
+        """It has; what it has claimed is held already."""
+        ...

@@ -1,0 +1,495 @@
+"""Which tasks of a superstep run here, and what becomes of the others.
+
+LangGraph hands over all tasks of a superstep at once. If the worker may run them all,
+it does, and nobody else hears of them. Otherwise the superstep is *spread*: one commit
+replaces the step's activation by one for each task; this entry runs its share, claims
+more while there are any, and leaves when there are none. Whoever commits the last
+result also adds the activation that goes on after the superstep. That one may be this
+entry: then it is given the results of the others and goes on as if it had run them.
+
+A task that runs elsewhere is not started here; LangGraph waits for it until its result
+is given to it, or until it is told that the entry leaves (`Parked`). What LangGraph
+writes of such a task is not written again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+from uuid import UUID
+
+from langgraph.errors import GraphDrained, GraphInterrupt
+
+from threadmill.checkpoints.base import (
+    Checkpoints,
+    Committed,
+    EndOfTasks,
+    Plan,
+    PlannedTask,
+    Stored,
+)
+from threadmill.domain.fence import Fence
+from threadmill.engine.activation.desk import Desk
+from threadmill.engine.activation.resume import (
+    NULL_TASK,
+    errors,
+    is_question,
+    is_result,
+    questions,
+    results,
+)
+from threadmill.engine.activation.tap import Tap
+from threadmill.engine.activation.writer import Writer
+from threadmill.errors import Error
+from threadmill.stores.records import Claim
+
+Result = Sequence[tuple[str, Any]]
+
+_HANDLER: Final = "node_error_handler"
+# Of the path of a task that is no handler.
+_LONGEST: Final = 3
+# A worker that wants more than its share leaves the others time to take theirs.
+_PAUSE_SECONDS: Final = 0.01
+
+
+class Parked(GraphDrained):
+    """What LangGraph is told of a task that does not run here: it leaves the graph."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a run says about where its tasks may run.
+
+    Args:
+        labels: what a worker must have for anything of the run.
+        labels_of: what it must have for a node, besides.
+        at_once: how many tasks of a superstep may run at once, if that is bounded.
+        spreads: whether a superstep may leave this process at all.
+    """
+
+    labels: Sequence[str]
+    labels_of: Callable[[str], Sequence[str]]
+    at_once: int | None
+    spreads: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    task: Any
+    admitted: asyncio.Future[Result | None]
+
+
+class Share:
+    """One entry's share of the supersteps that it comes through.
+
+    Belongs to the entry's event loop.
+
+    Args:
+        place: what the run asks for.
+        desk: the worker's side.
+        writer: commits plans and ends; its fence is what this entry holds.
+        tap: learns which results others have told.
+        store: where others' results are read.
+        claims: the tasks that the entry was claimed for; none for a step.
+        head: the checkpoint that the entry begins at.
+        head_id: the thread's head as this entry knows it.
+        hand_over: asked when the superstep is over: leave now?
+        on_ready: told when others may find work.
+    """
+
+    def __init__(
+        self,
+        *,
+        place: Place,
+        desk: Desk,
+        writer: Writer,
+        tap: Tap,
+        store: Checkpoints,
+        claims: Sequence[Claim],
+        head: Stored | None,
+        head_id: Callable[[], str | None],
+        hand_over: Callable[[], bool],
+        on_ready: Callable[[], None],
+    ) -> None:
+        self._place = place
+        self._desk = desk
+        self._writer = writer
+        self._tap = tap
+        self._store = store
+        self._head_id = head_id
+        self._hand_over = hand_over
+        self._on_ready = on_ready
+        self._loop = asyncio.get_running_loop()
+        self._base = writer.fence
+        self._waiting: dict[str, _Waiting] = {}
+        self._elsewhere: set[str] = set()
+        self._known: Stored | None = head
+        self._rows = {claim.task_path: claim for claim in claims if claim.task_path}
+        self._ended: dict[UUID, Claim] = {}
+        self._changed = asyncio.Event()
+        self._verdict: asyncio.Event | None = None
+        self._working: set[asyncio.Task[None]] = set()
+        self._gathering = False
+        self._complete = False
+        self.spread = bool(claims)
+        self.needs: Sequence[str] | None = None
+        if self.spread:
+            self._begin_spread()
+
+    # --- what LangGraph's tasks come through ----------------------------------------
+
+    async def admitted(self, task: Any) -> Result | None:
+        """Waits until a task may run here; or its result, if it was run elsewhere.
+
+        Args:
+            task: as LangGraph submits it.
+
+        Returns:
+            None: run it. Else what it has written.
+
+        Raises:
+            Parked: it does not run here, and the entry leaves.
+            GraphInterrupt: it was run elsewhere, and asked a human.
+        """
+        if _is_call(task.path):
+            return None
+        return await self._waiting[task.id].admitted
+
+    def gather(self, task: Any) -> None:
+        """LangGraph has submitted a task; others of its superstep follow at once."""
+        if _is_call(task.path):
+            return
+        self._waiting[task.id] = _Waiting(task, self._loop.create_future())
+        if not self._gathering:
+            self._gathering = True
+            self._loop.call_soon(self._gathered)
+
+    def _gathered(self) -> None:
+        self._gathering, self._complete = False, True
+        if not self.spread:
+            self._share_out()
+        else:
+            self._tap.set_aside()
+            self._admit()
+            self._changed.set()
+
+    # --- a superstep that begins here --------------------------------------------
+
+    def _share_out(self) -> None:
+        """Runs all tasks here, or plans, or leaves them to whoever has the labels."""
+        known, self._known = self._known, None
+        self._give_back(known)
+        tasks = [one.task for one in self._open()]
+        if not tasks:
+            return
+        able = [task for task in tasks if self._is_able(task)]
+        whole = len(able) == len(tasks) and (
+            not self._place.spreads or len(tasks) <= self._desk.tasks_at_once
+        )
+        if whole:
+            self._tap.unmark()
+            for one in self._open():
+                one.admitted.set_result(None)
+        elif len(tasks) == 1:
+            self.needs = self._labels_of(tasks[0])
+            self._park()
+        else:
+            self._tap.unmark()
+            self._start(self._plan(tasks, able))
+
+    async def _plan(self, tasks: Sequence[Any], able: Sequence[Any]) -> None:
+        at_once = self._place.at_once or len(tasks)
+        mine = able[: min(self._desk.tasks_at_once, at_once)]
+        others = [task for task in tasks if task not in mine]
+        allowed = others[: at_once - len(mine)]
+        planned = [
+            PlannedTask(
+                task_id=task.id,
+                task_path=_place_of(task.path),
+                node=task.name,
+                labels=self._labels_of(task),
+                mine=task in mine,
+                waits=task in others and task not in allowed,
+            )
+            for task in tasks
+        ]
+        step = self._writer.fence.rights
+        self._desk.ending(step)
+        committed = await self._writer.plan(Plan(str(self._head_id()), planned))
+        self._rows = {
+            place: _claim(self._base, "task", activation_id, token, place)
+            for place, (activation_id, token) in committed.planned.items()
+        }
+        self._desk.hold(list(self._rows.values()))
+        self._desk.let_go(step)
+        self.spread = True
+        self._hold()
+        self._on_ready()
+        self._begin_spread()
+
+    def _is_able(self, task: Any) -> bool:
+        if _is_handler(task.path):
+            return True  # it runs where the error was
+        return set(self._labels_of(task)) <= set(self._desk.labels)
+
+    def _labels_of(self, task: Any) -> Sequence[str]:
+        return sorted({*self._place.labels, *self._place.labels_of(task.name)})
+
+    # --- a superstep that is spread ----------------------------------------------
+
+    def _begin_spread(self) -> None:
+        self._verdict = asyncio.Event()
+        self._tap.set_aside()
+        self._admit()
+        self._start(self._take_more())
+
+    async def _take_more(self) -> None:
+        """Claims tasks while there are any, and leaves when there are none."""
+        allowance, bounded = self._desk.tasks_at_once, self._place.at_once is not None
+        some_left = True
+        while self._verdict is not None:
+            self._changed.clear()
+            wanted = min(allowance, self._desk.tasks_max) - len(self._rows)
+            takes = (some_left or bounded or not self._rows) and self._may_take()
+            if takes and wanted > 0:
+                found = await self._claim(wanted)
+                some_left = len(found) == wanted
+            if not self._rows:
+                if self._verdict is not None:
+                    self._leave()
+                return
+            waits_for_others = some_left and self._may_take()
+            try:
+                async with asyncio.timeout(
+                    _PAUSE_SECONDS if waits_for_others else None
+                ):
+                    await self._changed.wait()
+            except TimeoutError:
+                allowance *= 2
+
+    def _may_take(self) -> bool:
+        return not self._desk.leaves() and self._desk.has_room()
+
+    async def _claim(self, n: int) -> Sequence[Claim]:
+        run_id = self._base.run_id
+        assert run_id is not None  # noqa: S101  # an entry is a run's
+        try:
+            found = await self._desk.claim(run_id, n)
+        except Error:
+            return ()  # somebody else will take them
+        self._rows |= {c.task_path: c for c in found if c.task_path is not None}
+        self._hold()
+        self._admit()
+        return found
+
+    def _admit(self) -> None:
+        """Lets those run whose activations this entry holds."""
+        for one in self._open():
+            if _place_of(one.task.path) in self._rows:
+                one.admitted.set_result(None)
+        if not self._complete:
+            return
+        places = {_place_of(one.task.path) for one in self._waiting.values()}
+        for place, claim in self._rows.items():
+            if place not in places and claim.activation_id not in self._ended:
+                # The cache of this process knows its result: nothing is left to do.
+                self._is_ending(claim)
+                self._start(self._writer.end(claim.activation_id))
+
+    def ends(self, task_id: str, writes: Result) -> UUID | None:
+        """The activation that ends with these writes of a task, if one does."""
+        one = self._waiting.get(task_id)
+        if not self.spread or one is None:
+            return None
+        row = self._rows.get(_place_of(one.task.path))
+        if row is None or not (is_result(writes) or is_question(writes)):
+            return None
+        self._is_ending(row)
+        return row.activation_id
+
+    def _is_ending(self, row: Claim) -> None:
+        self._ended[row.activation_id] = row
+        self._desk.ending([row.key])
+
+    def end_of(self, activations: Sequence[UUID]) -> EndOfTasks:
+        """What a commit says that ends these."""
+        return EndOfTasks(
+            activations,
+            bounded=self._place.at_once is not None,
+            goes_on=not self._hand_over(),
+            labels=self._place.labels,
+        )
+
+    def on_ended(self, ended: EndOfTasks, committed: Committed) -> None:
+        """A commit has ended tasks of this entry, and perhaps the superstep."""
+        gone = [self._ended.pop(activation) for activation in ended.activations]
+        for claim in gone:
+            self._rows.pop(str(claim.task_path), None)
+        if committed.join is not None:
+            join = _claim(self._base, "join", *committed.join)
+            self._desk.hold([join])
+            self._writer.idle = False
+            self._writer.fence = replace(
+                self._base, activation_id=join.activation_id, token=join.token, also=()
+            )
+            self._start(self._go_on())
+        else:
+            self._hold()
+            if committed.remaining == 0:
+                self._on_ready()
+                self._leave()
+        self._desk.let_go([claim.key for claim in gone])
+        self._changed.set()
+
+    def _hold(self) -> None:
+        """The fence of what is written from now on."""
+        self._writer.idle = not self._rows
+        rights = sorted(
+            ((claim.token, claim.activation_id) for claim in self._rows.values()),
+            reverse=True,
+        )
+        if rights:
+            (token, activation_id), *also = rights
+            self._writer.fence = replace(
+                self._base,
+                activation_id=activation_id,
+                token=token,
+                also=tuple((id_, token) for token, id_ in also),
+            )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a task of this entry has not ended: it runs, or it has failed."""
+        return any(c.activation_id not in self._ended for c in self._rows.values())
+
+    # --- when it is over ---------------------------------------------------------
+
+    async def goes_on(self) -> bool:
+        """Waits until it is known whether this entry goes on after the superstep."""
+        if self._verdict is not None:
+            verdict = self._verdict
+            if not self._complete:
+                self._gathered()
+            await verdict.wait()
+        return not self.spread
+
+    async def _go_on(self) -> None:
+        """Everything is there: what others have done is given to LangGraph."""
+        self.spread = False
+        self._tap.bring_back()
+        open_ = list(self._open())
+        if open_:
+            fence = self._writer.fence
+            self._known = await self._store.get(
+                fence.tenant, str(fence.thread_id), "", self._head_id()
+            )
+            self._share_out()
+        self._decide()
+
+    def _leave(self) -> None:
+        self._park()
+        self._decide()
+
+    def _decide(self) -> None:
+        if self._verdict is not None:
+            self._verdict.set()
+            self._verdict = None
+        self._changed.set()
+
+    def _park(self) -> None:
+        for one in self._open():
+            self._elsewhere.add(one.task.id)
+            one.admitted.set_exception(Parked("runs elsewhere"))
+
+    def _give_back(self, known: Stored | None) -> None:
+        """What is known of tasks that have run: results, questions, errors."""
+        if known is None:
+            return
+        done, failed = results(known), errors(known)
+        asked = questions(known, self._base.run_id)
+        for one in self._open():
+            id_ = one.task.id
+            if id_ not in done.keys() | asked.keys() | failed.keys():
+                continue
+            self._elsewhere.add(id_)
+            self._tap.told_elsewhere([id_])
+            if id_ in done:
+                one.admitted.set_result(done[id_])
+            elif id_ in asked:
+                one.admitted.set_exception(GraphInterrupt(asked[id_]))
+            else:
+                # LangGraph asks for the handler next, whose result is known as well.
+                self._known = known
+                one.admitted.set_exception(failed[id_])
+
+    def is_elsewhere(self, task_id: str) -> bool:
+        """Whether what LangGraph writes of a task is not this entry's to write."""
+        if task_id in self._elsewhere:
+            return True
+        if not self.spread:
+            return False
+        one = self._waiting.get(task_id)
+        return task_id == NULL_TASK or (one is not None and not one.admitted.done())
+
+    def end_superstep(self) -> None:
+        """LangGraph has applied the superstep's results."""
+        self._waiting = {}
+        self._complete = False
+        self._elsewhere = set()
+        self._known = None
+
+    # --- its own tasks -----------------------------------------------------------
+
+    def _open(self) -> Iterator[_Waiting]:
+        return iter([one for one in self._waiting.values() if not one.admitted.done()])
+
+    def _start(self, work: Any) -> None:
+        task = self._loop.create_task(self._guarded(work))
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+
+    async def _guarded(self, work: Any) -> None:
+        try:
+            await work
+        except Error:
+            return  # the writer remembers, and the entry ends by it
+        except Exception as error:  # noqa: BLE001 - our bug must end the entry, too
+            self._writer.refuse(error)
+
+    @property
+    def working(self) -> Collection[asyncio.Task[None]]:
+        """What must end with the entry."""
+        return list(self._working)
+
+
+def _is_call(path: tuple[Any, ...]) -> bool:
+    """Whether a task is a `@task` call, which runs where its caller does."""
+    return bool(path) and path[-1] is True
+
+
+def _place_of(path: tuple[Any, ...]) -> str:
+    """A task's place in its superstep; the handler of its errors has the same."""
+    return repr(path[:-2] if _is_handler(path) else path)
+
+
+def _is_handler(path: tuple[Any, ...]) -> bool:
+    # LangGraph's path of a handler: its task's own, this word, and one thing more.
+    return path[-2:-1] == (_HANDLER,) and len(path) > _LONGEST
+
+
+def _claim(
+    base: Fence, kind: str, activation_id: UUID, token: int, place: str | None = None
+) -> Claim:
+    assert base.run_id is not None  # noqa: S101  # an entry is a run's
+    return Claim(
+        tenant=base.tenant,
+        activation_id=activation_id,
+        thread_id=base.thread_id,
+        run_id=base.run_id,
+        token=token,
+        attempt=1,
+        kind=kind,
+        task_path=place,
+    )

@@ -1,0 +1,99 @@
+"""The worker's side of one attempt: see `Desk`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from threadmill.engine.activation.stop import Stop
+    from threadmill.stores.records import Claim
+    from threadmill.worker.leases import Key, Leases
+    from threadmill.worker.slots import Slot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeskRules:
+    """How much of a worker one attempt may have.
+
+    Args:
+        labels: what the worker has.
+        tasks_at_once: tasks of one superstep that an attempt takes at first.
+        tasks_max: tasks of one superstep that it takes at all.
+        slice_seconds: how long an attempt keeps its slot while others wait.
+    """
+
+    labels: Sequence[str] = ()
+    tasks_at_once: int = 10
+    tasks_max: int = 200
+    slice_seconds: float = 5.0
+
+
+class WorkerDesk:
+    """The `Desk` of one attempt.
+
+    Args:
+        rules: how much it may have.
+        leases: the worker's.
+        stop: the attempt's switch.
+        slot: the attempt's.
+        claim: claims tasks of a run.
+        contended: whether others wait for this worker's slots.
+        draining: whether the worker is going away.
+    """
+
+    def __init__(
+        self,
+        rules: DeskRules,
+        *,
+        leases: Leases,
+        stop: Stop,
+        slot: Slot,
+        claim: Callable[[UUID, int], Awaitable[Sequence[Claim]]],
+        contended: Callable[[], bool],
+        draining: Callable[[], bool],
+    ) -> None:
+        self.labels: Collection[str] = frozenset(rules.labels)
+        self.tasks_at_once = rules.tasks_at_once
+        self.tasks_max = rules.tasks_max
+        self._slice_seconds = rules.slice_seconds
+        self._leases = leases
+        self._stop = stop
+        self._slot = slot
+        self._claim = claim
+        self._contended = contended
+        self._draining = draining
+        self._started_at = time.monotonic()
+
+    def leaves(self) -> bool:
+        """See `Desk.leaves`."""
+        if self._draining():
+            return True
+        long = time.monotonic() - self._started_at >= self._slice_seconds
+        return long and self._contended()
+
+    def has_room(self) -> bool:
+        """See `Desk.has_room`."""
+        return not self._slot.is_full
+
+    async def claim(self, run_id: UUID, n: int) -> Sequence[Claim]:
+        """See `Desk.claim`."""
+        with self._leases.claiming() as asked_at:
+            claims = await self._claim(run_id, n)
+            self._leases.add(claims, asked_at, self._stop)
+        return claims
+
+    def hold(self, claims: Sequence[Claim]) -> None:
+        """See `Desk.hold`."""
+        self._leases.follow(claims, self._stop)
+
+    def ending(self, keys: Collection[Key]) -> None:
+        """See `Desk.ending`."""
+        self._leases.ending(keys)
+
+    def let_go(self, keys: Collection[Key]) -> None:
+        """See `Desk.let_go`."""
+        self._leases.drop(keys)

@@ -1,0 +1,128 @@
+"""What a worker holds, and until when it may act on it.
+
+A lease is renewed by a thread of its own, which reports what the database still knows
+as this worker's. What it does not know any more is lost; what it knows and nobody here
+works on is given back, or renewing would keep it for ever.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from threadmill.engine.activation.stop import Stop, StopReason
+
+if TYPE_CHECKING:
+    from threadmill.domain.lease import LeaseTimes
+    from threadmill.stores.records import Claim
+
+Key = tuple[UUID, int]
+
+
+@dataclass(slots=True)
+class _Lease:
+    claimed_at: float
+    deadline_at: float
+    stop: Stop
+
+
+class Leases:
+    """The leases of one worker, by activation and token. Belongs to its event loop.
+
+    Args:
+        times: of leases.
+    """
+
+    def __init__(self, times: LeaseTimes) -> None:
+        self._times = times
+        self._leases: dict[Key, _Lease] = {}
+        self._ending: set[Key] = set()
+        self._claiming = 0
+        self._claimed_at = 0.0
+
+    @contextmanager
+    def claiming(self) -> Iterator[float]:
+        """While a claim is under way, what is held is not known; gives its start."""
+        self._claiming += 1
+        try:
+            yield time.monotonic()
+        finally:
+            self._claiming -= 1
+            self._claimed_at = time.monotonic()
+
+    def add(self, claims: Sequence[Claim], asked_at: float, stop: Stop) -> None:
+        """Holds what was claimed.
+
+        Args:
+            claims: from one request.
+            asked_at: monotonic time just before it was sent.
+            stop: the switch of the attempt that works on them.
+        """
+        for claim in claims:
+            self._leases[claim.key] = _Lease(
+                asked_at, self._times.deadline(asked_at), stop
+            )
+
+    def follow(self, claims: Sequence[Claim], stop: Stop) -> None:
+        """Holds what a commit of the attempt has leased, as long as what it had."""
+        deadline = min(
+            (
+                lease.deadline_at
+                for lease in self._leases.values()
+                if lease.stop is stop
+            ),
+            default=0.0,
+        )
+        for claim in claims:
+            self._leases[claim.key] = _Lease(time.monotonic(), deadline, stop)
+
+    def ending(self, keys: Collection[Key]) -> None:
+        """A commit is about to end these, and perhaps leases others instead."""
+        self._ending |= set(keys)
+
+    def drop(self, keys: Collection[Key]) -> None:
+        """Holds these no longer."""
+        for key in keys:
+            self._leases.pop(key, None)
+        if self._ending & set(keys):
+            self._ending -= set(keys)
+            self._claimed_at = time.monotonic()
+
+    def drop_all(self, stop: Stop) -> None:
+        """The attempt has ended."""
+        self.drop([key for key, lease in self._leases.items() if lease.stop is stop])
+
+    def stop_of(self, key: Key) -> Stop | None:
+        """The switch of the attempt that holds it."""
+        lease = self._leases.get(key)
+        return lease.stop if lease is not None else None
+
+    def renewed(self, asked_at: float, held: Sequence[Claim]) -> Sequence[Claim]:
+        """Takes the renewal's report; returns what nobody here works on.
+
+        Args:
+            asked_at: monotonic time just before the renewal was sent.
+            held: what the database knew as this worker's.
+        """
+        keys = {claim.key for claim in held}
+        for key, lease in list(self._leases.items()):
+            if lease.claimed_at >= asked_at:
+                continue
+            if key in keys:
+                lease.deadline_at = self._times.deadline(asked_at)
+            elif key not in self._ending:
+                lease.stop.request(StopReason.LEASE_LOST)
+        if self._claiming or self._ending or self._claimed_at >= asked_at:
+            return ()
+        return [claim for claim in held if claim.key not in self._leases]
+
+    def stop_expired(self) -> None:
+        """Gives up what could not be renewed, before the database gives it away."""
+        now = time.monotonic()
+        for lease in list(self._leases.values()):
+            if now >= lease.deadline_at:
+                lease.stop.request(StopReason.LEASE_LOST)
