@@ -7,9 +7,10 @@ activation is ready for somebody else; or it is no longer ours and nothing was w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
+from uuid import UUID
 
 import structlog
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -380,6 +381,17 @@ def fence_of(claim: Claim, *more: Claim) -> Fence:
         attempt=claim.attempt,
         also=tuple(other.key for other in more),
     )
+
+
+def by_run(claims: Sequence[Claim]) -> Iterator[Sequence[Claim]]:
+    """What one attempt carries out: the tasks of one run together, all else alone."""
+    tasks: dict[UUID, list[Claim]] = {}
+    for claim in claims:
+        if claim.kind == "task":
+            tasks.setdefault(claim.run_id, []).append(claim)
+        else:
+            yield [claim]
+    yield from tasks.values()
 
 
 def describe(error: BaseException) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -32,7 +33,7 @@ from threadmill.checkpoints.base import (
 from threadmill.config import GraphSpec
 from threadmill.domain.multitask import MultitaskStrategy
 from threadmill.domain.run import TERMINAL
-from threadmill.engine.activate import Activate, ActivateRules, Attempt
+from threadmill.engine.activate import Activate, ActivateRules, Attempt, by_run
 from threadmill.engine.activation.entry import EntryLimits
 from threadmill.engine.graphs import GraphCatalogue, LoadedGraph
 from threadmill.stores.base import Dispatcher, Runs
@@ -50,6 +51,8 @@ from threadmill.testing.process import (
 # More claims of one run than any test needs: a run that does not end is a bug.
 _CLAIMS_MAX: Final = 400
 _LEASE_SECONDS: Final = 300.0
+# How often a process that could take another task does not.
+_LEFT_TO_OTHERS: Final = 0.4
 
 
 @dataclass(slots=True)
@@ -115,6 +118,7 @@ class EngineDriver:
         limits: bounds of an entry.
         tenant: whose runs these are.
         on_commit: told of every commit of checkpoints that became durable.
+        labels: of every process.
     """
 
     def __init__(
@@ -132,6 +136,7 @@ class EngineDriver:
         limits: EntryLimits | None = None,
         tenant: str = "default",
         on_commit: Callable[[Commit], None] | None = None,
+        labels: Sequence[str] = (),
     ) -> None:
         self._runs = runs
         self._dispatcher = dispatcher
@@ -150,6 +155,7 @@ class EngineDriver:
         self._limits = limits or EntryLimits()
         self._tenant = tenant
         self._on_commit = on_commit
+        self._labels = labels
         self.hints = SilentHints()
 
     async def submit(
@@ -178,10 +184,17 @@ class EngineDriver:
         """A new process with nothing in memory."""
         return Process(fault, self._on_commit)
 
-    async def claim(self, process: Process) -> Sequence[Claim]:
-        """Whatever is ready for one slot of that process."""
+    async def claim(
+        self, process: Process, n: int = 1, run_id: UUID | None = None
+    ) -> Sequence[Claim]:
+        """Whatever is ready for that process; with a run, tasks of its superstep."""
         return await self._dispatcher.claim(
-            process.worker_id, self._graphs.ids, 1, _LEASE_SECONDS
+            process.worker_id,
+            self._graphs.ids,
+            n,
+            _LEASE_SECONDS,
+            labels=self._labels,
+            runs=None if run_id is None else [run_id],
         )
 
     async def work(self, process: Process, attempt: Attempt) -> None:
@@ -206,6 +219,55 @@ class EngineDriver:
             [process.worker_id], backoff_seconds=0.0, limit=100
         )
 
+    async def carry_out_spread(
+        self, run: Run, chance: Random, fault: Fault | None = None
+    ) -> Ended:
+        """The same by several processes at once, each with any part of a superstep.
+
+        Args:
+            run: an accepted run.
+            chance: says who takes what, and how much of it.
+            fault: befalls the first process.
+
+        Raises:
+            AssertionError: nothing is ready, or there is no end to it.
+        """
+        first = self.process(fault)
+        processes = [first, self.process(), self.process()]
+        claims = 0
+        for _ in range(_CLAIMS_MAX):
+            chance.shuffle(processes)
+            works = []
+            for process in processes:
+                claimed = await self.claim(process, chance.randint(1, 3))
+                claims += len(claimed)
+                for together in by_run(claimed):
+                    desk = self._desk(process, chance)
+                    works.append(self.work(process, attempt_of(*together, desk=desk)))
+            if not works:
+                msg = f"run {run.run_id} has not ended, and nothing is ready"
+                raise AssertionError(msg)
+            await asyncio.gather(*works)
+            for place, process in enumerate(processes):
+                if process.died.is_set():
+                    await self.heal(process)
+                    processes[place] = self.process()
+            run = await self._runs.get(self._tenant, run.run_id)
+            if run.status in TERMINAL:
+                return Ended(run, claims, first.commits, first.faulted)
+        msg = f"run {run.run_id} does not end"
+        raise AssertionError(msg)
+
+    def _desk(self, process: Process, chance: Random) -> TestDesk:
+        async def some(run_id: UUID, n: int) -> Sequence[Claim]:
+            if process.died.is_set() or chance.random() < _LEFT_TO_OTHERS:
+                return ()
+            return await self.claim(process, min(n, chance.randint(1, 3)), run_id)
+
+        return TestDesk(
+            labels=self._labels, tasks_at_once=chance.randint(1, 3), claims=some
+        )
+
     async def carry_out(self, run: Run, fault: Fault | None = None) -> Ended:
         """Works on what is ready until `run` has ended.
 
@@ -223,7 +285,8 @@ class EngineDriver:
                 msg = f"run {run.run_id} has not ended, and nothing is ready"
                 raise AssertionError(msg)
             for claim in claimed:
-                await self.work(process, attempt_of(claim))
+                desk = TestDesk(labels=self._labels)
+                await self.work(process, attempt_of(claim, desk=desk))
             if process.died.is_set():
                 await self.heal(process)
                 process = self.process()

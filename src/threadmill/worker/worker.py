@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import structlog
 
-from threadmill.engine.activate import Attempt, fence_of
+from threadmill.engine.activate import Attempt, by_run, fence_of
 from threadmill.engine.activation.stop import Stop, StopReason
 from threadmill.errors import Error
 from threadmill.worker.desk import DeskRules, WorkerDesk
@@ -154,7 +154,7 @@ class Worker:
                 claims = await self._claim(free)
                 if claims:
                     await self._faults.at("claim.after")
-                for together in _by_run(claims):
+                for together in by_run(claims):
                     self._start(together, asked_at)
         except Error as error:
             _log.warning("worker.claim_failed", cause=str(error))
@@ -291,14 +291,3 @@ class Worker:
         stop = self._leases.stop_of((activation_id, token))
         if stop is not None:
             stop.request(StopReason.CANCELLED)
-
-
-def _by_run(claims: Sequence[Claim]) -> Iterator[Sequence[Claim]]:
-    """What one attempt carries out: the tasks of one run together, all else alone."""
-    tasks: dict[UUID, list[Claim]] = {}
-    for claim in claims:
-        if claim.kind == "task":
-            tasks.setdefault(claim.run_id, []).append(claim)
-        else:
-            yield [claim]
-    yield from tasks.values()

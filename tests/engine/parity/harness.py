@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
+from random import Random
 from typing import Any
 from uuid import uuid4
 
@@ -225,7 +226,11 @@ async def _kwargs(turn: Turn, graph: Pregel, thread: Any) -> dict[str, Any]:
 
 
 class EngineStory:
-    """One thread in the engine, with a fault at the same commit of every turn."""
+    """One thread in the engine, with a fault at the same commit of every turn.
+
+    With `spread`, a seed, several processes carry it out at once, and tasks of one
+    superstep go to any of them in any order.
+    """
 
     def __init__(
         self,
@@ -233,11 +238,13 @@ class EngineStory:
         scenario: Scenario,
         *,
         node: bool,
+        spread: int | None = None,
         kind: FaultKind | None = None,
         commit: int = 0,
     ) -> None:
         self._store = store
         self._scenario = scenario
+        self._chance = Random(spread) if spread is not None else None
         self._fault = Fault(kind, commit) if kind else None
         self.ledger = Ledger()
         self.faulted = False
@@ -275,7 +282,10 @@ class EngineStory:
             return "updated", {}
         kwargs = await _kwargs(turn, self._read, thread)
         run = await self._driver.submit(self._graph_id, self.thread_id, kwargs)
-        ended = await self._driver.carry_out(run, self._fault)
+        if self._chance is None:
+            ended = await self._driver.carry_out(run, self._fault)
+        else:
+            ended = await self._driver.carry_out_spread(run, self._chance, self._fault)
         self.faulted = self.faulted or ended.faulted
         self.claims.append(ended.claims)
         events = await self._events(run)

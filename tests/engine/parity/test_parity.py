@@ -142,3 +142,49 @@ async def test_a_fault_at_every_commit(
         if not story.faulted:
             return
     pytest.fail("a turn with so many commits")
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=NAMES)
+async def test_spread_over_processes(
+    engine_store: EngineStore, told_plainly: Plain, scenario: Scenario, seed: int
+) -> None:
+    """Any task of a superstep in any process, in any order, and each once."""
+    plain = await _plain(scenario, told_plainly)
+    story = EngineStory(engine_store, scenario, node=seed == 1, spread=seed)
+    told = await story.tell()
+    _compare(scenario, plain, told)
+    assert [t.calls for t in told] == [t.calls for t in plain]
+    assert scenario.replays or story.ledger.wrong == []
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("scenario", "kind"),
+    [(s, _KINDS[n % len(_KINDS)]) for n, s in enumerate(SCENARIOS)],
+    ids=NAMES,
+)
+async def test_spread_with_a_fault_at_every_commit(
+    engine_store: EngineStore, told_plainly: Plain, scenario: Scenario, kind: FaultKind
+) -> None:
+    plain = await _plain(scenario, told_plainly)
+    for commit in range(1, _COMMITS_MAX):
+        story = EngineStory(
+            engine_store,
+            scenario,
+            node=commit % 2 == 0,
+            spread=commit,
+            kind=kind,
+            commit=commit,
+        )
+        try:
+            told = await story.tell()
+            _compare(scenario, plain, told, kind)
+            assert scenario.replays or story.ledger.wrong == []
+        except BaseException as error:
+            error.add_note(f"with the fault at commit {commit}")
+            raise
+        if not story.faulted:
+            return
+    pytest.fail("a turn with so many commits")

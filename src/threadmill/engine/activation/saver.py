@@ -170,6 +170,8 @@ class ActivationSaver(ReadingSaver):
         item = self._writes_of(config, writes, task_id, task_path)
         if not item.ns and self._share().is_elsewhere(task_id):
             return
+        if not item.ns:
+            self._tap.unmark()
         self._tap.writes_follow(item.ns, task_id)
         ends = None if item.ns else self._share().ends(task_id, writes)
         only = not item.ns and is_result(writes) and self._tap.is_only_task(task_id)

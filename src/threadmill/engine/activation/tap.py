@@ -41,6 +41,8 @@ _FROM_LOOP: Final = frozenset({"updates", "values", "tasks", "checkpoints", "deb
 Owner = tuple[str, str]
 """What an event of state describes: ("task", task id), ("put", namespace), or that the
 run ends here ("end", namespace); ("open", namespace) as long as it is not known."""
+_OPEN: Final[Owner] = ("open", "")
+_ASIDE: Final[Owner] = ("aside", "")
 
 
 @dataclass(slots=True)
@@ -109,7 +111,6 @@ class Tap:
         self._supersteps: dict[str, _Superstep] = {}
         self._mark: _Recorded | None = None
         self._taken: list[_Recorded] = []
-        self._aside: list[_Recorded] = []
         self._messages = MessageEvents(as_tuples="messages-tuple" in self._modes)
         self.interrupted = False
 
@@ -186,15 +187,17 @@ class Tap:
 
         That is what the cache has answered.
         """
-        with self._lock:
-            self._aside += [r for r in self._log if r.owner == ("open", "")]
-            self._log = [r for r in self._log if r.owner != ("open", "")]
+        self._reassign(_OPEN, _ASIDE)
 
     def bring_back(self) -> None:
         """This entry goes on after the superstep."""
+        self._reassign(_ASIDE, _OPEN)
+
+    def _reassign(self, owner: Owner, to: Owner) -> None:
         with self._lock:
-            self._log += self._aside
-            self._aside = []
+            for recorded in self._log:
+                if recorded.owner == owner:
+                    recorded.owner = to
 
     def told_elsewhere(self, task_ids: Collection[str]) -> None:
         """Others have told of these tasks of the root's superstep."""
@@ -290,7 +293,7 @@ class Tap:
                     taken.append(recorded)
                     continue
                 left.append(recorded)
-                if recorded.owner is not None:
+                if recorded.owner not in {None, _ASIDE}:
                     waiting.add(recorded.ns)
             self._log, self._taken = left, taken
         return [r.event for r in taken if r.event is not None]
