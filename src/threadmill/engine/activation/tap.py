@@ -260,10 +260,9 @@ class Tap:
     def unmark(self) -> None:
         """The run goes on here."""
         with self._lock:
-            self._log = [
-                recorded for recorded in self._log if recorded is not self._mark
-            ]
-            self._mark = None
+            if self._mark is not None:
+                self._log = [r for r in self._log if r is not self._mark]
+                self._mark = None
 
     def take(
         self, owners: Collection[Owner], *, past_mark: bool = False
