@@ -257,8 +257,9 @@ ON CONFLICT (tenant_id, thread_id, ns, checkpoint_id) DO UPDATE
 -- end of that earlier run still show it; a task counts as finished by its output
 -- whatever marks it has. The null task has no history, so its marks go as well.
 --
--- A write that is the same as before keeps the run that stored it: accumulated writes
--- of the null task that are only sent again still belong to the run that made them.
+-- A write of the null task that is the same as before keeps the run that stored it:
+-- accumulated writes that are only sent again still belong to the run that made them.
+-- A task that asks the same question in a later run has asked it in that one, too.
 WITH dropped AS (
   DELETE FROM threadmill.checkpoint_write
    WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s AND ns = %(ns)s
@@ -280,6 +281,8 @@ ON CONFLICT (tenant_id, thread_id, ns, checkpoint_id, task_id, idx) DO UPDATE
        value_type = excluded.value_type, value = excluded.value
  WHERE (w.channel, w.value_type, w.value)
        IS DISTINCT FROM (excluded.channel, excluded.value_type, excluded.value)
+    OR w.task_id <> '00000000-0000-0000-0000-000000000000'
+   AND w.run_id IS DISTINCT FROM excluded.run_id
 
 -- name: merge_writes
 -- Without a fence, as LangGraph's own savers do: a slot's first value stays, marks

@@ -243,6 +243,7 @@ class Activate:
             place=Place(
                 labels=run.labels,
                 labels_of=lambda node: labels_of(graph, node),
+                labelled=any(labels_of(graph, node) for node in graph.nodes),
                 at_once=bound,
                 spreads=not stays,
             ),

@@ -249,8 +249,9 @@ class EngineDriver:
                 raise AssertionError(msg)
             await asyncio.gather(*works)
             for place, process in enumerate(processes):
+                # Also a process that lives may have been leased more than it has heard.
+                await self.heal(process)
                 if process.died.is_set():
-                    await self.heal(process)
                     processes[place] = self.process()
             run = await self._runs.get(self._tenant, run.run_id)
             if run.status in TERMINAL:

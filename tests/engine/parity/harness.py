@@ -396,6 +396,6 @@ def _supersteps(events: Sequence[tuple[str, Any]]) -> list[list[str]]:
     for mode, payload in events:
         parts[-1].append(f"{mode} {json.dumps(payload, sort_keys=True)}")
         # A question is shown with the state as it is, whatever else is still running.
-        if mode == "values" and "__interrupt__" not in payload:
+        if mode == "values" and "__interrupt__" not in (payload or ()):
             parts.append([])
     return [part for part in parts if part]

@@ -153,7 +153,8 @@ class ActivationSaver(ReadingSaver):
         if put.ns:
             await self._at_home(self._writer.commit(put))
         else:
-            self._tap.mark()
+            if leaves or self._share().may_leave:
+                self._tap.mark()
             self._writer.hold(put, leaving=leaves)
             self._expected = checkpoint["id"]
             self.step = metadata["step"]
@@ -170,8 +171,6 @@ class ActivationSaver(ReadingSaver):
         item = self._writes_of(config, writes, task_id, task_path)
         if not item.ns and self._share().is_elsewhere(task_id):
             return
-        if not item.ns:
-            self._tap.unmark()
         self._tap.writes_follow(item.ns, task_id)
         ends = None if item.ns else self._share().ends(task_id, writes)
         only = not item.ns and is_result(writes) and self._tap.is_only_task(task_id)

@@ -65,12 +65,14 @@ class Place:
     Args:
         labels: what a worker must have for anything of the run.
         labels_of: what it must have for a node, besides.
+        labelled: whether any node asks for more.
         at_once: how many tasks of a superstep may run at once, if that is bounded.
         spreads: whether a superstep may leave this process at all.
     """
 
     labels: Sequence[str]
     labels_of: Callable[[str], Sequence[str]]
+    labelled: bool
     at_once: int | None
     spreads: bool
 
@@ -137,6 +139,11 @@ class Share:
         self.needs: Sequence[str] | None = None
         if self.spread:
             self._begin_spread()
+
+    @property
+    def may_leave(self) -> bool:
+        """Whether a superstep may need a label that this worker does not have."""
+        return self._place.labelled
 
     # --- what LangGraph's tasks come through ----------------------------------------
 
@@ -249,7 +256,7 @@ class Share:
         """Claims tasks while there are any, and leaves when there are none."""
         allowance, bounded = self._desk.tasks_at_once, self._place.at_once is not None
         some_left = True
-        while self._verdict is not None:
+        while self.spread and self._verdict is not None:
             self._changed.clear()
             wanted = min(allowance, self._desk.tasks_max) - len(self._rows)
             takes = (some_left or bounded or not self._rows) and self._may_take()
@@ -257,7 +264,7 @@ class Share:
                 found = await self._claim(wanted)
                 some_left = len(found) == wanted
             if not self._rows:
-                if self._verdict is not None:
+                if self.spread and self._verdict is not None:
                     self._leave()
                 return
             waits_for_others = some_left and self._may_take()
@@ -334,6 +341,7 @@ class Share:
             self._writer.fence = replace(
                 self._base, activation_id=join.activation_id, token=join.token, also=()
             )
+            self.spread = False
             self._start(self._go_on())
         else:
             self._hold()
@@ -377,7 +385,6 @@ class Share:
 
     async def _go_on(self) -> None:
         """Everything is there: what others have done is given to LangGraph."""
-        self.spread = False
         self._tap.bring_back()
         open_ = list(self._open())
         if open_:
