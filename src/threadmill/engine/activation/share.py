@@ -256,7 +256,7 @@ class Share:
         """Claims tasks while there are any, and leaves when there are none."""
         allowance, bounded = self._desk.tasks_at_once, self._place.at_once is not None
         some_left = True
-        while self.spread and self._verdict is not None:
+        while self._is_undecided():
             self._changed.clear()
             wanted = min(allowance, self._desk.tasks_max) - len(self._rows)
             takes = (some_left or bounded or not self._rows) and self._may_take()
@@ -264,7 +264,7 @@ class Share:
                 found = await self._claim(wanted)
                 some_left = len(found) == wanted
             if not self._rows:
-                if self.spread and self._verdict is not None:
+                if self._is_undecided():
                     self._leave()
                 return
             waits_for_others = some_left and self._may_take()
@@ -275,6 +275,10 @@ class Share:
                     await self._changed.wait()
             except TimeoutError:
                 allowance *= 2
+
+    def _is_undecided(self) -> bool:
+        """Whether it may still turn out that this entry goes on, or leaves."""
+        return self.spread and self._verdict is not None
 
     def _may_take(self) -> bool:
         return not self._desk.leaves() and self._desk.has_room()
