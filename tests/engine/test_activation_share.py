@@ -168,7 +168,8 @@ async def test_what_a_process_does_not_keep_others_take(
     await working
     assert (await story.end_of_run()).status is RunStatus.SUCCESS
     assert story.watch.calls == Counter(range(5))
-    assert await story.state() == {"n": 5, "seen": [0, 1, 2, 3, 4], "joined": 1}
+    state = await story.state()
+    assert (state["seen"], state["joined"]) == ([0, 1, 2, 3, 4], 1)
 
 
 async def test_a_superstep_that_fits_costs_no_commit_for_its_tasks_apart(

@@ -33,11 +33,13 @@ from threadmill.engine.activation.entry import (
     Left,
     Outcome,
     Stores,
+)
+from threadmill.engine.activation.places import (
+    Sharing,
     labels_of,
     untracked_channels,
 )
 from threadmill.engine.activation.resume import is_reentry
-from threadmill.engine.activation.share import Place
 from threadmill.engine.activation.stop import Stop, StopReason
 from threadmill.engine.activation.told import Told, read_told
 from threadmill.engine.graph_factories import GraphUse
@@ -225,7 +227,6 @@ class Activate:
         self, attempt: Attempt, fence: Fence, run: Run, head: Stored | None, graph: Any
     ) -> Entry:
         claim, stays = attempt.claim, self._stays(run.graph_id, graph)
-        bound = (run.kwargs.get("config") or {}).get("max_concurrency")
         return Entry(
             graph,
             run=run,
@@ -236,20 +237,20 @@ class Activate:
                 blocking=self._blocking,
                 reads=self._saver(fence.tenant),
             ),
-            hand_over=lambda: (
-                not stays and (self._rules.per_superstep or attempt.desk.leaves())
-            ),
-            desk=attempt.desk,
-            place=Place(
+            sharing=Sharing(
+                desk=attempt.desk,
+                claims=[c for c in attempt.claims if c.kind == "task"],
+                planned=_is_planned(claim),
                 labels=run.labels,
                 labels_of=lambda node: labels_of(graph, node),
                 labelled=any(labels_of(graph, node) for node in graph.nodes),
-                at_once=bound,
+                at_once=(run.kwargs.get("config") or {}).get("max_concurrency"),
                 spreads=not stays,
+                hand_over=lambda: (
+                    not stays and (self._rules.per_superstep or attempt.desk.leaves())
+                ),
+                on_ready=lambda: self._hints.ready(run.graph_id),
             ),
-            claims=[c for c in attempt.claims if c.kind == "task"],
-            planned=_is_planned(claim),
-            on_ready=lambda: self._hints.ready(run.graph_id),
             limits=self._limits,
             first_claim=claim.attempt <= 1,
             told=await self._told(attempt.claims, run, head),

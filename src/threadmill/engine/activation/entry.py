@@ -13,7 +13,6 @@ from collections.abc import (
     Callable,
     Collection,
     Mapping,
-    Sequence,
 )
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,6 @@ from typing import Any, Final, cast
 
 import structlog
 from langchain_core.runnables import RunnableConfig
-from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.pregel import Pregel
@@ -32,9 +30,9 @@ from langgraph.types import Command
 from threadmill.checkpoints.base import Checkpoints, Commit, Stored, SyncCheckpoints
 from threadmill.domain.fence import Fence
 from threadmill.engine.activation.breakpoints import is_at_breakpoint
-from threadmill.engine.activation.desk import Desk
 from threadmill.engine.activation.exits import guard_loop
 from threadmill.engine.activation.nested import allow_subgraphs_without_checkpoints
+from threadmill.engine.activation.places import Sharing
 from threadmill.engine.activation.resume import (
     entry_input,
     finished_tasks,
@@ -43,7 +41,7 @@ from threadmill.engine.activation.resume import (
     results,
 )
 from threadmill.engine.activation.saver import ActivationSaver
-from threadmill.engine.activation.share import Place, Share
+from threadmill.engine.activation.share import Share
 from threadmill.engine.activation.steps import StepLimit
 from threadmill.engine.activation.stop import Stop, StopReason
 from threadmill.engine.activation.tap import Tap
@@ -53,7 +51,7 @@ from threadmill.engine.activation.told import Told
 from threadmill.engine.activation.writer import Writer
 from threadmill.errors import Error, GraphError, LeaseLost, PayloadTooLarge
 from threadmill.faults import Faults
-from threadmill.stores.records import Claim, Run
+from threadmill.stores.records import Run
 from threadmill.streams.base import NewEvent
 
 _log = structlog.get_logger(__name__)
@@ -131,12 +129,7 @@ class Entry:
         head: the thread's head, read after the claim.
         fence: the claim.
         stores: what it reads and writes.
-        hand_over: asked after each superstep with user nodes: leave now?
-        desk: the worker's side of the attempt.
-        place: where tasks may run.
-        claims: the tasks of a spread superstep that this entry is for, if any.
-        planned: the superstep is spread, and who planned it has told of it.
-        on_ready: told when others may find work.
+        sharing: how its supersteps are shared with other workers.
         limits: bounds.
         first_claim: False after a loss: then the first checkpoint counts as progress.
         told: what an earlier entry has told the stream; None if this one goes on from
@@ -153,12 +146,7 @@ class Entry:
         head: Stored | None,
         fence: Fence,
         stores: Stores,
-        hand_over: Callable[[], bool],
-        desk: Desk,
-        place: Place,
-        claims: Sequence[Claim],
-        planned: bool,
-        on_ready: Callable[[], None],
+        sharing: Sharing,
         limits: EntryLimits,
         first_claim: bool,
         told: Told | None,
@@ -167,11 +155,10 @@ class Entry:
     ) -> None:
         self._run = run
         self._head = head
-        self._fence = fence
         self._stores = stores
         self._limits = limits
         self._goes_on = told is None
-        self._planned = planned
+        self._planned = sharing.planned
         self._reentry = is_reentry(head, run.run_id)
         self._loop = asyncio.get_running_loop()
         self._loose = asyncio.Event()
@@ -181,12 +168,7 @@ class Entry:
         self._steps = StepLimit.of(
             config, graph.config or {}, limits.recursion_limit, run.start_step
         )
-        self._tap = Tap(
-            self._modes,
-            subgraphs=bool(run.kwargs.get("subgraphs")),
-            told=told or Told(),
-            on_loose=self._on_loose,
-        )
+        self._tap = self._new_tap(told or Told())
         self._writer = Writer(
             store=stores.checkpoints,
             blocking=stores.blocking,
@@ -196,31 +178,25 @@ class Entry:
             on_events=on_events,
             faults=faults or Faults(),
         )
+        self._share = Share(
+            sharing=sharing,
+            writer=self._writer,
+            tap=self._tap,
+            store=stores.checkpoints,
+            head=head,
+        )
         self._saver = ActivationSaver(
             store=stores.checkpoints,
             blocking=stores.blocking,
             reads=stores.reads,
             writer=self._writer,
-            share=lambda: self._share,
+            share=self._share,
             fence=fence,
             head=head,
             tap=self._tap,
             control=self._control,
-            hand_over=hand_over,
+            hand_over=sharing.hand_over,
         )
-        self._share = Share(
-            place=place,
-            desk=desk,
-            writer=self._writer,
-            tap=self._tap,
-            store=stores.checkpoints,
-            claims=claims,
-            head=head,
-            head_id=lambda: self._saver.head_id,
-            hand_over=hand_over,
-            on_ready=on_ready,
-        )
-        self._writer.ends = self._share
         self._tasks = TaskStarter(
             recursion_limit=self._steps.limit,
             max_concurrency=config.get("max_concurrency"),
@@ -232,6 +208,14 @@ class Entry:
         )
         self._graph = _bound(graph, self._saver)
         self._stuck: set[asyncio.Task[Any]] = set()
+
+    def _new_tap(self, told: Told) -> Tap:
+        return Tap(
+            self._modes,
+            subgraphs=bool(self._run.kwargs.get("subgraphs")),
+            told=told,
+            on_loose=self._on_loose,
+        )
 
     async def run(self, stop: Stop) -> Left:
         """Drives the graph until it ends, leaves, or `stop` says so.
@@ -292,7 +276,7 @@ class Entry:
         given = entry_input(kwargs, head, run.run_id)
         if self._reentry:
             self._saver.replay_before = await replay_before(
-                kwargs, self._stores.checkpoints, self._fence
+                kwargs, self._stores.checkpoints, self.fence
             )
         if head is not None:
             self._tap.enter(
@@ -508,18 +492,3 @@ def _forget(task: asyncio.Task[Any]) -> None:
     """Looks at the error of a task that nobody waits for any more."""
     if not task.cancelled():
         task.exception()
-
-
-def untracked_channels(graph: Pregel[Any, Any, Any, Any]) -> list[str]:
-    """Channels whose values no checkpoint keeps."""
-    return [
-        name
-        for name, channel in graph.channels.items()
-        if isinstance(channel, UntrackedValue)
-    ]
-
-
-def labels_of(graph: Pregel[Any, Any, Any, Any], node: str) -> Sequence[str]:
-    """What a worker must have to run a node, from the node's metadata."""
-    given = (graph.nodes[node].metadata or {}).get("threadmill") or {}
-    return given.get("labels") or ()

@@ -79,7 +79,7 @@ class ActivationSaver(ReadingSaver):
         blocking: the same for threads that block.
         reads: a saver for everything else that only reads.
         writer: where commits go.
-        share: gives what says whose a task's result is to write, and what ends by it.
+        share: says whose a task's result is to write, and what ends with it.
         fence: the claim.
         head: the thread's head as loaded after the claim.
         tap: the attempt's event recorder.
@@ -94,7 +94,7 @@ class ActivationSaver(ReadingSaver):
         blocking: SyncCheckpoints,
         reads: BaseCheckpointSaver[Any],
         writer: Writer,
-        share: Callable[[], Share],
+        share: Share,
         fence: Fence,
         head: Stored | None,
         tap: Tap,
@@ -153,10 +153,10 @@ class ActivationSaver(ReadingSaver):
         if put.ns:
             await self._at_home(self._writer.commit(put))
         else:
-            if leaves or self._share().may_leave:
+            if leaves or self._share.may_leave:
                 self._tap.mark()
             self._writer.hold(put, leaving=leaves)
-            self._expected = checkpoint["id"]
+            self._expected = self._share.head_id = checkpoint["id"]
             self.step = metadata["step"]
         return config_of(self._thread, put.ns, checkpoint["id"])
 
@@ -169,10 +169,10 @@ class ActivationSaver(ReadingSaver):
     ) -> None:
         """Commits a task's result, unless the checkpoint that follows may carry it."""
         item = self._writes_of(config, writes, task_id, task_path)
-        if not item.ns and self._share().is_elsewhere(task_id):
+        if not item.ns and self._share.is_elsewhere(task_id):
             return
         self._tap.writes_follow(item.ns, task_id)
-        ends = None if item.ns else self._share().ends(task_id, writes)
+        ends = None if item.ns else self._share.ends(task_id, writes)
         only = not item.ns and is_result(writes) and self._tap.is_only_task(task_id)
         if only and ends is None:
             self._writer.hold(item)
@@ -297,14 +297,9 @@ class ActivationSaver(ReadingSaver):
         Raises:
             Parked: somebody else goes on after it.
         """
-        if not await self._share().goes_on():
+        if not await self._share.goes_on():
             raise Parked("the superstep ends elsewhere")
-        self._share().end_superstep()
-
-    @property
-    def head_id(self) -> str | None:
-        """The thread's head as LangGraph knows it; it may not be durable yet."""
-        return self._expected
+        self._share.end_superstep()
 
     def _leaves(self, metadata: CheckpointMetadata) -> bool:
         """Decides, before a root checkpoint is committed, whether to leave after it."""

@@ -15,7 +15,7 @@ writes of such a task is not written again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
@@ -30,8 +30,13 @@ from threadmill.checkpoints.base import (
     PlannedTask,
     Stored,
 )
-from threadmill.domain.fence import Fence
-from threadmill.engine.activation.desk import Desk
+from threadmill.engine.activation.places import (
+    Sharing,
+    claim_of,
+    is_call,
+    is_handler,
+    place_of,
+)
 from threadmill.engine.activation.resume import (
     NULL_TASK,
     errors,
@@ -47,34 +52,12 @@ from threadmill.stores.records import Claim
 
 Result = Sequence[tuple[str, Any]]
 
-_HANDLER: Final = "node_error_handler"
-# Of the path of a task that is no handler.
-_LONGEST: Final = 3
 # A worker that wants more than its share leaves the others time to take theirs.
 _PAUSE_SECONDS: Final = 0.01
 
 
 class Parked(GraphDrained):
     """What LangGraph is told of a task that does not run here: it leaves the graph."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What a run says about where its tasks may run.
-
-    Args:
-        labels: what a worker must have for anything of the run.
-        labels_of: what it must have for a node, besides.
-        labelled: whether any node asks for more.
-        at_once: how many tasks of a superstep may run at once, if that is bounded.
-        spreads: whether a superstep may leave this process at all.
-    """
-
-    labels: Sequence[str]
-    labels_of: Callable[[str], Sequence[str]]
-    labelled: bool
-    at_once: int | None
-    spreads: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -89,61 +72,57 @@ class Share:
     Belongs to the entry's event loop.
 
     Args:
-        place: what the run asks for.
-        desk: the worker's side.
+        sharing: what the run and the worker allow.
         writer: commits plans and ends; its fence is what this entry holds.
         tap: learns which results others have told.
         store: where others' results are read.
-        claims: the tasks that the entry was claimed for; none for a step.
         head: the checkpoint that the entry begins at.
-        head_id: the thread's head as this entry knows it.
-        hand_over: asked when the superstep is over: leave now?
-        on_ready: told when others may find work.
+
+    Attributes:
+        head_id: the thread's head as LangGraph knows it; it may not be durable yet.
+        spread: whether the superstep is, and this entry holds some of its tasks only.
+        needs: the labels that somebody must have to go on, if this worker has not.
     """
 
     def __init__(
         self,
         *,
-        place: Place,
-        desk: Desk,
+        sharing: Sharing,
         writer: Writer,
         tap: Tap,
         store: Checkpoints,
-        claims: Sequence[Claim],
         head: Stored | None,
-        head_id: Callable[[], str | None],
-        hand_over: Callable[[], bool],
-        on_ready: Callable[[], None],
     ) -> None:
-        self._place = place
-        self._desk = desk
+        self._sharing = sharing
+        self._desk = sharing.desk
         self._writer = writer
         self._tap = tap
         self._store = store
-        self._head_id = head_id
-        self._hand_over = hand_over
-        self._on_ready = on_ready
         self._loop = asyncio.get_running_loop()
         self._base = writer.fence
         self._waiting: dict[str, _Waiting] = {}
         self._elsewhere: set[str] = set()
         self._known: Stored | None = head
-        self._rows = {claim.task_path: claim for claim in claims if claim.task_path}
+        self._rows = {
+            claim.task_path: claim for claim in sharing.claims if claim.task_path
+        }
         self._ended: dict[UUID, Claim] = {}
         self._changed = asyncio.Event()
         self._verdict: asyncio.Event | None = None
         self._working: set[asyncio.Task[None]] = set()
         self._gathering = False
         self._complete = False
-        self.spread = bool(claims)
+        self.spread = bool(sharing.claims)
         self.needs: Sequence[str] | None = None
+        self.head_id = head.checkpoint["id"] if head else None
+        writer.ends = self
         if self.spread:
             self._begin_spread()
 
     @property
     def may_leave(self) -> bool:
         """Whether a superstep may need a label that this worker does not have."""
-        return self._place.labelled
+        return self._sharing.labelled
 
     # --- what LangGraph's tasks come through ----------------------------------------
 
@@ -160,13 +139,13 @@ class Share:
             Parked: it does not run here, and the entry leaves.
             GraphInterrupt: it was run elsewhere, and asked a human.
         """
-        if _is_call(task.path):
+        if is_call(task.path):
             return None
         return await self._waiting[task.id].admitted
 
     def gather(self, task: Any) -> None:
         """LangGraph has submitted a task; others of its superstep follow at once."""
-        if _is_call(task.path):
+        if is_call(task.path):
             return
         self._waiting[task.id] = _Waiting(task, self._loop.create_future())
         if not self._gathering:
@@ -193,7 +172,7 @@ class Share:
             return
         able = [task for task in tasks if self._is_able(task)]
         whole = len(able) == len(tasks) and (
-            not self._place.spreads or len(tasks) <= self._desk.tasks_at_once
+            not self._sharing.spreads or len(tasks) <= self._desk.tasks_at_once
         )
         if whole:
             self._tap.unmark()
@@ -207,14 +186,14 @@ class Share:
             self._start(self._plan(tasks, able))
 
     async def _plan(self, tasks: Sequence[Any], able: Sequence[Any]) -> None:
-        at_once = self._place.at_once or len(tasks)
+        at_once = self._sharing.at_once or len(tasks)
         mine = able[: min(self._desk.tasks_at_once, at_once)]
         others = [task for task in tasks if task not in mine]
         allowed = others[: at_once - len(mine)]
         planned = [
             PlannedTask(
                 task_id=task.id,
-                task_path=_place_of(task.path),
+                task_path=place_of(task.path),
                 node=task.name,
                 labels=self._labels_of(task),
                 mine=task in mine,
@@ -224,25 +203,25 @@ class Share:
         ]
         step = self._writer.fence.rights
         self._desk.ending(step)
-        committed = await self._writer.plan(Plan(str(self._head_id()), planned))
+        committed = await self._writer.plan(Plan(str(self.head_id), planned))
         self._rows = {
-            place: _claim(self._base, "task", activation_id, token, place)
+            place: claim_of(self._base, "task", activation_id, token, place)
             for place, (activation_id, token) in committed.planned.items()
         }
         self._desk.hold(list(self._rows.values()))
         self._desk.let_go(step)
         self.spread = True
         self._hold()
-        self._on_ready()
+        self._sharing.on_ready()
         self._begin_spread()
 
     def _is_able(self, task: Any) -> bool:
-        if _is_handler(task.path):
+        if is_handler(task.path):
             return True  # it runs where the error was
         return set(self._labels_of(task)) <= set(self._desk.labels)
 
     def _labels_of(self, task: Any) -> Sequence[str]:
-        return sorted({*self._place.labels, *self._place.labels_of(task.name)})
+        return sorted({*self._sharing.labels, *self._sharing.labels_of(task.name)})
 
     # --- a superstep that is spread ----------------------------------------------
 
@@ -254,7 +233,7 @@ class Share:
 
     async def _take_more(self) -> None:
         """Claims tasks while there are any, and leaves when there are none."""
-        allowance, bounded = self._desk.tasks_at_once, self._place.at_once is not None
+        allowance, bounded = self._desk.tasks_at_once, self._sharing.at_once is not None
         some_left = True
         while self._is_undecided():
             self._changed.clear()
@@ -298,11 +277,11 @@ class Share:
     def _admit(self) -> None:
         """Lets those run whose activations this entry holds."""
         for one in self._open():
-            if _place_of(one.task.path) in self._rows:
+            if place_of(one.task.path) in self._rows:
                 one.admitted.set_result(None)
         if not self._complete:
             return
-        places = {_place_of(one.task.path) for one in self._waiting.values()}
+        places = {place_of(one.task.path) for one in self._waiting.values()}
         for place, claim in self._rows.items():
             if place not in places and claim.activation_id not in self._ended:
                 # The cache of this process knows its result: nothing is left to do.
@@ -314,7 +293,7 @@ class Share:
         one = self._waiting.get(task_id)
         if not self.spread or one is None:
             return None
-        row = self._rows.get(_place_of(one.task.path))
+        row = self._rows.get(place_of(one.task.path))
         if row is None or not (is_result(writes) or is_question(writes)):
             return None
         self._is_ending(row)
@@ -328,9 +307,9 @@ class Share:
         """What a commit says that ends these."""
         return EndOfTasks(
             activations,
-            bounded=self._place.at_once is not None,
-            goes_on=not self._hand_over(),
-            labels=self._place.labels,
+            bounded=self._sharing.at_once is not None,
+            goes_on=not self._sharing.hand_over(),
+            labels=self._sharing.labels,
         )
 
     def on_ended(self, ended: EndOfTasks, committed: Committed) -> None:
@@ -339,7 +318,7 @@ class Share:
         for claim in gone:
             self._rows.pop(str(claim.task_path), None)
         if committed.join is not None:
-            join = _claim(self._base, "join", *committed.join)
+            join = claim_of(self._base, "join", *committed.join)
             self._desk.hold([join])
             self._writer.idle = False
             self._writer.fence = replace(
@@ -350,7 +329,7 @@ class Share:
         else:
             self._hold()
             if committed.remaining == 0:
-                self._on_ready()
+                self._sharing.on_ready()
                 self._leave()
         self._desk.let_go([claim.key for claim in gone])
         self._changed.set()
@@ -394,7 +373,7 @@ class Share:
         if open_:
             fence = self._writer.fence
             self._known = await self._store.get(
-                fence.tenant, str(fence.thread_id), "", self._head_id()
+                fence.tenant, str(fence.thread_id), "", self.head_id
             )
             self._share_out()
         self._decide()
@@ -473,34 +452,3 @@ class Share:
     def working(self) -> Collection[asyncio.Task[None]]:
         """What must end with the entry."""
         return list(self._working)
-
-
-def _is_call(path: tuple[Any, ...]) -> bool:
-    """Whether a task is a `@task` call, which runs where its caller does."""
-    return bool(path) and path[-1] is True
-
-
-def _place_of(path: tuple[Any, ...]) -> str:
-    """A task's place in its superstep; the handler of its errors has the same."""
-    return repr(path[:-2] if _is_handler(path) else path)
-
-
-def _is_handler(path: tuple[Any, ...]) -> bool:
-    # LangGraph's path of a handler: its task's own, this word, and one thing more.
-    return path[-2:-1] == (_HANDLER,) and len(path) > _LONGEST
-
-
-def _claim(
-    base: Fence, kind: str, activation_id: UUID, token: int, place: str | None = None
-) -> Claim:
-    assert base.run_id is not None  # noqa: S101  # an entry is a run's
-    return Claim(
-        tenant=base.tenant,
-        activation_id=activation_id,
-        thread_id=base.thread_id,
-        run_id=base.run_id,
-        token=token,
-        attempt=1,
-        kind=kind,
-        task_path=place,
-    )

@@ -1,0 +1,100 @@
+"""Where tasks may run: what a run and its worker allow, and how a task is told apart.
+
+LangGraph gives each task of a superstep a path. Every process that loads the same
+checkpoint derives the same, so a path names a task between processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from langgraph.channels.untracked_value import UntrackedValue
+from langgraph.pregel import Pregel
+
+from threadmill.domain.fence import Fence
+from threadmill.engine.activation.desk import Desk
+from threadmill.stores.records import Claim
+
+_HANDLER: Final = "node_error_handler"
+# Of the path of a task that is no handler.
+_LONGEST: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharing:
+    """How an entry shares its supersteps with others.
+
+    Args:
+        desk: the worker's side of the attempt.
+        claims: the tasks of a spread superstep that the entry is for; none for a step.
+        planned: who planned the superstep that the entry begins at has told of it.
+        labels: what a worker must have for anything of the run.
+        labels_of: what it must have for a node, besides.
+        labelled: whether any node asks for more.
+        at_once: how many tasks of a superstep may run at once, if that is bounded.
+        spreads: whether a superstep may leave this process at all.
+        hand_over: asked after each superstep with user nodes: leave now?
+        on_ready: told when others may find work.
+    """
+
+    desk: Desk
+    claims: Sequence[Claim]
+    planned: bool
+    labels: Sequence[str]
+    labels_of: Callable[[str], Sequence[str]]
+    labelled: bool
+    at_once: int | None
+    spreads: bool
+    hand_over: Callable[[], bool]
+    on_ready: Callable[[], None]
+
+
+def labels_of(graph: Pregel[Any, Any, Any, Any], node: str) -> Sequence[str]:
+    """What a worker must have to run a node, from the node's metadata."""
+    given = (graph.nodes[node].metadata or {}).get("threadmill") or {}
+    return given.get("labels") or ()
+
+
+def untracked_channels(graph: Pregel[Any, Any, Any, Any]) -> list[str]:
+    """Channels whose values no checkpoint keeps."""
+    return [
+        name
+        for name, channel in graph.channels.items()
+        if isinstance(channel, UntrackedValue)
+    ]
+
+
+def is_call(path: tuple[Any, ...]) -> bool:
+    """Whether a task is a `@task` call, which runs where its caller does."""
+    return bool(path) and path[-1] is True
+
+
+def is_handler(path: tuple[Any, ...]) -> bool:
+    """Whether a task handles the error of another one."""
+    # LangGraph's path of a handler: its task's own, this word, and one thing more.
+    return path[-2:-1] == (_HANDLER,) and len(path) > _LONGEST
+
+
+def place_of(path: tuple[Any, ...]) -> str:
+    """A task's place in its superstep; the handler of its errors has the same."""
+    return repr(path[:-2] if is_handler(path) else path)
+
+
+def claim_of(
+    base: Fence, kind: str, activation_id: UUID, token: int, place: str | None = None
+) -> Claim:
+    """What a commit of the attempt has leased to it."""
+    assert base.run_id is not None  # noqa: S101  # an entry is a run's
+    return Claim(
+        tenant=base.tenant,
+        activation_id=activation_id,
+        thread_id=base.thread_id,
+        run_id=base.run_id,
+        token=token,
+        attempt=1,
+        kind=kind,
+        task_path=place,
+    )
