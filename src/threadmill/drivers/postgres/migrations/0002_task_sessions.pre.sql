@@ -38,14 +38,15 @@ DROP INDEX threadmill.activation_one_step;
 CREATE UNIQUE INDEX activation_by_run
   ON threadmill.activation (tenant_id, run_id, coalesce(task_id, ''));
 -- Wider rows and a new index change what the planner believes of an empty table: it is
--- shown once more what the table will look like (see the first migration). The size
--- says whether it is empty, whatever row-level security lets this login see.
+-- shown once more what the table will look like (see the first migration), with a
+-- hundred to a thread. The size says whether it is empty, whatever row-level security
+-- lets this login see.
 ALTER TABLE threadmill.activation NO FORCE ROW LEVEL SECURITY;
 DO $$ BEGIN
   IF pg_relation_size('threadmill.activation') = 0 THEN
     INSERT INTO threadmill.activation (tenant_id, activation_id, thread_id, run_id, kind,
                                        graph_id, state, worker_id, lease_until)
-    SELECT 'example', md5('run' || n)::uuid, md5((n % 100 + 1)::text)::uuid,
+    SELECT 'example', md5('run' || n)::uuid, md5((n % 10)::text)::uuid,
            md5('run' || n)::uuid, 'step', 'graph',
            CASE WHEN n % 2 = 0 THEN 'leased' ELSE 'ready' END,
            CASE WHEN n % 2 = 0 THEN md5((n % 20)::text)::uuid END,
