@@ -49,6 +49,7 @@ from threadmill.engine.activation.tasks import KEY as SUBMIT_KEY
 from threadmill.engine.activation.tasks import TaskStarter
 from threadmill.engine.activation.told import Told
 from threadmill.engine.activation.writer import Writer
+from threadmill.engine.effects import DESK_KEY, EffectDesk, EffectPorts
 from threadmill.errors import Error, GraphError, LeaseLost, PayloadTooLarge
 from threadmill.faults import Faults
 from threadmill.stores.records import Run
@@ -113,11 +114,13 @@ class Stores:
         checkpoints: where commits go.
         blocking: the same for subgraphs that a node calls without awaiting.
         reads: a saver for everything that only reads.
+        effects: where nodes record what they do outside.
     """
 
     checkpoints: Checkpoints
     blocking: SyncCheckpoints
     reads: BaseCheckpointSaver[Any]
+    effects: EffectPorts
 
 
 class Entry:
@@ -333,6 +336,7 @@ class Entry:
                     store=self._graph.store, stream_writer=self._tap.write_custom
                 ),
                 SUBMIT_KEY: self._tasks,
+                DESK_KEY: self._desk(),
             }
         )
         taken = {
@@ -356,6 +360,15 @@ class Entry:
         if self._reentry:
             config["recursion_limit"] = self._steps.left_at(self._saver.step)
         return cast("RunnableConfig", {**taken, **config})
+
+    def _desk(self) -> EffectDesk:
+        return EffectDesk(
+            self._stores.effects,
+            tenant=self._fence.tenant,
+            thread_id=self._fence.thread_id,
+            fence_for=lambda _: self._fence,
+            refuse=self._writer.refuse,
+        )
 
     # --- leaving -----------------------------------------------------------------
 

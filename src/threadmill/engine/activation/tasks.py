@@ -18,6 +18,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langgraph.constants import START
 
 from threadmill.engine.activation.exits import EXITS, enter_node, failure_of
+from threadmill.engine.activation.place import TASK_KEY
 from threadmill.engine.activation.share import Share
 
 KEY: Final = "__pregel_runner_submit"
@@ -123,6 +124,7 @@ class TaskStarter:
     def _adapt(self, task: Any) -> None:
         config = task.config
         config["configurable"].pop(KEY, None)
+        config["configurable"][TASK_KEY] = task.id
         for handler in self._handlers:
             if handler not in config["callbacks"].handlers:
                 config["callbacks"].add_handler(handler, inherit=True)
