@@ -69,8 +69,9 @@ async def effect(
         key: names the effect; unique within the task, at most 512 characters, the same
             in every attempt.
         fn: does it. Is given the effect's own idempotency key, a UUID that is the same
-            for each call. What it returns must be storable as a value of the state is.
-            If it knows that nothing has happened, it raises `EffectNotDone`.
+            for each call. What it returns must be storable as a value of the state is,
+            and comes back as LangGraph's serializer reads it, also the first time (a
+            tuple is a list then). If it knows that nothing has happened, it raises `EffectNotDone`.
         on_unknown: what to do about an intent without outcome. `fail` raises
             `EffectUnknown`; `retry` calls `fn` again, for receivers that know
             idempotency keys, or effects that do no harm twice; `ask` interrupts the run

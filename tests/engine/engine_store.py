@@ -78,6 +78,7 @@ class EngineStore:
         node: bool = False,
         on_commit: Callable[[Commit], None] | None = None,
         stop_seconds: float = 5.0,
+        tenant: str = TENANT,
         **rules: Any,
     ) -> EngineDriver:
         """A driver of these graphs, in `burst` or in `node` dispatch."""
@@ -101,6 +102,7 @@ class EngineStore:
             ),
             limits=EntryLimits(token_flush_seconds=0.005, stop_seconds=stop_seconds),
             on_commit=on_commit,
+            tenant=tenant,
         )
 
     async def events(self, thread_id: UUID) -> Sequence[Event]:

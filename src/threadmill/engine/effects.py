@@ -181,33 +181,31 @@ class EffectDesk:
         found = await _begun(effect, hand)
         questions = _Questions(effect, found)
         if found.state is EffectState.DONE:
-            return self._value(found)
+            return self._value(found.outcome)
         if not found.is_mine:
             settled = questions.settle()
             await _safely(hand, lambda: hand.again(effect, questions.answers))
             if settled is not None:
-                await self._record(effect, hand, settled.value)
-                return settled.value
+                return await self._recorded(effect, hand, settled.value)
         try:
             value = await hand.call(fn, effect.idempotency_key)
         except EffectNotDone:
             await _safely(hand, lambda: hand.void(effect))
             raise
-        await self._record(effect, hand, value)
-        return value
+        return await self._recorded(effect, hand, value)
 
-    async def _record(self, effect: _Effect, hand: _Hand, value: Any) -> None:
+    async def _recorded(self, effect: _Effect, hand: _Hand, value: Any) -> Any:
+        """The outcome as every later attempt will read it, once it is durable."""
         what = f"the outcome of effect '{effect.key}', which has happened,"
         blob = self._ports.codec.value(value, what)
         outcome = Outcome(blob.type, blob.data)
         await _safely(hand, lambda: hand.done(effect, outcome))
+        return self._value(outcome)
 
-    def _value(self, found: FoundEffect) -> Any:
-        if found.outcome is None:
+    def _value(self, outcome: Outcome | None) -> Any:
+        if outcome is None:
             raise InvariantViolated("an effect is done and has no outcome")
-        return self._ports.codec.load_value(
-            Blob(found.outcome.type, found.outcome.data)
-        )
+        return self._ports.codec.load_value(Blob(outcome.type, outcome.data))
 
     def _effect(self, place: Place, key: str, on_unknown: str) -> _Effect:
         if not 0 < len(key) <= KEY_CHARACTERS_MAX:
