@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import threadmill
 from tests.engine.engine_store import TENANT, EngineStore
 from tests.engine.small_graphs import Steps, row
+from threadmill.domain.run import ThreadStatus
 from threadmill.drivers.postgres.sql import Query
 from threadmill.testing.engine import Ended, EngineDriver
 from threadmill.testing.process import Fault, FaultKind
@@ -52,9 +53,7 @@ class Receiver:
         """A node that calls it once, as an effect."""
 
         async def pay(state: Steps) -> Any:
-            value = await threadmill.effect(
-                key, self.take_async, on_unknown=on_unknown
-            )
+            value = await threadmill.effect(key, self.take_async, on_unknown=on_unknown)
             return {"value": value}
 
         return pay
@@ -96,7 +95,9 @@ class Story:
         run = await self.driver.submit(self.graph_id, self.thread_id, given)
         return await self.driver.carry_out(run, fault)
 
-    async def killed(self, commit: int, kind: FaultKind = FaultKind.KILL_BEFORE) -> Ended:
+    async def killed(
+        self, commit: int, kind: FaultKind = FaultKind.KILL_BEFORE
+    ) -> Ended:
         """A run whose first process dies at this commit."""
         ended = await self.turn(Fault(kind, commit))
         assert ended.faulted
@@ -111,6 +112,11 @@ class Story:
         head = await self.store.checkpoints.get(self.tenant, str(self.thread_id), "")
         assert head is not None
         return head.checkpoint["channel_values"].get("value")
+
+    async def is_paused(self) -> bool:
+        """Whether the thread waits for a human."""
+        thread = await self.store.threads.get(self.tenant, self.thread_id)
+        return thread.status is ThreadStatus.INTERRUPTED
 
     async def questions(self) -> Sequence[Any]:
         """What is asked of a human now."""
