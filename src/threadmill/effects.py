@@ -54,7 +54,7 @@ def idempotency_key() -> str:
 
 async def effect(
     key: str,
-    fn: Callable[[str], Awaitable[T] | T],
+    fn: Callable[[str], Awaitable[T]],
     *,
     on_unknown: OnUnknown = "fail",
 ) -> T:
@@ -71,7 +71,8 @@ async def effect(
         fn: does it. Is given the effect's own idempotency key, a UUID that is the same
             for each call. What it returns must be storable as a value of the state is,
             and comes back as LangGraph's serializer reads it, also the first time (a
-            tuple is a list then). If it knows that nothing has happened, it raises `EffectNotDone`.
+            tuple is a list then). If it knows that nothing has happened, it raises
+            `EffectNotDone`.
         on_unknown: what to do about an intent without outcome. `fail` raises
             `EffectUnknown`; `retry` calls `fn` again, for receivers that know
             idempotency keys, or effects that do no harm twice; `ask` interrupts the run

@@ -22,7 +22,8 @@ BEGIN, CHECKPOINT, INTENT, OUTCOME, FINISH = range(1, 6)
 _RECORDS = Query(
     "records",
     b"SELECT key, state, token, answers, task_id FROM threadmill.effect"
-    b" WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s ORDER BY key, task_id",
+    b" WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s"
+    b" ORDER BY key, task_id",
 )
 
 

@@ -302,7 +302,7 @@ async def test_an_outcome_is_recorded_although_its_node_is_cancelled_meanwhile(
     engine_store: EngineStore,
 ) -> None:
     """Once the function has returned, only this process knows what came of it."""
-    receiver, nodes = Receiver(), []
+    receiver, nodes = Receiver(), list[Any]()
 
     async def take(key: str) -> Any:
         asyncio.get_running_loop().call_soon(nodes[-1].cancel)
@@ -500,7 +500,8 @@ async def test_an_async_function_is_refused_in_a_blocking_effect(
     receiver = Receiver()
 
     def pay(state: Steps) -> Any:
-        threadmill.effect_sync("pay", receiver.take_async)
+        take: Any = receiver.take_async
+        threadmill.effect_sync("pay", take)
 
     story = Story.of(engine_store, pay=pay)
     assert _error(await story.turn()) == "InvalidRequest"

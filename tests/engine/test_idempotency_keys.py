@@ -19,7 +19,10 @@ import threadmill
 from tests.engine.effect_graphs import Receiver, Story
 from tests.engine.engine_store import EngineStore
 from tests.engine.small_graphs import Steps, compiled, row
+from threadmill.domain.fence import Fence
 from threadmill.domain.run import RunStatus
+from threadmill.engine.activation.place import Place
+from threadmill.engine.effects import EffectDesk
 from threadmill.testing.process import Fault, FaultKind
 
 pytestmark = pytest.mark.langgraph
@@ -89,6 +92,10 @@ def _looping(keys: _Keys) -> Any:
     return builder.compile()
 
 
+def _looping_inside(keys: _Keys) -> Any:
+    return row(inner=_looping(keys))
+
+
 def _tasks(keys: _Keys) -> Any:
     @task
     async def work(n: int) -> None:
@@ -135,6 +142,7 @@ CASES = {
     "flat": (_flat, ["a", "b"]),
     "send": (_fanned_out, ["send 0", "send 1", "send 2"]),
     "loop": (_looping, ["turn 0", "turn 1", "turn 2"]),
+    "subgraph-loop": (_looping_inside, ["turn 0", "turn 1", "turn 2"]),
     "tasks": (_tasks, ["caller", "call 0", "call 1"]),
     "subgraph": (_nested, ["a", "x", "y"]),
     "subgraph-own-history": (
@@ -199,6 +207,32 @@ async def test_the_next_turn_has_other_keys(
         await story.turn()
     assert len(seen) == 6
     assert len(set(seen)) == 6
+
+
+async def test_a_place_has_another_key_in_another_thread_and_for_another_tenant(
+    engine_store: EngineStore,
+) -> None:
+    place = Place(task="task", root_task="task", node="node")
+    keys = {
+        EffectDesk(
+            engine_store.effects,
+            tenant=tenant,
+            thread_id=thread_id,
+            fence_for=_no_fence,
+            refuse=_ignore,
+        ).idempotency_key(place)
+        for tenant in ("default", "other")
+        for thread_id in (UUID(int=1), UUID(int=2))
+    }
+    assert len(keys) == 4
+
+
+def _no_fence(_: str) -> Fence:
+    raise AssertionError
+
+
+def _ignore(_: BaseException) -> None:
+    """Nothing is refused here."""
 
 
 async def test_the_same_subgraph_called_twice_has_other_keys(
