@@ -22,8 +22,8 @@ from typing import Any, Literal, TypeVar
 
 from langgraph.config import get_config
 
-from threadmill.engine.activation.place import Place, place_of
-from threadmill.engine.effects import DESK_KEY, EffectDesk
+from threadmill.engine.activation.identity import TaskIdentity, identity_of
+from threadmill.engine.effects import BOOK_KEY, EffectBook
 from threadmill.errors import EffectNotDone, EffectUnknown, SetupError
 
 __all__ = [
@@ -48,8 +48,8 @@ def idempotency_key() -> str:
     Raises:
         SetupError: called outside of a node that Threadmill runs.
     """
-    desk, place = _here()
-    return desk.idempotency_key(place)
+    book, task = _here()
+    return book.idempotency_key(task)
 
 
 async def effect(
@@ -90,8 +90,8 @@ async def effect(
         Exception: whatever else `fn` raises; its outcome is unknown from then on, also
             for LangGraph's RetryPolicy.
     """
-    desk, place = _here()
-    outcome: T = await desk.perform(place, key, fn, on_unknown)
+    book, task = _here()
+    outcome: T = await book.perform(task, key, fn, on_unknown)
     return outcome
 
 
@@ -103,23 +103,23 @@ def effect_sync(
     See `effect` for arguments, errors and promises. In an async node it would block
     the worker's event loop.
     """
-    desk, place = _here()
-    outcome: T = desk.perform_blocking(place, key, fn, on_unknown)
+    book, task = _here()
+    outcome: T = book.perform_blocking(task, key, fn, on_unknown)
     return outcome
 
 
-def _here() -> tuple[EffectDesk, Place]:
+def _here() -> tuple[EffectBook, TaskIdentity]:
     try:
         config: Any = get_config()
     except RuntimeError:
         config = {}
-    desk = (config.get("configurable") or {}).get(DESK_KEY)
-    place = place_of(config)
-    if not isinstance(desk, EffectDesk) or place is None:
+    book = (config.get("configurable") or {}).get(BOOK_KEY)
+    task = identity_of(config)
+    if not isinstance(book, EffectBook) or task is None:
         msg = (
             "threadmill's effects and idempotency keys work inside of nodes that "
             "Threadmill runs (`threadmill dev`, `worker`); a plain LangGraph program "
             "has no fence that could keep a second process from calling too"
         )
         raise SetupError(msg)
-    return desk, place
+    return book, task

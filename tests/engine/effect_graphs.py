@@ -17,6 +17,7 @@ from threadmill.testing.engine import Ended, EngineDriver
 from threadmill.testing.process import Fault, FaultKind
 
 # A run of one node with one effect commits in this order.
+SECONDS = 10
 BEGIN, CHECKPOINT, INTENT, OUTCOME, FINISH = range(1, 6)
 
 _RECORDS = Query(
@@ -137,3 +138,23 @@ class Story:
                 _RECORDS, tenant=self.tenant, thread_id=thread_id or self.thread_id
             )
         return found.rows
+
+
+class Gate:
+    """A place where a node waits until the test lets it go on."""
+
+    def __init__(self) -> None:
+        self.reached, self.open = asyncio.Event(), asyncio.Event()
+
+    async def wait(self) -> None:
+        self.reached.set()
+        await asyncio.wait_for(self.open.wait(), SECONDS)
+
+
+def paying(take: Any, **options: Any) -> Any:
+    """A node with one effect that `take` does."""
+
+    async def pay(state: Steps) -> Any:
+        return {"value": await threadmill.effect("pay", take, **options)}
+
+    return pay

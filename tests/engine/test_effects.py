@@ -17,8 +17,10 @@ from tests.engine.effect_graphs import (
     FINISH,
     INTENT,
     OUTCOME,
+    Gate,
     Receiver,
     Story,
+    paying,
 )
 from tests.engine.engine_store import EngineStore
 from tests.engine.small_graphs import Steps, row
@@ -27,7 +29,6 @@ from threadmill.engine.activation.stop import StopReason
 from threadmill.errors import (
     EffectNotDone,
     InvalidRequest,
-    LeaseLost,
     SetupError,
 )
 from threadmill.testing.engine import Ended, attempt_of
@@ -123,103 +124,6 @@ async def test_an_answer_that_was_lost_is_no_unknown_outcome(
             assert (ended.claims, len(receiver.calls)) == (1, 1)
 
 
-# --- the fence ------------------------------------------------------------------------
-
-
-class _Gate:
-    """A place where a node waits until the test lets it go on."""
-
-    def __init__(self) -> None:
-        self.reached, self.open = asyncio.Event(), asyncio.Event()
-
-    async def wait(self) -> None:
-        self.reached.set()
-        await asyncio.wait_for(self.open.wait(), _SECONDS)
-
-
-async def _overtaken(story: Story, gate: _Gate) -> Any:
-    """A first attempt that is at the gate, and the claim of whoever took over."""
-    run = await story.driver.submit(
-        story.graph_id, story.thread_id, {"input": {"steps": []}}
-    )
-    stale = story.driver.process()
-    (claim,) = await story.driver.claim(stale)
-    working = asyncio.create_task(story.driver.work(stale, attempt_of(claim)))
-    await asyncio.wait_for(gate.reached.wait(), _SECONDS)
-    await story.driver.heal(stale)
-    other = story.driver.process()
-    (taken,) = await story.driver.claim(other)
-    assert taken.run_id == run.run_id
-    return working, other, taken
-
-
-async def test_a_stale_worker_records_no_intent_and_does_not_call(
-    engine_store: EngineStore,
-) -> None:
-    gate, receiver, errors = _Gate(), Receiver(), []
-
-    async def pay(state: Steps) -> Any:
-        await gate.wait()
-        try:
-            await threadmill.effect("pay", receiver.take_async)
-        except LeaseLost as error:
-            errors.append(error)
-            raise
-
-    story = Story.of(engine_store, pay=pay)
-    working, _, _ = await _overtaken(story, gate)
-    gate.open.set()
-    await asyncio.wait_for(working, _SECONDS)
-    assert len(errors) == 1
-    assert receiver.calls == []
-    assert await story.records() == []
-
-
-async def test_a_stale_worker_records_no_outcome(engine_store: EngineStore) -> None:
-    gate, receiver = _Gate(), Receiver()
-
-    async def take(key: str) -> Any:
-        receiver.take(key)
-        await gate.wait()
-        return "stale"
-
-    story = Story.of(engine_store, pay=_paying(take))
-    working, other, taken = await _overtaken(story, gate)
-    gate.open.set()
-    await asyncio.wait_for(working, _SECONDS)
-    assert [record["state"] for record in await story.records()] == ["intent"]
-    await story.driver.work(other, attempt_of(taken))
-    run = await engine_store.runs.get(story.tenant, taken.run_id)
-    assert run.error is not None
-    assert run.error["error"] == "EffectUnknown"
-    assert len(receiver.calls) == 1
-
-
-def _paying(take: Any, **options: Any) -> Any:
-    async def pay(state: Steps) -> Any:
-        return {"value": await threadmill.effect("pay", take, **options)}
-
-    return pay
-
-
-async def test_the_store_of_a_lost_attempt_ends_it_even_if_the_node_hides_it(
-    engine_store: EngineStore,
-) -> None:
-    gate, receiver = _Gate(), Receiver()
-
-    async def pay(state: Steps) -> Any:
-        await gate.wait()
-        try:
-            await threadmill.effect("pay", receiver.take_async)
-        except LeaseLost:
-            await asyncio.sleep(3600)
-
-    story = Story.of(engine_store, pay=pay)
-    working, _, _ = await _overtaken(story, gate)
-    gate.open.set()
-    await asyncio.wait_for(working, _SECONDS)
-
-
 # --- what the function raises ---------------------------------------------------------
 
 
@@ -282,7 +186,7 @@ async def test_a_node_that_is_cancelled_in_the_call_leaves_it_unknown(
         if len(receiver.calls) == 1:
             await asyncio.sleep(3600)
 
-    story = Story.of(engine_store, pay=_paying(hangs))
+    story = Story.of(engine_store, pay=paying(hangs))
     run = await story.driver.submit(
         story.graph_id, story.thread_id, {"input": {"steps": []}}
     )
@@ -397,7 +301,7 @@ async def test_two_tenants_with_the_same_thread_do_not_meet(
 async def test_one_effect_is_not_begun_twice_at_once(
     engine_store: EngineStore,
 ) -> None:
-    gate, receiver = _Gate(), Receiver()
+    gate, receiver = Gate(), Receiver()
 
     async def take(key: str) -> Any:
         receiver.take(key)

@@ -21,8 +21,8 @@ from tests.engine.engine_store import EngineStore
 from tests.engine.small_graphs import Steps, compiled, row
 from threadmill.domain.fence import Fence
 from threadmill.domain.run import RunStatus
-from threadmill.engine.activation.place import Place
-from threadmill.engine.effects import EffectDesk
+from threadmill.engine.activation.identity import TaskIdentity
+from threadmill.engine.effects import EffectBook
 from threadmill.testing.process import Fault, FaultKind
 
 pytestmark = pytest.mark.langgraph
@@ -209,18 +209,18 @@ async def test_the_next_turn_has_other_keys(
     assert len(set(seen)) == 6
 
 
-async def test_a_place_has_another_key_in_another_thread_and_for_another_tenant(
+async def test_a_task_has_another_key_in_another_thread_and_for_another_tenant(
     engine_store: EngineStore,
 ) -> None:
-    place = Place(task="task", root_task="task", node="node")
+    identity = TaskIdentity(name="task", node="node", task_path="")
     keys = {
-        EffectDesk(
+        EffectBook(
             engine_store.effects,
             tenant=tenant,
             thread_id=thread_id,
-            fence_for=_no_fence,
+            fence_of=_no_fence,
             refuse=_ignore,
-        ).idempotency_key(place)
+        ).idempotency_key(identity)
         for tenant in ("default", "other")
         for thread_id in (UUID(int=1), UUID(int=2))
     }

@@ -30,7 +30,7 @@ from langgraph.types import interrupt
 from threadmill.checkpoints.codec import Blob, Codec
 from threadmill.checkpoints.home import Home
 from threadmill.domain.fence import Fence
-from threadmill.engine.activation.place import Place
+from threadmill.engine.activation.identity import TaskIdentity
 from threadmill.errors import (
     EffectNotDone,
     EffectUnknown,
@@ -52,8 +52,8 @@ from threadmill.stores.effects import (
 
 T = TypeVar("T")
 
-# Where nodes find their desk: see `place.TASK_KEY` for the underscores.
-DESK_KEY: Final = "__threadmill_effects"
+# Where nodes find their book: see `identity.TASK_KEY` for the underscores.
+BOOK_KEY: Final = "__threadmill_effects"
 KEY_CHARACTERS_MAX: Final = 512
 
 _KEYS: Final = UUID("0c8f3a52-6c39-4f1d-a8a3-3b7e2f5d9a10")
@@ -90,7 +90,7 @@ class EffectPorts:
 class _Effect:
     """One call of `effect` by a node."""
 
-    place: Place
+    task: TaskIdentity
     key: str
     on_unknown: OnUnknown
     idempotency_key: str
@@ -114,7 +114,7 @@ class _Hand(Protocol):
     async def pause(self, seconds: float) -> None: ...
 
 
-class EffectDesk:
+class EffectBook:
     """What the nodes of one entry record their effects with. Any thread may call.
 
     Belongs to the event loop that it is made on.
@@ -123,8 +123,7 @@ class EffectDesk:
         ports: where effects are recorded.
         tenant: the run's.
         thread_id: the run's.
-        fence_for: the right under which a task of the thread's own graph acts, by the
-            task's id.
+        fence_of: the right under which a task acts, by the place of its activation.
         refuse: told when the right is lost or the store fails: the attempt ends by it,
             whatever the node makes of the error.
     """
@@ -135,33 +134,33 @@ class EffectDesk:
         *,
         tenant: str,
         thread_id: UUID,
-        fence_for: Callable[[str], Fence],
+        fence_of: Callable[[str], Fence],
         refuse: Callable[[BaseException], None],
     ) -> None:
         self._ports = ports
         self._thread = uuid5(uuid5(_KEYS, tenant), str(thread_id))
-        self._fence_for = fence_for
+        self._fence_of = fence_of
         self._refuse = refuse
         self._home = Home(wait_seconds=_HOME_SECONDS)
         self._home.move_in(asyncio.get_running_loop())
         self._under_way: set[tuple[str, str]] = set()
         self._lock = Lock()
 
-    def idempotency_key(self, place: Place) -> str:
+    def idempotency_key(self, task: TaskIdentity) -> str:
         """A UUID of the task: the same in every attempt, and no other task's."""
-        return str(uuid5(self._thread, place.task))
+        return str(uuid5(self._thread, task.name))
 
     async def perform(
-        self, place: Place, key: str, fn: Callable[[str], Any], on_unknown: str
+        self, task: TaskIdentity, key: str, fn: Callable[[str], Any], on_unknown: str
     ) -> Any:
         """See `threadmill.effect`."""
-        effect = self._effect(place, key, on_unknown)
+        effect = self._effect(task, key, on_unknown)
         hand = _Awaiting(self._ports.effects, self._home)
         with self._alone(effect):
             return await self._course(effect, fn, hand)
 
     def perform_blocking(
-        self, place: Place, key: str, fn: Callable[[str], Any], on_unknown: str
+        self, task: TaskIdentity, key: str, fn: Callable[[str], Any], on_unknown: str
     ) -> Any:
         """See `threadmill.effect_sync`."""
         if iscoroutinefunction(fn):
@@ -169,7 +168,7 @@ class EffectDesk:
                 f"effect '{key}': effect_sync was given an async function; use "
                 "`await threadmill.effect(...)` in an async node"
             )
-        effect = self._effect(place, key, on_unknown)
+        effect = self._effect(task, key, on_unknown)
         hand = _Blocking(self._ports.blocking)
         with self._alone(effect):
             return _without_loop(self._course(effect, fn, hand))
@@ -207,7 +206,7 @@ class EffectDesk:
             raise InvariantViolated("an effect is done and has no outcome")
         return self._ports.codec.load_value(Blob(outcome.type, outcome.data))
 
-    def _effect(self, place: Place, key: str, on_unknown: str) -> _Effect:
+    def _effect(self, task: TaskIdentity, key: str, on_unknown: str) -> _Effect:
         if not 0 < len(key) <= KEY_CHARACTERS_MAX:
             raise InvalidRequest(
                 f"an effect's key is a string of 1 to {KEY_CHARACTERS_MAX} characters"
@@ -220,12 +219,12 @@ class EffectDesk:
                 f"'{on_unknown}'"
             )
         return _Effect(
-            place=place,
+            task=task,
             key=key,
             on_unknown=OnUnknown(on_unknown),
-            idempotency_key=str(uuid5(UUID(self.idempotency_key(place)), key)),
-            call=EffectCall(place.task, key, uuid4(), place.under),
-            fence=self._fence_for(place.root_task),
+            idempotency_key=str(uuid5(UUID(self.idempotency_key(task)), key)),
+            call=EffectCall(task.name, key, uuid4(), task.under),
+            fence=self._fence_of(task.task_path),
         )
 
     @contextmanager
@@ -235,7 +234,7 @@ class EffectDesk:
         An intent of this process whose call is still under way must not be taken for
         an unknown one.
         """
-        name = (effect.place.task, effect.key)
+        name = (effect.task.name, effect.key)
         with self._lock:
             if name in self._under_way:
                 raise InvalidRequest(
@@ -288,7 +287,7 @@ class _Questions:
                 return None
             case OnUnknown.FAIL:
                 raise EffectUnknown(
-                    f"effect '{effect.key}' of node '{effect.place.node}' may have "
+                    f"effect '{effect.key}' of node '{effect.task.node}' may have "
                     f"happened: it was begun at {self._found.since.isoformat()} and "
                     "its outcome is not recorded. Ask the receiver by the idempotency "
                     f"key {effect.idempotency_key}; on_unknown='retry' or 'ask' lets "
@@ -313,7 +312,7 @@ class _Questions:
         return interrupt(
             {
                 "effect": effect.key,
-                "node": effect.place.node,
+                "node": effect.task.node,
                 "when": self._found.since.isoformat(),
                 "idempotency_key": effect.idempotency_key,
                 "question": "This may have happened already: it was begun, and its "
@@ -396,7 +395,7 @@ async def _begun(effect: _Effect, hand: _Hand) -> FoundEffect:
         return await _safely(hand, lambda: hand.begin(effect))
     except NotFound as error:
         raise GraphFailed(
-            f"effect '{effect.key}' of node '{effect.place.node}' cannot be recorded: "
+            f"effect '{effect.key}' of node '{effect.task.node}' cannot be recorded: "
             "a graph around its own was compiled with checkpointer=False, so nothing "
             "tells its tasks of one attempt from those of the next; leave checkpointer "
             "out there"

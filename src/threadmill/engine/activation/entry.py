@@ -49,7 +49,7 @@ from threadmill.engine.activation.tasks import KEY as SUBMIT_KEY
 from threadmill.engine.activation.tasks import TaskStarter
 from threadmill.engine.activation.told import Told
 from threadmill.engine.activation.writer import Writer
-from threadmill.engine.effects import DESK_KEY, EffectDesk, EffectPorts
+from threadmill.engine.effects import BOOK_KEY, EffectBook, EffectPorts
 from threadmill.errors import Error, GraphError, LeaseLost, PayloadTooLarge
 from threadmill.faults import Faults
 from threadmill.stores.records import Run
@@ -336,7 +336,7 @@ class Entry:
                     store=self._graph.store, stream_writer=self._tap.write_custom
                 ),
                 SUBMIT_KEY: self._tasks,
-                DESK_KEY: self._desk(),
+                BOOK_KEY: self._book(),
             }
         )
         taken = {
@@ -361,12 +361,12 @@ class Entry:
             config["recursion_limit"] = self._steps.left_at(self._saver.step)
         return cast("RunnableConfig", {**taken, **config})
 
-    def _desk(self) -> EffectDesk:
-        return EffectDesk(
+    def _book(self) -> EffectBook:
+        return EffectBook(
             self._stores.effects,
             tenant=self._fence.tenant,
             thread_id=self._fence.thread_id,
-            fence_for=lambda _: self._fence,
+            fence_of=self._share.fence_of,
             refuse=self._writer.refuse,
         )
 
