@@ -85,6 +85,21 @@ class EffectPorts:
     blocking: SyncEffects
     codec: Codec
 
+    def book(
+        self,
+        fence: Fence,
+        fence_of: Callable[[str], Fence],
+        refuse: Callable[[BaseException], None],
+    ) -> EffectBook:
+        """The book of an entry that was claimed with `fence`; see there."""
+        return EffectBook(
+            self,
+            tenant=fence.tenant,
+            thread_id=fence.thread_id,
+            fence_of=fence_of,
+            refuse=refuse,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class _Effect:

@@ -49,7 +49,7 @@ from threadmill.engine.activation.tasks import KEY as SUBMIT_KEY
 from threadmill.engine.activation.tasks import TaskStarter
 from threadmill.engine.activation.told import Told
 from threadmill.engine.activation.writer import Writer
-from threadmill.engine.effects import BOOK_KEY, EffectBook, EffectPorts
+from threadmill.engine.effects import BOOK_KEY, EffectPorts
 from threadmill.errors import Error, GraphError, LeaseLost, PayloadTooLarge
 from threadmill.faults import Faults
 from threadmill.stores.records import Run
@@ -336,7 +336,9 @@ class Entry:
                     store=self._graph.store, stream_writer=self._tap.write_custom
                 ),
                 SUBMIT_KEY: self._tasks,
-                BOOK_KEY: self._book(),
+                BOOK_KEY: self._stores.effects.book(
+                    self.fence, self._share.fence_of, self._writer.refuse
+                ),
             }
         )
         taken = {
@@ -360,15 +362,6 @@ class Entry:
         if self._reentry:
             config["recursion_limit"] = self._steps.left_at(self._saver.step)
         return cast("RunnableConfig", {**taken, **config})
-
-    def _book(self) -> EffectBook:
-        return EffectBook(
-            self._stores.effects,
-            tenant=self._fence.tenant,
-            thread_id=self._fence.thread_id,
-            fence_of=self._share.fence_of,
-            refuse=self._writer.refuse,
-        )
 
     # --- leaving -----------------------------------------------------------------
 
