@@ -34,6 +34,7 @@ from threadmill.drivers.postgres.database import Database, connection_info
 from threadmill.drivers.postgres.migrate import require_current
 from threadmill.engine.activate import Activate, ActivateRules
 from threadmill.engine.activation.entry import EntryLimits
+from threadmill.engine.effects import EffectPorts
 from threadmill.engine.graphs import GraphCatalogue
 from threadmill.engine.sweep import Sweep, SweepRules
 from threadmill.faults import Faults
@@ -41,6 +42,7 @@ from threadmill.settings import Settings
 from threadmill.stores.inspection import Inspection
 from threadmill.stores.postgres.assistants import PostgresAssistants
 from threadmill.stores.postgres.dispatcher import PostgresDispatcher
+from threadmill.stores.postgres.effects import PostgresEffects, PostgresSyncEffects
 from threadmill.stores.postgres.inspection import PostgresInspection
 from threadmill.stores.postgres.members import PostgresMembers
 from threadmill.stores.postgres.renewal import RenewalThread
@@ -72,6 +74,7 @@ class Core:
     members: PostgresMembers
     checkpoints: PostgresCheckpoints
     blocking: PostgresSyncCheckpoints
+    effects: EffectPorts
     run_states: PostgresRunStates
     stream: PostgresStream
     hints: PostgresHints
@@ -179,6 +182,7 @@ def _core(
     )
     codec = Codec(state_bytes_max=settings.state_bytes_max)
     checkpoints = PostgresCheckpoints(database, codec)
+    blocking = PostgresSyncCheckpoints(lambda: _for_threads(settings, member, codec))
     return Core(
         settings=settings,
         graphs=graphs,
@@ -191,7 +195,12 @@ def _core(
         dispatcher=PostgresDispatcher(database, retention),
         members=members,
         checkpoints=checkpoints,
-        blocking=PostgresSyncCheckpoints(lambda: _for_threads(settings, member, codec)),
+        blocking=blocking,
+        effects=EffectPorts(
+            effects=PostgresEffects(database),
+            blocking=PostgresSyncEffects(blocking.on_database),
+            codec=codec,
+        ),
         run_states=PostgresRunStates(checkpoints, retention),
         stream=PostgresStream(database),
         hints=hints,
@@ -221,6 +230,7 @@ def build_worker(core: Core) -> Worker:
         run_states=core.run_states,
         checkpoints=core.checkpoints,
         blocking=core.blocking,
+        effects=core.effects,
         saver=core.saver,
         stream=core.stream,
         hints=core.hints,

@@ -23,7 +23,9 @@
     ├─ GraphError          the user's code
     │  ├─ GraphLoadFailed    it does not import or compile
     │  ├─ GraphFailed        it raised
-    │  └─ StateUnserializable  its state cannot be stored
+    │  ├─ StateUnserializable  its state cannot be stored
+    │  ├─ EffectUnknown      it may have happened already: look, then decide
+    │  └─ EffectNotDone      said by an effect: it has not happened
     ├─ LeaseLost           somebody else owns the activation: stop silently
     └─ InvariantViolated   our bug; it always alerts
 
@@ -188,6 +190,20 @@ class StateUnserializable(GraphError):
     """the graph's state holds a value that cannot be stored."""
 
     code = "state_unserializable"
+
+
+class EffectUnknown(GraphError, RuntimeError):
+    """an effect may have happened already."""
+
+    # LangGraph's own RetryPolicy repeats nodes, but not for a RuntimeError: the
+    # answer would be the same.
+    code = "effect_unknown"
+
+
+class EffectNotDone(GraphError):
+    """the effect has not happened."""
+
+    code = "effect_not_done"
 
 
 class LeaseLost(Error):

@@ -10,6 +10,7 @@ from uuid import UUID
 from langgraph.pregel import Pregel
 
 from threadmill.checkpoints.base import Commit
+from threadmill.checkpoints.codec import Codec
 from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.checkpoints.run_states import PostgresRunStates
 from threadmill.checkpoints.saver import PostgresSaver
@@ -18,7 +19,9 @@ from threadmill.drivers.postgres.database import Database, Limits
 from threadmill.drivers.postgres.sql import Query
 from threadmill.engine.activate import ActivateRules
 from threadmill.engine.activation.entry import EntryLimits
+from threadmill.engine.effects import EffectPorts
 from threadmill.stores.postgres.dispatcher import PostgresDispatcher
+from threadmill.stores.postgres.effects import PostgresEffects, PostgresSyncEffects
 from threadmill.stores.postgres.runs import PostgresRuns
 from threadmill.stores.postgres.threads import PostgresThreads
 from threadmill.stores.records import Retention
@@ -55,6 +58,12 @@ class EngineStore:
             )
         )
 
+        self.effects = EffectPorts(
+            effects=PostgresEffects(database),
+            blocking=PostgresSyncEffects(self.blocking.on_database),
+            codec=Codec(),
+        )
+
     async def close(self) -> None:
         """Closes the connections that blocking threads use."""
         await asyncio.to_thread(self.blocking.close)
@@ -69,6 +78,7 @@ class EngineStore:
         node: bool = False,
         on_commit: Callable[[Commit], None] | None = None,
         stop_seconds: float = 5.0,
+        tenant: str = TENANT,
         **rules: Any,
     ) -> EngineDriver:
         """A driver of these graphs, in `burst` or in `node` dispatch."""
@@ -80,6 +90,7 @@ class EngineStore:
             saver=self.saver,
             stream=self.stream,
             blocking=self.blocking,
+            effects=self.effects,
             graphs=graphs,
             rules=ActivateRules(
                 **{
@@ -91,6 +102,7 @@ class EngineStore:
             ),
             limits=EntryLimits(token_flush_seconds=0.005, stop_seconds=stop_seconds),
             on_commit=on_commit,
+            tenant=tenant,
         )
 
     async def events(self, thread_id: UUID) -> Sequence[Event]:

@@ -101,6 +101,27 @@ class Codec:
             rows[idx] = WriteRow(idx, channel, blob)
         return list(rows.values())
 
+    def value(self, value: Any, what: str) -> Blob:
+        """A single value.
+
+        Args:
+            value: to store.
+            what: how an error names it.
+
+        Raises:
+            StateUnserializable: names `what` and the type, or the limit.
+        """
+        try:
+            blob = Blob(*self.serde.dumps_typed(value))
+        except Exception as error:
+            kind = type(self._innermost(value)).__qualname__
+            msg = (
+                f"{what} holds a value of type '{kind}' that cannot be stored ({error})"
+            )
+            raise StateUnserializable(msg) from error
+        self._check_size(len(blob.data), what)
+        return blob
+
     def load_checkpoint(self, stored_format: int, blob: Blob) -> Checkpoint:
         """The checkpoint that was stored in this format.
 
@@ -117,7 +138,7 @@ class Codec:
         return checkpoint
 
     def load_value(self, blob: Blob) -> Any:
-        """The value of a pending write."""
+        """The value of a pending write, or a single one."""
         return self.serde.loads_typed((blob.type, blob.data))
 
     def _check_size(self, size: int, what: str) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from threadmill.checkpoints.base import Commit, Stored
     from threadmill.checkpoints.configs import Address
     from threadmill.domain.fence import Fence
+    from threadmill.drivers.postgres.database import Database
 
 T = TypeVar("T")
 
@@ -80,6 +81,14 @@ class PostgresSyncCheckpoints:
     ) -> Mapping[str, DeltaChannelHistory]:
         """See `SyncCheckpoints.delta_history`."""
         return self._call(lambda store: delta_history(store, tenant, at, channels))
+
+    def on_database(self, ask: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
+        """Blocks until `ask` has its answer from the same few connections.
+
+        Raises:
+            Error: whatever `ask` raises; StoreUnavailable when it takes too long.
+        """
+        return self._call(lambda store: ask(store.database))
 
     def close(self) -> None:
         """Closes the connections and ends the thread; safe to call twice.

@@ -42,6 +42,7 @@ from threadmill.engine.activation.places import (
 from threadmill.engine.activation.resume import is_reentry
 from threadmill.engine.activation.stop import Stop, StopReason
 from threadmill.engine.activation.told import Told, read_told
+from threadmill.engine.effects import EffectPorts
 from threadmill.engine.graph_factories import GraphUse
 from threadmill.engine.graphs import GraphCatalogue
 from threadmill.engine.wire_json import encode
@@ -119,6 +120,7 @@ class Activate:
         limits: bounds of an entry.
         stream: tells an attempt what the one before it has told.
         blocking: the checkpoints for subgraphs that nodes call by `invoke`.
+        effects: where nodes record what they do outside.
         faults: what tests make happen at named points.
     """
 
@@ -135,6 +137,7 @@ class Activate:
         limits: EntryLimits,
         stream: Stream,
         blocking: SyncCheckpoints,
+        effects: EffectPorts,
         faults: Faults | None = None,
     ) -> None:
         self._graphs = graphs
@@ -147,6 +150,7 @@ class Activate:
         self._limits = limits
         self._stream = stream
         self._blocking = blocking
+        self._effects = effects
         self._bursts_only: set[str] = set()
         self._faults = faults or Faults()
 
@@ -236,6 +240,7 @@ class Activate:
                 checkpoints=self._checkpoints,
                 blocking=self._blocking,
                 reads=self._saver(fence.tenant),
+                effects=self._effects,
             ),
             sharing=Sharing(
                 desk=attempt.desk,

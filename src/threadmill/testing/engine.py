@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -35,6 +35,7 @@ from threadmill.domain.multitask import MultitaskStrategy
 from threadmill.domain.run import TERMINAL
 from threadmill.engine.activate import Activate, ActivateRules, Attempt, by_run
 from threadmill.engine.activation.entry import EntryLimits
+from threadmill.engine.effects import EffectPorts
 from threadmill.engine.graphs import GraphCatalogue, LoadedGraph
 from threadmill.stores.base import Dispatcher, Runs
 from threadmill.stores.records import Claim, NewRun, Run
@@ -43,9 +44,11 @@ from threadmill.testing.process import (
     BlockingOf,
     CheckpointsOf,
     DispatcherOf,
+    EffectsOf,
     Fault,
     Process,
     RunStatesOf,
+    SyncEffectsOf,
 )
 
 # More claims of one run than any test needs: a run that does not end is a bug.
@@ -112,6 +115,7 @@ class EngineDriver:
         saver: makes a saver of a tenant, for reading.
         stream: the event log.
         blocking: the checkpoints for nodes that block.
+        effects: where nodes record what they do outside.
         graphs: compiled graphs by id.
         rules: when activations are left; by default the database's failures are
             retried at once.
@@ -132,6 +136,7 @@ class EngineDriver:
         graphs: Mapping[str, Pregel[Any, Any, Any, Any]],
         stream: Stream,
         blocking: SyncCheckpoints,
+        effects: EffectPorts,
         rules: ActivateRules | None = None,
         limits: EntryLimits | None = None,
         tenant: str = "default",
@@ -145,6 +150,7 @@ class EngineDriver:
         self._saver = saver
         self._stream = stream
         self._blocking = blocking
+        self._effects = effects
         self._graphs = GraphCatalogue(
             [
                 LoadedGraph(GraphSpec(id=id_, target=id_, attribute=id_), graph)
@@ -207,6 +213,11 @@ class EngineDriver:
             saver=self._saver,
             stream=self._stream,
             blocking=BlockingOf(self._blocking, process),
+            effects=replace(
+                self._effects,
+                effects=EffectsOf(self._effects.effects, process),
+                blocking=SyncEffectsOf(self._effects.blocking, process),
+            ),
             hints=self.hints,
             rules=self._rules,
             limits=self._limits,

@@ -28,6 +28,13 @@ from threadmill.checkpoints.base import (
 from threadmill.domain.fence import Fence
 from threadmill.errors import StoreUnavailable
 from threadmill.stores.base import Dispatcher
+from threadmill.stores.effects import (
+    EffectCall,
+    Effects,
+    FoundEffect,
+    Outcome,
+    SyncEffects,
+)
 from threadmill.stores.records import Claim, Ending, Next
 
 T = TypeVar("T")
@@ -114,20 +121,25 @@ class Process:
             self.died.set()
         return result
 
-    def commit_blocking(self, send: Callable[[], None], what: Commit) -> None:
+    def commit_blocking(self, send: Callable[[], T], what: Commit | None = None) -> T:
         """The same for a thread that blocks."""
         if self._is_gone():
             raise StoreUnavailable("the process is gone")
         fault = self._fault_now()
-        if fault is None or fault.writes:
-            with self._changed:
-                self._sending += 1
-            with self._arrives(what):
-                send()
+        if fault is not None and not fault.writes:
+            self._fail_blocking(fault)
+        with self._changed:
+            self._sending += 1
+        with self._arrives(what):
+            result = send()
         if fault is not None:
-            if fault.kills:
-                self._loop.call_soon_threadsafe(self.died.set)
-            raise StoreUnavailable(f"{fault.kind} commit {fault.commit}")
+            self._fail_blocking(fault)
+        return result
+
+    def _fail_blocking(self, fault: Fault) -> NoReturn:
+        if fault.kills:
+            self._loop.call_soon_threadsafe(self.died.set)
+        raise StoreUnavailable(f"{fault.kind} commit {fault.commit}")
 
     @contextmanager
     def _arrives(self, what: Commit | None) -> Iterator[None]:
@@ -277,3 +289,51 @@ class RunStatesOf:
         return await self._process.commit(
             self._run_states.finish(fence, ending, rest), rest
         )
+
+
+class EffectsOf:
+    """Recorded effects as one process sees them."""
+
+    def __init__(self, effects: Effects, process: Process) -> None:
+        self._effects = effects
+        self._process = process
+
+    async def begin(self, fence: Fence, call: EffectCall) -> FoundEffect:
+        """See `Effects.begin`."""
+        return await self._process.commit(self._effects.begin(fence, call))
+
+    async def again(self, fence: Fence, call: EffectCall, answers: int) -> None:
+        """See `Effects.again`."""
+        await self._process.commit(self._effects.again(fence, call, answers))
+
+    async def done(self, fence: Fence, call: EffectCall, outcome: Outcome) -> None:
+        """See `Effects.done`."""
+        await self._process.commit(self._effects.done(fence, call, outcome))
+
+    async def void(self, fence: Fence, call: EffectCall) -> None:
+        """See `Effects.void`."""
+        await self._process.commit(self._effects.void(fence, call))
+
+
+class SyncEffectsOf:
+    """The same for threads that block."""
+
+    def __init__(self, effects: SyncEffects, process: Process) -> None:
+        self._effects = effects
+        self._process = process
+
+    def begin(self, fence: Fence, call: EffectCall) -> FoundEffect:
+        """See `SyncEffects.begin`."""
+        return self._process.commit_blocking(lambda: self._effects.begin(fence, call))
+
+    def again(self, fence: Fence, call: EffectCall, answers: int) -> None:
+        """See `SyncEffects.again`."""
+        self._process.commit_blocking(lambda: self._effects.again(fence, call, answers))
+
+    def done(self, fence: Fence, call: EffectCall, outcome: Outcome) -> None:
+        """See `SyncEffects.done`."""
+        self._process.commit_blocking(lambda: self._effects.done(fence, call, outcome))
+
+    def void(self, fence: Fence, call: EffectCall) -> None:
+        """See `SyncEffects.void`."""
+        self._process.commit_blocking(lambda: self._effects.void(fence, call))

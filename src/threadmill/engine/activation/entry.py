@@ -49,6 +49,7 @@ from threadmill.engine.activation.tasks import KEY as SUBMIT_KEY
 from threadmill.engine.activation.tasks import TaskStarter
 from threadmill.engine.activation.told import Told
 from threadmill.engine.activation.writer import Writer
+from threadmill.engine.effects import BOOK_KEY, EffectPorts
 from threadmill.errors import Error, GraphError, LeaseLost, PayloadTooLarge
 from threadmill.faults import Faults
 from threadmill.stores.records import Run
@@ -113,11 +114,13 @@ class Stores:
         checkpoints: where commits go.
         blocking: the same for subgraphs that a node calls without awaiting.
         reads: a saver for everything that only reads.
+        effects: where nodes record what they do outside.
     """
 
     checkpoints: Checkpoints
     blocking: SyncCheckpoints
     reads: BaseCheckpointSaver[Any]
+    effects: EffectPorts
 
 
 class Entry:
@@ -333,6 +336,9 @@ class Entry:
                     store=self._graph.store, stream_writer=self._tap.write_custom
                 ),
                 SUBMIT_KEY: self._tasks,
+                BOOK_KEY: self._stores.effects.book(
+                    self.fence, self._share.fence_of, self._writer.refuse
+                ),
             }
         )
         taken = {

@@ -79,7 +79,9 @@ def is_handler(path: tuple[Any, ...]) -> bool:
 
 
 def place_of(path: tuple[Any, ...]) -> str:
-    """A task's place in its superstep; the handler of its errors has the same."""
+    """A task's place in its superstep; its handler and its calls have the same."""
+    while is_call(path):
+        path = path[1]
     return repr(path[:-2] if is_handler(path) else path)
 
 

@@ -30,6 +30,7 @@ from threadmill.checkpoints.base import (
     PlannedTask,
     Stored,
 )
+from threadmill.domain.fence import Fence
 from threadmill.engine.activation.places import (
     Sharing,
     claim_of,
@@ -47,7 +48,7 @@ from threadmill.engine.activation.resume import (
 )
 from threadmill.engine.activation.tap import Tap
 from threadmill.engine.activation.writer import Writer
-from threadmill.errors import Error
+from threadmill.errors import Error, LeaseLost
 from threadmill.stores.records import Claim
 
 Result = Sequence[tuple[str, Any]]
@@ -333,6 +334,21 @@ class Share:
                 self._leave()
         self._desk.let_go([claim.key for claim in gone])
         self._changed.set()
+
+    def fence_of(self, place: str) -> Fence:
+        """The right under which a task that runs here acts; callable from any thread.
+
+        Raises:
+            LeaseLost: its activation is held no longer.
+        """
+        if not self.spread:
+            return self._writer.fence
+        row = self._rows.get(place)
+        if row is None:
+            raise LeaseLost
+        return replace(
+            self._base, activation_id=row.activation_id, token=row.token, also=()
+        )
 
     def _hold(self) -> None:
         """The fence of what is written from now on."""

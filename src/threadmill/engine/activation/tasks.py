@@ -18,6 +18,8 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langgraph.constants import START
 
 from threadmill.engine.activation.exits import EXITS, enter_node, failure_of
+from threadmill.engine.activation.identity import TASK_KEY
+from threadmill.engine.activation.places import is_call, place_of
 from threadmill.engine.activation.share import Share
 
 KEY: Final = "__pregel_runner_submit"
@@ -123,6 +125,7 @@ class TaskStarter:
     def _adapt(self, task: Any) -> None:
         config = task.config
         config["configurable"].pop(KEY, None)
+        config["configurable"][TASK_KEY] = (task.id, place_of(task.path))
         for handler in self._handlers:
             if handler not in config["callbacks"].handlers:
                 config["callbacks"].add_handler(handler, inherit=True)
@@ -137,6 +140,6 @@ class TaskStarter:
 def _call_depth(path: tuple[Any, ...]) -> int:
     """How many `@task` calls lie between a task and its node."""
     depth = 0
-    while path and path[-1] is True:
+    while is_call(path):
         path, depth = path[1], depth + 1
     return depth

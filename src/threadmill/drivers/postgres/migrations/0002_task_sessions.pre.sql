@@ -77,22 +77,27 @@ CREATE TABLE threadmill.dead_letter (
 CREATE INDEX dead_letter_by_time
   ON threadmill.dead_letter (tenant_id, died_at DESC, run_id);
 
--- What a task has done outside, once: `intent` until its outcome is known. Task ids
--- are the same in every attempt, and after an interrupt in every run.
+-- What a task has done outside, once: `intent` until its outcome is known, `void` when
+-- it is known not to have happened. Task ids are the same in every attempt, and after an
+-- interrupt in every run. `call_id` tells a repeated intent from somebody else's;
+-- `answers` counts the human's answers that the effect has used up.
 CREATE TABLE threadmill.effect (
   tenant_id    text NOT NULL,
   thread_id    uuid NOT NULL,
   task_id      text NOT NULL,
   key          text NOT NULL,
-  state        text NOT NULL CHECK (state IN ('intent', 'done')),
-  run_id       uuid NOT NULL,
+  state        text NOT NULL CHECK (state IN ('intent', 'done', 'void')),
+  call_id      uuid NOT NULL,
+  run_id       uuid,
   token        bigint NOT NULL,
+  answers      integer NOT NULL DEFAULT 0,
   outcome_type text,
   outcome      bytea,
   created_at   timestamptz NOT NULL DEFAULT now(),
   updated_at   timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (tenant_id, thread_id, task_id, key),
-  CHECK ((state = 'done') = (outcome_type IS NOT NULL))
+  CHECK ((state = 'done') = (outcome_type IS NOT NULL)),
+  CHECK ((outcome IS NULL) = (outcome_type IS NULL))
 );
 
 -- Somebody has asked this process to drain (`threadmill workers drain`).
@@ -108,8 +113,9 @@ SELECT 'example', md5('run' || n)::uuid, md5((n % 100 + 1)::text)::uuid, md5(n::
 INSERT INTO threadmill.dead_letter (tenant_id, run_id, thread_id, graph_id, cause,
                                     attempts)
 SELECT tenant_id, run_id, thread_id, 'graph', '{}', 5 FROM threadmill.superstep;
-INSERT INTO threadmill.effect (tenant_id, thread_id, task_id, key, state, run_id, token)
-SELECT tenant_id, thread_id, md5(run_id::text), 'key', 'intent', run_id, 1
+INSERT INTO threadmill.effect (tenant_id, thread_id, task_id, key, state, call_id, run_id,
+                               token)
+SELECT tenant_id, thread_id, md5(run_id::text), 'key', 'intent', run_id, run_id, 1
   FROM threadmill.superstep;
 ANALYZE threadmill.superstep, threadmill.dead_letter, threadmill.effect;
 SAVEPOINT filled;
