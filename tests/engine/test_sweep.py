@@ -139,6 +139,10 @@ async def test_a_run_that_killed_its_workers_ends_and_the_next_begins(
     (event,) = await healing.store.stream.read(TENANT, thread_id, after=0, limit=10)
     assert event.event == "error"
     assert "2 attempts" in event.data
+    dead = await healing.store.dead_letters.get(TENANT, event.run_id)
+    assert dead.attempts == 2
+    assert dead.cause["error"] == "RuntimeError"
+    assert dead.cause["message"].endswith("lost its lease: it hung, or was cut off")
 
 
 async def test_an_update_whose_server_died_lets_the_queue_go_on(

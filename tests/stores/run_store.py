@@ -17,6 +17,7 @@ from threadmill.domain.run import RunEvent
 from threadmill.drivers.postgres.database import Database
 from threadmill.drivers.postgres.sql import Query
 from threadmill.engine.activate import fence_of
+from threadmill.stores.postgres.dead_letters import PostgresDeadLetters
 from threadmill.stores.postgres.dispatcher import PostgresDispatcher
 from threadmill.stores.postgres.runs import PostgresRuns
 from threadmill.stores.postgres.threads import PostgresThreads
@@ -62,6 +63,7 @@ class RunStore:
         self.runs = PostgresRuns(database, retention)
         self.dispatcher = PostgresDispatcher(database, retention)
         self.threads = PostgresThreads(database)
+        self.dead_letters = PostgresDeadLetters(database, retention)
         self.stream = PostgresStream(database)
 
     # --- doing -------------------------------------------------------------------
