@@ -7,8 +7,8 @@ anything starts.
 Promises: nothing of the user's is imported or executed here, and `os.environ` is not
 touched (`LangGraphConfig.apply_env` is a call of its own). An unknown or unused key
 warns and never fails, except under `threadmill`: nobody else reads that, so a key that
-is not known there is a mistake. Order of an environment variable: the real environment, then
-the file's `env`.
+is not known there is a mistake. Order of an environment variable: the real
+environment, then the file's `env`.
 """
 
 from __future__ import annotations

@@ -75,7 +75,10 @@ class RunStore:
         return made.thread_id
 
     async def accept(self, thread_id: UUID, **changes: Any) -> Run:
-        accepted = await self.runs.accept(TENANT, new_run(thread_id, **changes))
+        return await self.accept_for(TENANT, thread_id, **changes)
+
+    async def accept_for(self, tenant: str, thread_id: UUID, **changes: Any) -> Run:
+        accepted = await self.runs.accept(tenant, new_run(thread_id, **changes))
         return accepted.run
 
     async def claim(self, n: int = 1, worker_id: UUID | None = None) -> list[Claim]:

@@ -138,8 +138,9 @@ async def test_a_redriven_run_begins_anew_on_a_free_thread(store: RunStore) -> N
     assert redriven.starts
     assert redriven.run.seq == following.seq + 1
     assert redriven.run.status is RunStatus.PENDING
-    assert redriven.run.error is redriven.run.finished_at is None
-    assert redriven.run.end_checkpoint is redriven.run.started_at is None
+    left = (redriven.run.error, redriven.run.end_checkpoint)
+    assert left == (None, None)
+    assert (redriven.run.started_at, redriven.run.finished_at) == (None, None)
     assert await letters(store) == []
     assert await store.holder(thread_id) == run_id
     assert (await store.threads.get(TENANT, thread_id)).status is ThreadStatus.BUSY

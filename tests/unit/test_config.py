@@ -383,8 +383,10 @@ def test_a_graph_may_make_dead_letters_of_its_errors(project: Project) -> None:
         ({"graphs": {"agnt": {}}}, "threadmill.graphs.agnt: 'graphs' has no 'agnt'"),
         (
             {"graphs": {"agent": {"dead_letters": True}}},
-            "threadmill.graphs.agent.dead_letters is not known; there may be: "
-            "dead_letter_errors",
+            (
+                "threadmill.graphs.agent.dead_letters is not known; there may be: "
+                "dead_letter_errors"
+            ),
         ),
         (
             {"graphs": {"agent": {"dead_letter_errors": "yes"}}},

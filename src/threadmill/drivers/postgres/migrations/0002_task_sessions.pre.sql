@@ -237,6 +237,18 @@ BEGIN
             a.attempt, a.kind, a.node, a.cause;
 END $$;
 
+-- How many activations each process holds, of all tenants: numbers only.
+CREATE FUNCTION threadmill.taken()
+RETURNS TABLE (worker_id uuid, n bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  SELECT a.worker_id, count(*) FROM activation a
+   WHERE a.state = 'leased' AND a.kind <> 'update'
+   GROUP BY a.worker_id;
+END $$;
+
 -- The version before re-opens with this one.
 CREATE OR REPLACE FUNCTION threadmill.reopen(dead uuid[], backoff interval, n integer)
 RETURNS TABLE (
