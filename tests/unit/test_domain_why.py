@@ -119,8 +119,10 @@ FULL = [replace(A, taken=2), replace(B, taken=2)]
         (Reason.NO_WORK, "please report it", {"work": []}),
         (
             Reason.BACKING_OFF,
-            f"backing off until {SOON_SHOWN}, after 2 attempts without progress (the "
-            "last one: worker x ended)",
+            (
+                f"backing off until {SOON_SHOWN}, after 2 attempts without progress "
+                "(the last one: worker x ended)"
+            ),
             {"work": [WAITING], "workers": [A]},
         ),
         (Reason.NO_GRAPH, "no live worker serves graph graph", {}),
@@ -131,8 +133,10 @@ FULL = [replace(A, taken=2), replace(B, taken=2)]
         ),
         (
             Reason.NO_LABEL,
-            f"waiting for a worker with label gpu since {AGO_SHOWN}; no live worker of "
-            "graph graph has it",
+            (
+                f"waiting for a worker with label gpu since {AGO_SHOWN}; no live "
+                "worker of graph graph has it"
+            ),
             {"work": [GPU], "workers": [A]},
         ),
         (
@@ -158,8 +162,10 @@ FULL = [replace(A, taken=2), replace(B, taken=2)]
         ),
         (
             Reason.RUNNING,
-            f"worker a runs it (attempt 1 since it last got on), last renewed at "
-            f"{NOW.isoformat()}; its lease ends at {SOON_SHOWN}",
+            (
+                "worker a runs it (attempt 1 since it last got on), last renewed at "
+                f"{NOW.isoformat()}; its lease ends at {SOON_SHOWN}"
+            ),
             {"work": [HELD], "workers": [A]},
         ),
         (Reason.RUNNING, f"worker {WORKER} runs it", {"work": [HELD]}),
@@ -196,11 +202,10 @@ def test_a_run_that_waits_for_its_turn_is_not_asked_for_its_work() -> None:
 
 
 def test_tasks_are_told_one_by_one() -> None:
-    task = {"kind": "task"}
     work = [
-        replace(HELD, node="fast", **task),
-        replace(GPU, node="embed", **task),
-        replace(WAITING, node="slow", **task),
+        replace(HELD, kind="task", node="fast"),
+        replace(GPU, kind="task", node="embed"),
+        replace(WAITING, kind="task", node="slow"),
     ]
     superstep = SuperstepFacts(width=5, remaining=3)
     answer = ask(work=work, superstep=superstep, workers=[A])
@@ -224,6 +229,6 @@ def test_what_joins_the_tasks_is_work_like_any_other() -> None:
 
 def test_every_reason_has_its_answer_here() -> None:
     """A reason without a test above would be one that nobody has thought through."""
-    marks = test_each_thing_that_may_keep_a_run_has_its_answer.pytestmark  # type: ignore[attr-defined]
+    marks = test_each_thing_that_may_keep_a_run_has_its_answer.pytestmark
     tried = {case[0] for mark in marks for case in mark.args[1]}
     assert tried | {Reason.TASKS} == set(Reason)

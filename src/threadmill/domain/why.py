@@ -188,8 +188,8 @@ def _held(facts: Facts, work: WorkFacts) -> Answer:
     renewed = "has not renewed yet" if seen is None else f"last renewed at {_at(seen)}"
     return Answer(
         Reason.RUNNING,
-        f"worker {by} runs it (attempt {work.attempt} since it last got on), {renewed}; "
-        f"its lease ends at {_at(work.lease_until)}",
+        f"worker {by} runs it (attempt {work.attempt} since it last got on), "
+        f"{renewed}; its lease ends at {_at(work.lease_until)}",
         details,
     )
 

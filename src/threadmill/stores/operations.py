@@ -7,11 +7,11 @@ explanations are a tenant's; members are nobody's.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
     from uuid import UUID
 
     from threadmill.domain.facts import Facts
@@ -37,6 +37,19 @@ class DeadLetter:
     attempts: int
     checkpoint_id: str | None
     died_at: datetime
+
+    def as_json(self) -> Json:
+        """The same as JSON values."""
+        return {
+            "run_id": str(self.run_id),
+            "thread_id": str(self.thread_id),
+            "graph_id": self.graph_id,
+            "node": self.node,
+            "cause": self.cause,
+            "attempts": self.attempts,
+            "checkpoint_id": self.checkpoint_id,
+            "died_at": self.died_at.astimezone(UTC).isoformat(),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +90,23 @@ class MemberState:
     seen_at: datetime
     silent_seconds: float
     draining: bool
+
+    def as_json(self) -> Json:
+        """The same as JSON values."""
+        return {
+            "worker_id": str(self.worker_id),
+            "name": self.name,
+            "role": self.role,
+            "version": self.version,
+            "graphs": list(self.graphs),
+            "labels": list(self.labels),
+            "slots": self.slots,
+            "taken": self.taken,
+            "started_at": self.started_at.astimezone(UTC).isoformat(),
+            "seen_at": self.seen_at.astimezone(UTC).isoformat(),
+            "silent_seconds": self.silent_seconds,
+            "draining": self.draining,
+        }
 
 
 class DeadLetters(Protocol):

@@ -57,7 +57,9 @@ class PostgresExplanations:
             thread=_thread_of(run.one),
             dead=None if dead.one is None else _dead_of(dead.one),
             work=[_work_of(row) for row in work.rows],
-            superstep=None if superstep.one is None else SuperstepFacts(**superstep.one),
+            superstep=None
+            if superstep.one is None
+            else SuperstepFacts(**superstep.one),
             workers=[_worker_of(row) for row in workers.rows],
         )
 
