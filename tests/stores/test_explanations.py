@@ -18,7 +18,8 @@ from threadmill.stores.postgres.fleet import PostgresFleet
 from threadmill.stores.postgres.members import PostgresMembers
 from threadmill.stores.records import Member, NewDeadLetter
 
-# As a step leaves it that has spread its superstep: one task is held, two are ready.
+# As a step leaves it that has spread its superstep: two tasks are held, two are ready,
+# and one may not begin yet.
 _SPREAD = Query(
     "spread",
     b"""
@@ -32,13 +33,15 @@ _SPREAD = Query(
     )
     INSERT INTO threadmill.activation
       (tenant_id, activation_id, thread_id, run_id, kind, graph_id, task_id, node,
-       labels, state, worker_id, lease_until)
+       labels, state, not_before, worker_id, lease_until)
     SELECT step.tenant_id, gen_random_uuid(), step.thread_id, step.run_id, 'task',
-           step.graph_id, t.node, t.node, t.labels, t.state,
+           step.graph_id, t.node, t.node, t.labels, t.state, t.at,
            CASE t.state WHEN 'leased' THEN %(worker_id)s END,
            CASE t.state WHEN 'leased' THEN now() + interval '1 min' END
-      FROM step, (VALUES ('a', '{}'::text[], 'leased'), ('b', '{gpu}', 'ready'),
-                         ('c', '{}', 'ready')) t (node, labels, state)
+      FROM step, (VALUES ('a', '{}'::text[], 'leased', now()),
+                         ('a2', '{}', 'leased', now()),
+                         ('b', '{gpu}', 'ready', now()), ('c', '{}', 'ready', now()),
+                         ('d', '{}', 'ready', 'infinity')) t (node, labels, state, at)
     """,
 )
 
@@ -189,7 +192,15 @@ async def test_tasks_that_are_spread(asking: Asking) -> None:
     assert answer.reason is Reason.TASKS
     assert (answer.details["width"], answer.details["remaining"]) == (5, 3)
     told = {task["node"]: task["reason"] for task in answer.details["tasks"]}
-    assert told == {"a": "running", "b": "no_label", "c": "ready"}
+    assert told == {
+        "a": "running",
+        "a2": "running",
+        "b": "no_label",
+        "c": "ready",
+        "d": "max_concurrency",
+    }
+    # Tasks of one run share a slot.
+    assert [member.taken for member in await asking.fleet.list()] == [1]
 
 
 async def test_what_a_worker_has_taken_counts_over_all_tenants(asking: Asking) -> None:

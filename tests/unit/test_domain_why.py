@@ -125,6 +125,11 @@ FULL = [replace(A, taken=2), replace(B, taken=2)]
             ),
             {"work": [WAITING], "workers": [A]},
         ),
+        (
+            Reason.MAX_CONCURRENCY,
+            "waits for other tasks of the superstep",
+            {"work": [replace(READY, ready_at=None)], "workers": [A]},
+        ),
         (Reason.NO_GRAPH, "no live worker serves graph graph", {}),
         (
             Reason.NO_GRAPH,

@@ -31,8 +31,8 @@ Wait = Annotated[
 def workers_list(as_json: AsJson = False, config: Config = DEFAULT_CONFIG) -> None:
     """List the processes of the fleet.
 
-    Servers too: all of them can drain. `taken` counts activations of all tenants;
-    `silent` says how long ago a process was last seen.
+    Servers too: all of them can drain. SLOTS shows how many are taken, by
+    runs of all tenants; SILENT is how long ago a process was last seen.
     """
     from threadmill.cli.database import operate
     from threadmill.cli.project import settings_near

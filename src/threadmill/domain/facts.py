@@ -67,7 +67,8 @@ class WorkFacts:
     Args:
         node: whose task it is, for a task.
         worker_id: who holds it; None while it is ready.
-        ready_at: no earlier may it be claimed.
+        ready_at: no earlier may it be claimed; None while others of its superstep must
+            end first.
         lease_until: when the lease ends, if it is held.
         attempt: attempts since it last got on, the present one included.
         cause: how the last one was lost, if one was.
@@ -78,7 +79,7 @@ class WorkFacts:
     kind: str
     graph_id: str
     labels: frozenset[str]
-    ready_at: datetime
+    ready_at: datetime | None
     attempt: int
     node: str | None = None
     worker_id: UUID | None = None

@@ -42,6 +42,7 @@ class Reason(StrEnum):
     RUNNING = "running"
     LEASE_OVER = "lease_over"
     TASKS = "tasks"
+    MAX_CONCURRENCY = "max_concurrency"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,11 @@ def _of_work(facts: Facts, work: WorkFacts, alive: Sequence[WorkerFacts]) -> Ans
     """Why one activation is not moving."""
     if work.is_held:
         return _held(facts, work)
+    if work.ready_at is None:
+        return Answer(
+            Reason.MAX_CONCURRENCY,
+            "waits for other tasks of the superstep to end (max_concurrency)",
+        )
     if work.ready_at > facts.now:
         lost = _count(max(work.attempt, 1), "attempt")
         because = f" (the last one: {work.cause})" if work.cause else ""

@@ -73,7 +73,7 @@ class MemberState:
     """A process of the fleet as the database knows it now.
 
     Args:
-        taken: activations that it holds, of all tenants.
+        taken: slots that runs of any tenant hold.
         silent_seconds: since it was last seen, by the database's clock.
         draining: whether somebody has asked it to drain.
     """

@@ -219,7 +219,6 @@ class Worker:
                 attempt.claims,
                 cause=f"{type(error).__name__} in the worker; its log has more",
                 delay_seconds=self._rules.retry_seconds,
-                cause=f"the engine met {type(error).__name__}; see the worker's log",
             )
         finally:
             self._attempts.pop(attempt, None)

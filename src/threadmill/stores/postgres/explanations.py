@@ -101,7 +101,7 @@ def _work_of(row: Row) -> WorkFacts:
         kind=row["kind"],
         graph_id=row["graph_id"],
         labels=frozenset(row["labels"]),
-        ready_at=row["not_before"],
+        ready_at=row["ready_at"],
         attempt=row["attempt"],
         node=row["node"],
         worker_id=row["worker_id"],

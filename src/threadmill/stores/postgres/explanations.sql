@@ -27,8 +27,12 @@ SELECT r.run_id, r.thread_id, r.graph_id, r.status, r.not_before, r.finished_at,
  WHERE r.tenant_id = %(tenant)s AND r.run_id = %(run_id)s
 
 -- name: work
--- What is held comes first: of a very wide superstep not all is read.
-SELECT * FROM threadmill.activation
+-- What is held comes first: of a very wide superstep not all is read. A task that waits
+-- for others of its superstep may be claimed at no time yet.
+SELECT activation_id, kind, graph_id, labels, attempt, node, worker_id, lease_until,
+       cause, avoid, avoid_until,
+       CASE WHEN isfinite(not_before) THEN not_before END AS ready_at
+  FROM threadmill.activation
  WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
  ORDER BY state, not_before, activation_id
  LIMIT %(limit)s

@@ -237,14 +237,15 @@ BEGIN
             a.attempt, a.kind, a.node, a.cause;
 END $$;
 
--- How many activations each process holds, of all tenants: numbers only.
+-- How many slots of each process are taken, by all tenants: numbers only. Tasks of one
+-- run share a slot.
 CREATE FUNCTION threadmill.taken()
 RETURNS TABLE (worker_id uuid, n bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
-  SELECT a.worker_id, count(*) FROM activation a
+  SELECT a.worker_id, count(DISTINCT (a.tenant_id, a.run_id)) FROM activation a
    WHERE a.state = 'leased' AND a.kind <> 'update'
    GROUP BY a.worker_id;
 END $$;
