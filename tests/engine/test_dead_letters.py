@@ -6,6 +6,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from langgraph.pregel import Pregel
+from langgraph.types import interrupt
 
 from tests.engine.engine_store import TENANT, EngineStore
 from tests.engine.small_graphs import Steps, row, step
@@ -34,14 +36,22 @@ class Fragile:
 
 
 class Story:
-    """One run of first, fragile, last."""
+    """A thread with runs of first, fragile, last; or of another graph."""
 
-    def __init__(self, store: EngineStore, policy: GraphPolicy, **rules: Any) -> None:
+    def __init__(
+        self,
+        store: EngineStore,
+        policy: GraphPolicy,
+        graph: Pregel | None = None,
+        **rules: Any,
+    ) -> None:
         self.store = store
         self.fragile = Fragile()
         self.graph_id = str(uuid4())
         self.thread_id = uuid4()
-        graph = row(first=step("first"), fragile=self.fragile, last=step("last"))
+        graph = graph or row(
+            first=step("first"), fragile=self.fragile, last=step("last")
+        )
         self.driver: EngineDriver = store.driver(
             {self.graph_id: graph}, policies={self.graph_id: policy}, **rules
         )
@@ -114,3 +124,32 @@ async def test_a_run_whose_workers_died_tells_how_and_is_given_its_input_again(
     ended = await story.driver.carry_out(back)
     assert ended.run.status is RunStatus.SUCCESS
     assert await story.steps() == ["said", "first", "fragile", "last"]
+
+
+async def test_an_answer_that_was_given_up_is_taken_and_told_once(
+    engine_store: EngineStore,
+) -> None:
+    """It left no checkpoint, but its answer lies at the one that it answered."""
+    broken = True
+
+    async def ask(state: Steps) -> Any:
+        answer = interrupt("go on?")
+        if broken:
+            raise ValueError("the other side is down")
+        return {"steps": [answer]}
+
+    story = Story(engine_store, POLICY, graph=row(ask=ask, last=step("last")))
+    await story.driver.carry_out(await story.submit())
+    given = {"command": {"resume": "yes"}, "stream_mode": ["values"]}
+    answering = await story.driver.submit(story.graph_id, story.thread_id, given)
+    ended = await story.driver.carry_out(answering)
+    assert (await story.letter(answering.run_id)).checkpoint_id is None
+    broken = False
+    back, _ = await story.redrive(answering.run_id)
+    ended = await story.driver.carry_out(back)
+    assert ended.run.status is RunStatus.SUCCESS
+    assert await story.steps() == ["said", "yes", "last"]
+    events = await engine_store.events(story.thread_id)
+    own = [event.data for event in events if event.run_id == answering.run_id]
+    states = [data for data in own if data.startswith('{"steps"')]
+    assert len(states) == len(set(states)) > 0

@@ -145,6 +145,20 @@ async def test_a_run_that_killed_its_workers_ends_and_the_next_begins(
     assert dead.cause["message"].endswith("lost its lease: it hung, or was cut off")
 
 
+async def test_a_dead_letter_names_the_node_that_killed_its_workers(
+    database: Database,
+) -> None:
+    healing = Healing(database, attempts_max=0)
+    run = await healing.store.accept(await healing.store.thread())
+    await healing.store.begin()
+    await healing.store.spread(run.run_id, await healing.join())
+    await healing.sweep().look_for_absent()
+    dead = await healing.store.dead_letters.get(TENANT, run.run_id)
+    assert dead.node in {"a", "a2"}
+    assert "ended while it ran" in dead.cause["message"]
+    assert await healing.store.activations() == []
+
+
 async def test_an_update_whose_server_died_lets_the_queue_go_on(
     database: Database,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -265,3 +266,20 @@ async def test_a_stateless_runs_thread_stays_as_long_as_its_dead_letter(
     assert "drop_thread" in await store.carry_out_due()
     with pytest.raises(NotFound):
         await store.threads.get(TENANT, thread_id)
+
+
+async def test_of_several_that_redrive_or_discard_at_once_one_does_it(
+    store: RunStore,
+) -> None:
+    for _ in range(5):
+        thread_id = await store.thread()
+        run_id = await dead_run(store, thread_id)
+        discard = store.dead_letters.discard(TENANT, run_id)
+        outcomes = await asyncio.gather(
+            *(redrive(store, run_id) for _ in range(3)), discard, return_exceptions=True
+        )
+        assert sum(isinstance(outcome, NotFound) for outcome in outcomes) == 3
+        redriven = any(isinstance(outcome, Redriven) for outcome in outcomes)
+        assert len(await store.activations(thread_id)) == redriven
+        assert await letters(store) == []
+        await store.threads.delete(TENANT, thread_id)

@@ -10,40 +10,12 @@ import pytest
 from tests.stores.run_store import GRAPH, TENANT, RunStore, put
 from threadmill.domain.run import RunEvent
 from threadmill.domain.why import Answer, Reason
-from threadmill.drivers.postgres.sql import Query
 from threadmill.engine.explain import Explain
 from threadmill.errors import NotFound
 from threadmill.stores.postgres.explanations import PostgresExplanations
 from threadmill.stores.postgres.fleet import PostgresFleet
 from threadmill.stores.postgres.members import PostgresMembers
 from threadmill.stores.records import Member, NewDeadLetter
-
-# As a step leaves it that has spread its superstep: two tasks are held, two are ready,
-# and one may not begin yet.
-_SPREAD = Query(
-    "spread",
-    b"""
-    WITH step AS (
-      DELETE FROM threadmill.activation
-       WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s RETURNING *
-    ), s AS (
-      INSERT INTO threadmill.superstep
-        (tenant_id, run_id, thread_id, checkpoint_id, width, remaining)
-      SELECT tenant_id, run_id, thread_id, 'c', 5, 3 FROM step
-    )
-    INSERT INTO threadmill.activation
-      (tenant_id, activation_id, thread_id, run_id, kind, graph_id, task_id, node,
-       labels, state, not_before, worker_id, lease_until)
-    SELECT step.tenant_id, gen_random_uuid(), step.thread_id, step.run_id, 'task',
-           step.graph_id, t.node, t.node, t.labels, t.state, t.at,
-           CASE t.state WHEN 'leased' THEN %(worker_id)s END,
-           CASE t.state WHEN 'leased' THEN now() + interval '1 min' END
-      FROM step, (VALUES ('a', '{}'::text[], 'leased', now()),
-                         ('a2', '{}', 'leased', now()),
-                         ('b', '{gpu}', 'ready', now()), ('c', '{}', 'ready', now()),
-                         ('d', '{}', 'ready', 'infinity')) t (node, labels, state, at)
-    """,
-)
 
 
 class Asking:
@@ -186,8 +158,7 @@ async def test_a_question_waits_until_something_comes_after_it(asking: Asking) -
 async def test_tasks_that_are_spread(asking: Asking) -> None:
     run = await asking.store.accept(await asking.store.thread())
     worker = await asking.worker(slots=9)
-    async with asking.store.database.tenant_tx(TENANT) as tx:
-        tx.add(_SPREAD, tenant=TENANT, run_id=run.run_id, worker_id=worker)
+    await asking.store.spread(run.run_id, worker)
     answer = await asking.why(run.run_id)
     assert answer.reason is Reason.TASKS
     assert (answer.details["width"], answer.details["remaining"]) == (5, 3)
