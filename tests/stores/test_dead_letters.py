@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from tests.stores.run_store import GRAPH, TENANT, RunStore, put
@@ -13,6 +14,7 @@ from threadmill.checkpoints.base import Commit, Writes
 from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.domain.fence import Fence
 from threadmill.domain.run import RunEvent, RunStatus, ThreadStatus
+from threadmill.engine.activate import fence_of
 from threadmill.errors import Conflict, NotFound, Overloaded, ThreadBusy
 from threadmill.stores.operations import DeadLetter, DeadLetterFilter, Redriven
 from threadmill.stores.records import NewDeadLetter
@@ -268,18 +270,53 @@ async def test_a_stateless_runs_thread_stays_as_long_as_its_dead_letter(
         await store.threads.get(TENANT, thread_id)
 
 
-async def test_of_several_that_redrive_or_discard_at_once_one_does_it(
-    store: RunStore,
+async def test_of_several_that_redrive_at_once_one_does_it(store: RunStore) -> None:
+    thread_id = await store.thread()
+    run_id = await dead_run(store, thread_id)
+    outcomes = await asyncio.gather(
+        *(redrive(store, run_id) for _ in range(4)), return_exceptions=True
+    )
+    assert sum(isinstance(outcome, Redriven) for outcome in outcomes) == 1
+    assert sum(isinstance(outcome, NotFound) for outcome in outcomes) == 3
+    assert len(await store.activations(thread_id)) == 1
+
+
+async def test_what_is_just_being_discarded_is_not_redriven(
+    store: RunStore, database_uri: str
 ) -> None:
-    for _ in range(5):
-        thread_id = await store.thread()
-        run_id = await dead_run(store, thread_id)
-        discard = store.dead_letters.discard(TENANT, run_id)
-        outcomes = await asyncio.gather(
-            *(redrive(store, run_id) for _ in range(3)), discard, return_exceptions=True
-        )
-        assert sum(isinstance(outcome, NotFound) for outcome in outcomes) == 3
-        redriven = any(isinstance(outcome, Redriven) for outcome in outcomes)
-        assert len(await store.activations(thread_id)) == redriven
-        assert await letters(store) == []
-        await store.threads.delete(TENANT, thread_id)
+    run_id = await dead_run(store, await store.thread())
+    async with await psycopg.AsyncConnection.connect(database_uri) as discarding:
+        await discarding.execute("DELETE FROM threadmill.dead_letter")
+        late = asyncio.create_task(redrive(store, run_id))
+        await until_somebody_waits(database_uri)
+        await discarding.commit()
+    with pytest.raises(NotFound):
+        await late
+    assert (await store.runs.get(TENANT, run_id)).status is RunStatus.ERROR
+
+
+async def until_somebody_waits(uri: str) -> None:
+    """Wait until a session of this database waits for a lock."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    connecting = psycopg.AsyncConnection.connect(uri, autocommit=True)
+    async with asyncio.timeout(30), await connecting as watcher:
+        while True:
+            found = await watcher.execute(query)
+            if (await found.fetchone() or (0,))[0]:
+                return
+
+
+async def test_a_redriven_run_needs_the_labels_that_it_needed(store: RunStore) -> None:
+    thread_id = await store.thread()
+    run = await store.accept(thread_id, labels=["gpu"])
+    worker: dict[str, Any] = {"n": 1, "lease_seconds": 60, "labels": ["gpu"]}
+    (claim,) = await store.dispatcher.claim(uuid4(), [GRAPH], **worker)
+    await store.dispatcher.begin(claim)
+    await die(store, fence_of(claim))
+    await redrive(store, run.run_id)
+    assert await store.claim() == []
+    (claim,) = await store.dispatcher.claim(uuid4(), [GRAPH], **worker)
+    assert claim.run_id == run.run_id
