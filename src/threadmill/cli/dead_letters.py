@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 from uuid import UUID
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PAGE: Final = 1000
-_CAUSE_SHOWN: Final = 60
+_CAUSE_SHOWN: Final = 90
 
 RunId = Annotated[UUID, typer.Argument(metavar="RUN_ID", help="The run.")]
 RunIds = Annotated[
@@ -200,7 +201,7 @@ def _row(letter: DeadLetter) -> Sequence[str]:
     return (
         str(letter.run_id),
         letter.graph_id,
-        f"{letter.died_at:%Y-%m-%d %H:%M:%S}",
+        f"{letter.died_at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}",
         str(letter.attempts),
         cause if len(cause) <= _CAUSE_SHOWN else f"{cause[:_CAUSE_SHOWN]}...",
     )

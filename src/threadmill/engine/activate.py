@@ -453,9 +453,12 @@ def spent(attempts: int, cause: str | None = None) -> RuntimeError:
         attempts: how many were made in vain.
         cause: how the last one ended, if that is known.
     """
-    last = "" if cause is None else f"; the last one: {cause}"
+    tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+    gave_up = f"gave up after {tries} without progress (THREADMILL_ATTEMPTS_MAX)"
+    if cause is not None:
+        # First what differs from one run to the next: lists cut messages short.
+        return RuntimeError(f"{cause}; {gave_up}")
     return RuntimeError(
-        f"gave up after {attempts} attempts without progress: each time the worker "
-        f"died, lost its lease, or met what its log tells (THREADMILL_ATTEMPTS_MAX)"
-        f"{last}"
+        f"{gave_up}: each time the worker died, lost its lease, or met what its log "
+        "tells"
     )
