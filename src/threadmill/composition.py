@@ -1,4 +1,4 @@
-"""From settings to objects: the only module that names adapters.
+"""From settings to objects: only this module and `operations` name adapters.
 
 A process is a `Core` (what every role needs), plus a worker, plus the services of the
 HTTP interface, as its role asks. Whoever opens a core closes it; nothing is global.
@@ -38,6 +38,7 @@ from threadmill.engine.effects import EffectPorts
 from threadmill.engine.graphs import GraphCatalogue
 from threadmill.engine.sweep import Sweep, SweepRules
 from threadmill.faults import Faults
+from threadmill.operations import Operations, operations_over, retention_of
 from threadmill.settings import Settings
 from threadmill.stores.inspection import Inspection
 from threadmill.stores.postgres.assistants import PostgresAssistants
@@ -48,7 +49,7 @@ from threadmill.stores.postgres.members import PostgresMembers
 from threadmill.stores.postgres.renewal import RenewalThread
 from threadmill.stores.postgres.runs import PostgresRuns
 from threadmill.stores.postgres.threads import PostgresThreads
-from threadmill.stores.records import Claim, Member, Retention
+from threadmill.stores.records import Claim, Member
 from threadmill.streams.postgres import PostgresStream
 from threadmill.worker.desk import DeskRules
 from threadmill.worker.slots import threads_of_slot
@@ -78,6 +79,7 @@ class Core:
     run_states: PostgresRunStates
     stream: PostgresStream
     hints: PostgresHints
+    operations: Operations
     faults: Faults
 
     def saver(self, tenant: str) -> PostgresSaver:
@@ -176,10 +178,7 @@ def _core(
     members: PostgresMembers,
     hints: PostgresHints,
 ) -> Core:
-    retention = Retention(
-        events_seconds=settings.stream_ttl_seconds,
-        temporary_seconds=settings.stateless_ttl_seconds,
-    )
+    retention = retention_of(settings)
     codec = Codec(state_bytes_max=settings.state_bytes_max)
     checkpoints = PostgresCheckpoints(database, codec)
     blocking = PostgresSyncCheckpoints(lambda: _for_threads(settings, member, codec))
@@ -204,6 +203,7 @@ def _core(
         run_states=PostgresRunStates(checkpoints, retention),
         stream=PostgresStream(database),
         hints=hints,
+        operations=operations_over(database, hints, settings),
         faults=Faults(os.environ.get("THREADMILL_FAULTS", "")),
     )
 
@@ -286,7 +286,11 @@ def build_sweep(core: Core, undisturbed: Callable[[float], bool]) -> Sweep:
 
 @asynccontextmanager
 async def in_fleet(
-    core: Core, receivers: Sequence[HintReceiver], worker: Worker | None
+    core: Core,
+    receivers: Sequence[HintReceiver],
+    worker: Worker | None,
+    *,
+    on_drain: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[None]:
     """Holds leases and presence, listens for hints and sweeps, while the block runs.
 
@@ -294,6 +298,7 @@ async def in_fleet(
         core: the process.
         receivers: told of every hint, from here and elsewhere.
         worker: told which leases still hold.
+        on_drain: called from another thread when somebody wants the process to drain.
     """
     settings = core.settings
     for receiver in receivers:
@@ -318,6 +323,7 @@ async def in_fleet(
         ),
         times=lease_times(settings),
         on_renewed=worker.renewed if worker is not None else _ignore,
+        on_drain=on_drain,
     )
     renewal.start()
     sweep = build_sweep(core, renewal.undisturbed)

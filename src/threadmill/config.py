@@ -6,8 +6,9 @@ anything starts.
 
 Promises: nothing of the user's is imported or executed here, and `os.environ` is not
 touched (`LangGraphConfig.apply_env` is a call of its own). An unknown or unused key
-warns and never fails. Order of an environment variable: the real environment, then
-the file's `env`.
+warns and never fails, except under `threadmill`: nobody else reads that, so a key that
+is not known there is a mistake. Order of an environment variable: the real
+environment, then the file's `env`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import difflib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
@@ -65,6 +66,7 @@ KEYS: Mapping[str, KeyDescription] = MappingProxyType(
         "graphs": _honoured("The graphs to serve, by id."),
         "env": _honoured("Environment variables, or the path of a .env file."),
         "dependencies": _honoured("Local folders to import from; packages."),
+        "threadmill": _honoured("What Threadmill does with each graph's runs."),
         "store": _unused("Long-term memory.", "graphs get no store"),
         "checkpointer": _unused(
             "Retention and serialisation of checkpoints.", "checkpoints are kept"
@@ -92,6 +94,17 @@ KEYS: Mapping[str, KeyDescription] = MappingProxyType(
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphPolicy:
+    """What langgraph.json says under `threadmill.graphs` about one graph's runs.
+
+    `dead_letter_errors`: an error that the graph raises makes its run a dead letter,
+    as spent attempts always do.
+    """
+
+    dead_letter_errors: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class GraphSpec:
     """Where one graph is: an attribute of a file or of an importable module.
@@ -105,6 +118,7 @@ class GraphSpec:
     file: Path | None = None
     module: str | None = None
     description: str | None = None
+    policy: GraphPolicy = GraphPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +200,9 @@ class _Parser:
         unused = tuple(self._check_keys(document))
         return LangGraphConfig(
             path=self._file,
-            graphs=self._graphs(document.get("graphs")),
+            graphs=self._graphs(
+                document.get("graphs"), self._policies(document.get("threadmill"))
+            ),
             env=MappingProxyType(self._env(document.get("env"))),
             import_paths=self._import_paths(document.get("dependencies")),
             unused_keys=unused,
@@ -226,13 +242,20 @@ class _Parser:
                 self._warn(f"key '{key}' is not used by this version: {known.without}")
                 yield key
 
-    def _graphs(self, graphs: object) -> tuple[GraphSpec, ...]:
+    def _graphs(
+        self, graphs: object, policies: Mapping[str, GraphPolicy]
+    ) -> tuple[GraphSpec, ...]:
         if not isinstance(graphs, dict) or not graphs:
             raise self._bad(
                 "'graphs' must name at least one graph:"
                 ' {"graphs": {"agent": "./agent.py:graph"}}'
             )
-        return tuple(self._graph(name, value) for name, value in graphs.items())
+        for name in policies.keys() - graphs.keys():
+            raise self._bad(f"threadmill.graphs.{name}: 'graphs' has no '{name}'")
+        specs = (self._graph(name, value) for name, value in graphs.items())
+        return tuple(
+            replace(spec, policy=policies.get(spec.id, spec.policy)) for spec in specs
+        )
 
     def _graph(self, graph_id: str, value: object) -> GraphSpec:
         where = f"graphs.{graph_id}"
@@ -289,6 +312,33 @@ class _Parser:
 
     def _path(self, location: str) -> Path:
         return Path(os.path.normpath(self._root / location))
+
+    def _policies(self, ours: object) -> dict[str, GraphPolicy]:
+        ours = self._known("threadmill", {} if ours is None else ours, {"graphs"})
+        graphs = ours.get("graphs", {})
+        if not isinstance(graphs, dict):
+            raise self._bad("threadmill.graphs must be an object: graph ids to options")
+        return {
+            name: self._policy(f"threadmill.graphs.{name}", options)
+            for name, options in graphs.items()
+        }
+
+    def _policy(self, where: str, options: object) -> GraphPolicy:
+        names = {field.name for field in fields(GraphPolicy)}
+        options = self._known(where, options, names)
+        errors = options.get("dead_letter_errors", False)
+        if not isinstance(errors, bool):
+            raise self._bad(f"{where}.dead_letter_errors must be true or false")
+        return GraphPolicy(dead_letter_errors=errors)
+
+    def _known(self, where: str, value: object, names: set[str]) -> dict[str, object]:
+        """`value` as an object that has no other keys than `names`."""
+        known = ", ".join(sorted(names))
+        if not isinstance(value, dict):
+            raise self._bad(f"{where} must be an object; it may have: {known}")
+        for key in value.keys() - names:
+            raise self._bad(f"{where}.{key} is not known; there may be: {known}")
+        return value
 
     def _env(self, env: object) -> dict[str, str]:
         if env is None:

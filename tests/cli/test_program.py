@@ -12,21 +12,33 @@ from typer.testing import CliRunner
 
 from tests.cli.conftest import PROGRAM, Project
 from threadmill import __version__
-from threadmill.cli.program import program
+from threadmill.cli.program import COMMANDS, program
 
-COMMANDS = ("dev", "serve", "worker", "migrate", "doctor", "version")
+NOBODY = "00000000-0000-4000-8000-000000000000"
+TOP = (
+    "dev",
+    "serve",
+    "worker",
+    "migrate",
+    "doctor",
+    "why",
+    "dead-letters",
+    "workers",
+    "version",
+)
 
 
 def test_help_names_every_command_in_plain_text(project: Project) -> None:
     code, output = project.run("--help")
     assert code == 0
-    assert all(f"\n  {name} " in output for name in COMMANDS)
+    assert all(f"\n  {name} " in output for name in TOP)
     assert output.isascii()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str) -> None:
-    answer = CliRunner().invoke(program(), [command, "--help"], prog_name="threadmill")
+    words = [*command.split(), "--help"]
+    answer = CliRunner().invoke(program(), words, prog_name="threadmill")
     assert answer.exit_code == 0
     assert f"Usage: threadmill {command} [OPTIONS]" in answer.output
 
@@ -38,6 +50,10 @@ def test_every_command_has_help(command: str) -> None:
         (["serve", "--nonsense"], "--nonsense"),
         (["serve", "--port", "70000"], "--port"),
         (["worker", "--slots", "0"], "--slots"),
+        (["why", "no-uuid"], "RUN_ID"),
+        (["dead-letters", "redrive"], "--all"),
+        (["dead-letters", "redrive", "--all", NOBODY], "--all"),
+        (["dead-letters", "redrive", NOBODY, "--graph-id", "agent"], "--graph-id"),
     ],
 )
 def test_a_wrong_command_line_exits_with_2(arguments: list[str], text: str) -> None:

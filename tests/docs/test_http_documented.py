@@ -6,7 +6,15 @@ import re
 from pathlib import Path
 
 from threadmill.engine.submit import STREAM_MODES
-from threadmill.server import assistants, meta, runs, stateless, states, threads
+from threadmill.server import (
+    assistants,
+    meta,
+    operations,
+    runs,
+    stateless,
+    states,
+    threads,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "http.md"
 _ROUTE = re.compile(
@@ -16,7 +24,7 @@ _MODE = re.compile(r"^\| `([a-z-]+)` \| `", re.MULTILINE)
 
 
 def test_every_route_is_on_the_page() -> None:
-    modules = (assistants, meta, runs, stateless, states, threads)
+    modules = (assistants, meta, operations, runs, stateless, states, threads)
     served = {
         (method, getattr(route, "path", ""))
         for module in modules

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from threadmill.domain.run import (
+    ENDINGS,
     TRANSITIONS,
     RunEvent,
     RunStatus,
@@ -43,11 +44,7 @@ def test_the_table_of_runs_is_that_of_the_code() -> None:
 
 def test_the_table_of_threads_is_that_of_the_code() -> None:
     _, *drawn = rows("the run ended by")
-    real = {
-        event: thread_after(event, more=False)
-        for event in RunEvent
-        if event is not RunEvent.CLAIM
-    }
+    real = {event: thread_after(event, more=False) for event in ENDINGS}
     assert {RunEvent(event): ThreadStatus(status) for event, status in drawn} == real
     assert {thread_after(event, more=True) for event in real} == {ThreadStatus.BUSY}
 

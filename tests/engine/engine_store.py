@@ -15,11 +15,13 @@ from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.checkpoints.run_states import PostgresRunStates
 from threadmill.checkpoints.saver import PostgresSaver
 from threadmill.checkpoints.sync import PostgresSyncCheckpoints
+from threadmill.config import GraphPolicy
 from threadmill.drivers.postgres.database import Database, Limits
 from threadmill.drivers.postgres.sql import Query
 from threadmill.engine.activate import ActivateRules
 from threadmill.engine.activation.entry import EntryLimits
 from threadmill.engine.effects import EffectPorts
+from threadmill.stores.postgres.dead_letters import PostgresDeadLetters
 from threadmill.stores.postgres.dispatcher import PostgresDispatcher
 from threadmill.stores.postgres.effects import PostgresEffects, PostgresSyncEffects
 from threadmill.stores.postgres.runs import PostgresRuns
@@ -48,6 +50,7 @@ class EngineStore:
         self.database = database
         self.runs = PostgresRuns(database, retention)
         self.threads = PostgresThreads(database)
+        self.dead_letters = PostgresDeadLetters(database, retention)
         self.dispatcher = PostgresDispatcher(database, retention)
         self.checkpoints = PostgresCheckpoints(database)
         self.run_states = PostgresRunStates(self.checkpoints, retention)
@@ -79,6 +82,7 @@ class EngineStore:
         on_commit: Callable[[Commit], None] | None = None,
         stop_seconds: float = 5.0,
         tenant: str = TENANT,
+        policies: Mapping[str, GraphPolicy] | None = None,
         **rules: Any,
     ) -> EngineDriver:
         """A driver of these graphs, in `burst` or in `node` dispatch."""
@@ -103,6 +107,7 @@ class EngineStore:
             limits=EntryLimits(token_flush_seconds=0.005, stop_seconds=stop_seconds),
             on_commit=on_commit,
             tenant=tenant,
+            policies=policies,
         )
 
     async def events(self, thread_id: UUID) -> Sequence[Event]:

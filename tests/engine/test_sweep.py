@@ -139,6 +139,24 @@ async def test_a_run_that_killed_its_workers_ends_and_the_next_begins(
     (event,) = await healing.store.stream.read(TENANT, thread_id, after=0, limit=10)
     assert event.event == "error"
     assert "2 attempts" in event.data
+    dead = await healing.store.dead_letters.get(TENANT, event.run_id)
+    assert dead.attempts == 2
+    assert dead.cause["error"] == "RuntimeError"
+    assert "lost its lease: it hung, or was cut off; gave up" in dead.cause["message"]
+
+
+async def test_a_dead_letter_names_the_node_that_killed_its_workers(
+    database: Database,
+) -> None:
+    healing = Healing(database, attempts_max=0)
+    run = await healing.store.accept(await healing.store.thread())
+    await healing.store.begin()
+    await healing.store.spread(run.run_id, await healing.join())
+    await healing.sweep().look_for_absent()
+    dead = await healing.store.dead_letters.get(TENANT, run.run_id)
+    assert dead.node in {"a", "a2"}
+    assert "ended while it ran" in dead.cause["message"]
+    assert await healing.store.activations() == []
 
 
 async def test_an_update_whose_server_died_lets_the_queue_go_on(

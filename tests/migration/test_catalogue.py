@@ -16,8 +16,8 @@ from psycopg.sql import SQL, Identifier
 # Tables without tenant data.
 SYSTEM_TABLES = {"migration", "worker"}
 
-# Functions that look across tenants; they return ids only.
-DISPATCHER_FUNCTIONS = {"claim", "renew", "reopen", "due"}
+# Functions that look across tenants; they return ids and numbers only.
+DISPATCHER_FUNCTIONS = {"claim", "renew", "reopen", "due", "taken"}
 
 # Indexes of those functions.
 DISPATCHER_INDEXES = {"activation_ready", "activation_leased", "timer_due"}

@@ -17,6 +17,7 @@ from threadmill.domain.run import RunEvent
 from threadmill.drivers.postgres.database import Database
 from threadmill.drivers.postgres.sql import Query
 from threadmill.engine.activate import fence_of
+from threadmill.stores.postgres.dead_letters import PostgresDeadLetters
 from threadmill.stores.postgres.dispatcher import PostgresDispatcher
 from threadmill.stores.postgres.runs import PostgresRuns
 from threadmill.stores.postgres.threads import PostgresThreads
@@ -52,6 +53,33 @@ _LET_EXPIRE = Query(
     b" WHERE tenant_id = %(tenant)s AND state = 'leased'",
 )
 
+# As a step leaves it that has spread its superstep: two tasks are held, two are ready,
+# and one may not begin yet.
+_SPREAD = Query(
+    "spread",
+    b"""
+    WITH step AS (
+      DELETE FROM threadmill.activation
+       WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s RETURNING *
+    ), s AS (
+      INSERT INTO threadmill.superstep
+        (tenant_id, run_id, thread_id, checkpoint_id, width, remaining)
+      SELECT tenant_id, run_id, thread_id, 'c', 5, 3 FROM step
+    )
+    INSERT INTO threadmill.activation
+      (tenant_id, activation_id, thread_id, run_id, kind, graph_id, task_id, node,
+       labels, state, not_before, worker_id, lease_until)
+    SELECT step.tenant_id, gen_random_uuid(), step.thread_id, step.run_id, 'task',
+           step.graph_id, t.node, t.node, t.labels, t.state, t.at,
+           CASE t.state WHEN 'leased' THEN %(worker_id)s END,
+           CASE t.state WHEN 'leased' THEN now() + interval '1 min' END
+      FROM step, (VALUES ('a', '{}'::text[], 'leased', now()),
+                         ('a2', '{}', 'leased', now()),
+                         ('b', '{gpu}', 'ready', now()), ('c', '{}', 'ready', now()),
+                         ('d', '{}', 'ready', 'infinity')) t (node, labels, state, at)
+    """,
+)
+
 
 class RunStore:
     """The accepting and the working side over one database."""
@@ -62,6 +90,7 @@ class RunStore:
         self.runs = PostgresRuns(database, retention)
         self.dispatcher = PostgresDispatcher(database, retention)
         self.threads = PostgresThreads(database)
+        self.dead_letters = PostgresDeadLetters(database, retention)
         self.stream = PostgresStream(database)
 
     # --- doing -------------------------------------------------------------------
@@ -73,7 +102,10 @@ class RunStore:
         return made.thread_id
 
     async def accept(self, thread_id: UUID, **changes: Any) -> Run:
-        accepted = await self.runs.accept(TENANT, new_run(thread_id, **changes))
+        return await self.accept_for(TENANT, thread_id, **changes)
+
+    async def accept_for(self, tenant: str, thread_id: UUID, **changes: Any) -> Run:
+        accepted = await self.runs.accept(tenant, new_run(thread_id, **changes))
         return accepted.run
 
     async def claim(self, n: int = 1, worker_id: UUID | None = None) -> list[Claim]:
@@ -100,6 +132,11 @@ class RunStore:
 
     async def let_leases_expire(self) -> None:
         await self._write(_LET_EXPIRE)
+
+    async def spread(self, run_id: UUID, worker_id: UUID) -> None:
+        """Makes tasks of a run's step, some of them held by the worker."""
+        async with self.database.tenant_tx(TENANT) as tx:
+            tx.add(_SPREAD, tenant=TENANT, run_id=run_id, worker_id=worker_id)
 
     # --- looking -----------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from tests.fixtures.ways import Way
 from tests.stores.run_store import RunStore
 from threadmill.domain.lease import LeaseTimes
 from threadmill.drivers.postgres.database import Database
+from threadmill.stores.postgres.fleet import PostgresFleet
 from threadmill.stores.postgres.members import PostgresMembers
 from threadmill.stores.postgres.renewal import RenewalThread
 from threadmill.stores.records import Claim, Member
@@ -31,6 +32,7 @@ class Renewing:
         self.members = PostgresMembers(database, present=True)
         self.member = Member(uuid4(), "worker", "worker", "0")
         self.renewals: asyncio.Queue[int] = asyncio.Queue()
+        self.drains = 0
 
     @contextmanager
     def thread(
@@ -48,12 +50,16 @@ class Renewing:
             detour=detour,
             times=times,
             on_renewed=renewed,  # type: ignore[arg-type]  # a list is a Sequence
+            on_drain=self._drain,
         )
         thread.start()
         try:
             yield thread
         finally:
             thread.stop()
+
+    def _drain(self) -> None:
+        self.drains += 1
 
     async def renewal(self) -> int:
         """Wait for a renewal; give the number of claims that were held."""
@@ -175,3 +181,16 @@ async def test_a_renewal_extends_what_is_held(
     with renewing.thread(database_uri, None, _OFTEN, None):
         assert await renewing.renewal() == 1
     assert await store.dispatcher.reopen([], backoff_seconds=0, limit=10) == []
+
+
+async def test_a_member_learns_once_that_it_shall_drain(
+    renewing: Renewing, database: Database, database_uri: str
+) -> None:
+    key = await renewing.members.join(renewing.member)
+    with renewing.thread(database_uri, key, _OFTEN, None):
+        await renewing.renewal()
+        assert renewing.drains == 0
+        await PostgresFleet(database).drain(renewing.member.worker_id)
+        for _ in range(4):
+            await renewing.renewal()
+    assert renewing.drains == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
@@ -12,6 +12,7 @@ import pytest
 from tests.stores.run_store import TENANT, RunStore
 from threadmill.domain.fence import Fence
 from threadmill.domain.run import (
+    ENDINGS,
     TERMINAL,
     RunEvent,
     RunStatus,
@@ -27,15 +28,28 @@ UPDATE threadmill.run
    SET status = %(status)s, finished_at = CASE WHEN %(ended)s THEN now() END
  WHERE run_id = %(run_id)s
 """
+_DIE = """
+INSERT INTO threadmill.dead_letter
+  (tenant_id, run_id, thread_id, graph_id, cause, attempts)
+SELECT tenant_id, run_id, thread_id, graph_id, '{}', 5 FROM threadmill.run
+ WHERE run_id = %(run_id)s
+"""
+# What an ending leaves.
+_FREE = """
+WITH a AS (DELETE FROM threadmill.activation WHERE run_id = %(run_id)s)
+UPDATE threadmill.thread SET holder = NULL, status = 'error'
+ WHERE holder = %(run_id)s
+"""
 
 
 class Forced:
     """A run that was put into a status, with an activation that is claimed."""
 
-    def __init__(self, store: RunStore, fence: Fence, claim: Claim) -> None:
+    def __init__(self, store: RunStore, fence: Fence, claim: Claim, uri: str) -> None:
         self._store = store
         self._fence = fence
         self._claim = claim
+        self._uri = uri
 
     @classmethod
     async def make(cls, store: RunStore, uri: str, status: RunStatus) -> Forced:
@@ -47,11 +61,10 @@ class Forced:
             "ended": status in TERMINAL,
             "run_id": run.run_id,
         }
-        connecting = psycopg.AsyncConnection.connect(uri, autocommit=True)
-        async with await connecting as connection:
-            await connection.execute(_FORCE, force)
         fence = Fence(TENANT, thread_id, claim.activation_id, claim.token, run.run_id)
-        return cls(store, fence, claim)
+        forced = cls(store, fence, claim, uri)
+        await forced._execute(_FORCE, **force)
+        return forced
 
     @property
     def thread_id(self) -> UUID:
@@ -65,12 +78,22 @@ class Forced:
             return await self._store.dispatcher.begin(self._claim)
         if event is RunEvent.CANCEL:
             return await self._store.runs.cancel(TENANT, self.thread_id, run_id)
+        if event is RunEvent.REDRIVE:
+            await self._execute(_DIE, run_id=run_id)
+            if await self.status() is RunStatus.ERROR:
+                await self._execute(_FREE, run_id=run_id)
+            return await self._store.dead_letters.redrive(TENANT, run_id, queue_max=9)
         return await self._store.finish(self._fence, event)
 
     async def status(self) -> RunStatus:
         run_id = self._fence.run_id
         assert run_id is not None
         return (await self._store.runs.get(TENANT, run_id)).status
+
+    async def _execute(self, statement: LiteralString, **params: object) -> None:
+        connecting = psycopg.AsyncConnection.connect(self._uri, autocommit=True)
+        async with await connecting as connection:
+            await connection.execute(statement, params)
 
 
 @pytest.mark.parametrize(("status", "event"), list(product(RunStatus, RunEvent)))
@@ -92,11 +115,8 @@ async def test_every_event_in_every_status(
         assert len(await store.activations(forced.thread_id)) == len(left)
 
 
-_ENDINGS = [event for event in RunEvent if event is not RunEvent.CLAIM]
-
-
 @pytest.mark.parametrize("more", [False, True])
-@pytest.mark.parametrize("event", _ENDINGS)
+@pytest.mark.parametrize("event", ENDINGS)
 async def test_a_thread_after_every_ending(
     store: RunStore, database_uri: str, event: RunEvent, *, more: bool
 ) -> None:

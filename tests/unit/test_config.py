@@ -362,3 +362,39 @@ def test_a_config_is_frozen(project: Project) -> None:
         config.path = Path()  # type: ignore[misc]
     with pytest.raises(TypeError):
         config.env["A"] = "2"  # type: ignore[index]
+
+
+def test_a_graph_may_make_dead_letters_of_its_errors(project: Project) -> None:
+    config = project.load(
+        graphs={"agent": "./agent.py:graph", "other": "./agent.py:graph"},
+        threadmill={"graphs": {"agent": {"dead_letter_errors": True}}},
+    )
+    policies = {graph.id: graph.policy.dead_letter_errors for graph in config.graphs}
+    assert policies == {"agent": True, "other": False}
+    assert project.warned == []
+
+
+@pytest.mark.parametrize(
+    ("ours", "problem"),
+    [
+        ([], "threadmill must be an object; it may have: graphs"),
+        ({"graph": {}}, "threadmill.graph is not known; there may be: graphs"),
+        ({"graphs": []}, "threadmill.graphs must be an object: graph ids to options"),
+        ({"graphs": {"agnt": {}}}, "threadmill.graphs.agnt: 'graphs' has no 'agnt'"),
+        (
+            {"graphs": {"agent": {"dead_letters": True}}},
+            (
+                "threadmill.graphs.agent.dead_letters is not known; there may be: "
+                "dead_letter_errors"
+            ),
+        ),
+        (
+            {"graphs": {"agent": {"dead_letter_errors": "yes"}}},
+            "threadmill.graphs.agent.dead_letter_errors must be true or false",
+        ),
+    ],
+)
+def test_a_mistake_under_our_own_key_is_an_error(
+    project: Project, ours: object, problem: str
+) -> None:
+    assert project.problem(threadmill=ours) == problem

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from threadmill.domain.run import (
+    ENDINGS,
     TERMINAL,
     TRANSITIONS,
     RunEvent,
@@ -20,8 +21,6 @@ from threadmill.domain.run import (
     transition,
 )
 from threadmill.errors import Conflict
-
-ENDINGS = [event for event in RunEvent if event is not RunEvent.CLAIM]
 
 
 @pytest.mark.parametrize(("status", "event"), list(product(RunStatus, RunEvent)))
@@ -37,8 +36,13 @@ def test_every_pair_has_one_answer(status: RunStatus, event: RunEvent) -> None:
 
 
 @pytest.mark.parametrize("status", sorted(TERMINAL))
-def test_an_ended_run_stays_as_it_is(status: RunStatus) -> None:
-    assert not any(status in sources(event) for event in RunEvent)
+def test_an_ended_run_stays_as_it_is_unless_it_is_redriven(status: RunStatus) -> None:
+    leaving = [event for event in RunEvent if status in sources(event)]
+    assert leaving == ([RunEvent.REDRIVE] if status is RunStatus.ERROR else [])
+
+
+def test_a_redriven_run_is_as_if_just_accepted() -> None:
+    assert target(RunEvent.REDRIVE) is RunStatus.PENDING
 
 
 @pytest.mark.parametrize("event", ENDINGS)
@@ -65,15 +69,17 @@ def test_a_thread_is_busy_as_long_as_runs_wait(event: RunEvent) -> None:
 
 
 @given(st.lists(st.sampled_from(RunEvent), max_size=12))
-def test_whatever_happens_a_run_ends_once(events: list[RunEvent]) -> None:
-    status, ended = RunStatus.PENDING, 0
+def test_a_run_ends_once_and_once_more_for_each_redrive(
+    events: list[RunEvent],
+) -> None:
+    status, ended, redriven = RunStatus.PENDING, 0, 0
     for event in events:
         try:
             following = transition(status, event)
         except Conflict:
             continue
-        ended += following in TERMINAL and status not in TERMINAL
-        assert status not in TERMINAL
+        ended += following in TERMINAL
+        redriven += event is RunEvent.REDRIVE
+        assert status not in TERMINAL or event is RunEvent.REDRIVE
         status = following
-    assert ended == (status in TERMINAL)
-    assert status is not RunStatus.PENDING or RunEvent.CLAIM not in events
+    assert ended == redriven + (status in TERMINAL)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
 from typing import Literal, TextIO
 
 import typer
@@ -27,6 +29,21 @@ def paint(text: str, colour: Colour, *, stream: TextIO | None = None) -> str:
     """`text` in a colour, if `stream` (standard output when None) shows colours."""
     shown = has_colour(sys.stdout if stream is None else stream)
     return typer.style(text, fg=colour) if shown else text
+
+
+def say_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints rows under their headings, in columns."""
+    lines = [headings, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for number, line in enumerate(lines):
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        text = "  ".join(cells).rstrip()
+        say(redact(text) if number else paint(text, "bright_black"))
+
+
+def say_json(content: object) -> None:
+    """Prints JSON for programs, without the passwords that may stand in it."""
+    say(redact(json.dumps(content, indent=2, ensure_ascii=False)))
 
 
 def can_show(text: str) -> bool:

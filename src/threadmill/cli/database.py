@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
@@ -17,8 +17,10 @@ from threadmill.drivers.postgres.configured import (
 )
 
 if TYPE_CHECKING:
+    from threadmill.operations import Operations
     from threadmill.settings import Settings
 
+T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
@@ -54,6 +56,24 @@ def upgrade_database(settings: Settings) -> Sequence[str]:
         return await migrate_database(settings)
 
     return asyncio.run(upgrade())
+
+
+def operate(settings: Settings, work: Callable[[Operations], Awaitable[T]]) -> T:
+    """Carries out what an operator asks of the database; no server is needed.
+
+    Raises:
+        BadSetting, StoreUnavailable, SchemaOutdated: as `await_database`, of
+            DATABASE_URI alone.
+    """
+    from threadmill.operations import open_operations
+
+    async def opened() -> T:
+        await reach_database(settings, _tell)
+        await require_schema(settings)
+        async with open_operations(settings) as operations:
+            return await work(operations)
+
+    return asyncio.run(opened())
 
 
 def _tell(reason: str) -> None:

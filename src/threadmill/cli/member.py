@@ -93,7 +93,8 @@ async def run_member(plan: Plan, stop: Stop) -> None:
         if worker is not None:
             receivers.append(worker)
         await plan.graphs.start()
-        async with in_fleet(core, receivers, worker), asyncio.TaskGroup() as group:
+        fleet = in_fleet(core, receivers, worker, on_drain=stop.ask_from_thread)
+        async with fleet, asyncio.TaskGroup() as group:
             # Probes go on asking while a worker drains.
             health = _health(plan, core, worker)
             for part in health:

@@ -7,35 +7,72 @@ ended by a second signal.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import typer
 
 from threadmill.cli.console import complain
+from threadmill.cli.dead_letters import (
+    dead_letters_discard,
+    dead_letters_list,
+    dead_letters_redrive,
+    dead_letters_show,
+)
 from threadmill.cli.dev import dev
 from threadmill.cli.doctor import doctor
 from threadmill.cli.migrate import migrate
 from threadmill.cli.serve import serve
 from threadmill.cli.version import version
+from threadmill.cli.why import why
 from threadmill.cli.worker import worker
+from threadmill.cli.workers import workers_drain, workers_list
 from threadmill.errors import Error
 
 PROGRAM: Final = "threadmill"
-COMMANDS: Final[tuple[Callable[..., Any], ...]] = (
-    dev,
-    serve,
-    worker,
-    migrate,
-    doctor,
-    version,
+Command = Callable[..., Any]
+COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
+    {
+        "dev": dev,
+        "serve": serve,
+        "worker": worker,
+        "migrate": migrate,
+        "doctor": doctor,
+        "why": why,
+        "dead-letters list": dead_letters_list,
+        "dead-letters show": dead_letters_show,
+        "dead-letters redrive": dead_letters_redrive,
+        "dead-letters discard": dead_letters_discard,
+        "workers list": workers_list,
+        "workers drain": workers_drain,
+        "version": version,
+    }
+)
+_GROUPS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "dead-letters": "Runs that were given up: list, show, redrive, discard.",
+        "workers": "The processes of the fleet: list, drain.",
+    }
 )
 
 
 def program() -> typer.Typer:
     """The program with all its commands."""
-    app = typer.Typer(
-        help="LangGraph graphs on stateless servers and interchangeable workers.",
+    app = _typer("LangGraph graphs on stateless servers and interchangeable workers.")
+    groups: dict[str, typer.Typer] = {}
+    for words, command in COMMANDS.items():
+        group, _, name = words.rpartition(" ")
+        if group and group not in groups:
+            groups[group] = _typer(_GROUPS[group])
+            app.add_typer(groups[group], name=group)
+        groups.get(group, app).command(name)(command)
+    return app
+
+
+def _typer(help_: str) -> typer.Typer:
+    return typer.Typer(
+        help=help_,
         no_args_is_help=True,
         add_completion=False,
         # Local variables hold users' messages and keys.
@@ -43,9 +80,6 @@ def program() -> typer.Typer:
         # Help is plain text: it goes into pipes as often as onto terminals.
         rich_markup_mode=None,
     )
-    for command in COMMANDS:
-        app.command()(command)
-    return app
 
 
 def run(arguments: Sequence[str]) -> int:

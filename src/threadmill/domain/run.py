@@ -41,6 +41,7 @@ class RunEvent(StrEnum):
     FAIL = "fail"
     EXPIRE = "expire"
     CANCEL = "cancel"
+    REDRIVE = "redrive"
 
 
 class ThreadStatus(StrEnum):
@@ -61,7 +62,8 @@ TERMINAL: Final = frozenset(
     }
 )
 
-# A pending run can fail or expire: no worker may ever take it.
+# A pending run can fail or expire: no worker may ever take it. Of the runs in error
+# only a dead letter is redriven: the store asks for its row.
 TRANSITIONS: Final[Mapping[tuple[RunStatus, RunEvent], RunStatus]] = MappingProxyType(
     {
         (RunStatus.PENDING, RunEvent.CLAIM): RunStatus.RUNNING,
@@ -74,6 +76,7 @@ TRANSITIONS: Final[Mapping[tuple[RunStatus, RunEvent], RunStatus]] = MappingProx
         (RunStatus.RUNNING, RunEvent.EXPIRE): RunStatus.TIMEOUT,
         (RunStatus.PENDING, RunEvent.CANCEL): RunStatus.INTERRUPTED,
         (RunStatus.RUNNING, RunEvent.CANCEL): RunStatus.INTERRUPTED,
+        (RunStatus.ERROR, RunEvent.REDRIVE): RunStatus.PENDING,
     }
 )
 
@@ -87,6 +90,9 @@ _THREAD_AFTER: Final[Mapping[RunEvent, ThreadStatus]] = MappingProxyType(
         RunEvent.CANCEL: ThreadStatus.INTERRUPTED,
     }
 )
+
+ENDINGS: Final = tuple(_THREAD_AFTER)
+"""The events that end a run."""
 
 
 def transition(status: RunStatus, event: RunEvent) -> RunStatus:
@@ -117,7 +123,7 @@ def thread_after(event: RunEvent, *, more: bool) -> ThreadStatus:
     """A thread's status once a run ended by `event`.
 
     Args:
-        event: how the run ended.
+        event: how the run ended, one of `ENDINGS`.
         more: whether another run of the thread goes on or waits.
     """
     return ThreadStatus.BUSY if more else _THREAD_AFTER[event]

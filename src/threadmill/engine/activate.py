@@ -57,7 +57,7 @@ from threadmill.errors import (
 )
 from threadmill.faults import Faults
 from threadmill.stores.base import Dispatcher
-from threadmill.stores.records import Claim, Ending, Next, Run
+from threadmill.stores.records import Claim, Ending, NewDeadLetter, Next, Run
 from threadmill.streams.base import NewEvent, Stream
 
 _log = structlog.get_logger(__name__)
@@ -178,7 +178,7 @@ class Activate:
             await self._give_back(held.fence, delay_seconds=pause)
         except Error as error:
             log.exception("attempt.broken")
-            await self._give_back(held.fence, delay_seconds=pause, cause=str(error))
+            await self._give_back(held.fence, delay_seconds=pause, cause=named(error))
 
     async def _carry_out(self, attempt: Attempt, held: Held) -> None:
         claim = max(attempt.claims, key=lambda claim: claim.attempt)
@@ -186,7 +186,10 @@ class Activate:
             # Not even its state is read: that may be what the attempts died of.
             run = await self._dispatcher.begin(claim)
             fence = _with_attempt(held.fence, run)
-            await self._finish(fence, RunEvent.FAIL, spent(claim.attempt - 1))
+            attempts = claim.attempt - 1
+            error = spent(attempts, run.lost_by)
+            dead = NewDeadLetter(cause=describe(error), attempts=attempts)
+            await self._finish(fence, RunEvent.FAIL, error, dead=dead)
             return
         begun = await self._run_states.begin(claim)
         run, head = begun.run, begun.at
@@ -292,7 +295,8 @@ class Activate:
         # Whoever hands over leaves a head without pending writes.
         if claim.attempt <= 1 and reentry and head is not None and not head.writes:
             return None
-        begun_now = run.started_at == run.updated_at
+        # A redriven run begins anew, and its stream is the one it had.
+        begun_now = run.attempt <= 1 and run.started_at == run.updated_at
         if begun_now or not run.kwargs.get("stream_mode"):
             return Told()
         return await read_told(self._stream, claim.tenant, run)
@@ -311,13 +315,23 @@ class Activate:
             case Outcome.PAUSED:
                 await self._finish(fence, RunEvent.PAUSE, rest=left.rest)
             case Outcome.FAILED:
-                await self._finish(fence, RunEvent.FAIL, left.error, rest=left.rest)
+                dead = self._dead_by(run, left.error)
+                await self._finish(
+                    fence, RunEvent.FAIL, left.error, rest=left.rest, dead=dead
+                )
             case Outcome.HANDED_OVER:
                 self._hints.ready(run.graph_id)
             case Outcome.PARKED:
                 return
             case Outcome.STOPPED:
                 await self._stopped(fence, left)
+
+    def _dead_by(self, run: Run, error: BaseException | None) -> NewDeadLetter | None:
+        """A dead letter, if the graph's policy makes one of its own errors."""
+        policy = self._graphs.policy(run.graph_id)
+        if error is None or not policy.dead_letter_errors:
+            return None
+        return NewDeadLetter(cause=describe(error), attempts=run.attempt)
 
     async def _stopped(self, fence: Fence, left: Left) -> None:
         match left.reason:
@@ -337,12 +351,15 @@ class Activate:
         error: BaseException | None = None,
         *,
         rest: Commit | None = None,
+        dead: NewDeadLetter | None = None,
     ) -> None:
         described = describe(error) if error is not None else None
         last = [NewEvent("error", encode(described))] if described else []
         await self._faults.at("finish.before")
         goes_on = await self._run_states.finish(
-            fence, Ending(event, error=described, events=last), rest or Commit()
+            fence,
+            Ending(event, error=described, events=last, dead=dead),
+            rest or Commit(),
         )
         await self._faults.at("finish.after")
         self._hints.moved(fence.tenant, fence.thread_id)
@@ -410,10 +427,19 @@ def describe(error: BaseException) -> dict[str, Any]:
         message = error.shown if isinstance(error, GraphLoadFailed) else str(error)
     except Exception:  # noqa: BLE001 - somebody else's `__str__`
         message = "the error's own text cannot be had"
+    return {"error": type(error).__name__, "message": storable(message)}
+
+
+def storable(message: str) -> str:
+    """A message as PostgreSQL can store it, not longer than anybody reads."""
     if len(message) > _MESSAGE_MAX:
         message = f"{message[:_MESSAGE_MAX]}… ({len(message)} characters)"
-    storable = message.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
-    return {"error": type(error).__name__, "message": storable}
+    return message.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def named(error: Error) -> str:
+    """What an attempt came to nothing by, for whoever asks later."""
+    return storable(f"{type(error).__name__}: {error}")
 
 
 def _is_planned(claim: Claim) -> bool:
@@ -425,9 +451,19 @@ def _with_attempt(fence: Fence, run: Run) -> Fence:
     return replace(fence, attempt=run.attempt)
 
 
-def spent(attempts: int) -> RuntimeError:
-    """The error of a run whose workers kept dying."""
+def spent(attempts: int, cause: str | None = None) -> RuntimeError:
+    """The error of a run whose workers kept dying.
+
+    Args:
+        attempts: how many were made in vain.
+        cause: how the last one ended, if that is known.
+    """
+    tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+    gave_up = f"gave up after {tries} without progress (THREADMILL_ATTEMPTS_MAX)"
+    if cause is not None:
+        # First what differs from one run to the next: lists cut messages short.
+        return RuntimeError(f"{cause}; {gave_up}")
     return RuntimeError(
-        f"gave up after {attempts} attempts without progress: each time the worker "
-        "died, lost its lease, or met what its log tells (THREADMILL_ATTEMPTS_MAX)"
+        f"{gave_up}: each time the worker died, lost its lease, or met what its log "
+        "tells"
     )

@@ -32,7 +32,7 @@ import structlog
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 
-from threadmill.config import GraphSpec, LangGraphConfig
+from threadmill.config import GraphPolicy, GraphSpec, LangGraphConfig
 from threadmill.engine.graph_factories import Factory, GraphUse
 from threadmill.engine.graph_modules import ModuleLoader
 from threadmill.engine.graph_schemas import CompiledGraph, GraphSchemas, derive_schemas
@@ -88,6 +88,7 @@ class LoadedGraph:
         self.id = spec.id
         self.target = spec.target
         self.description = spec.description
+        self.policy = spec.policy
         self.assistant_id = default_assistant_id(spec.id)
         self.digest = digest
         self._factory = source if isinstance(source, Factory) else None
@@ -284,6 +285,11 @@ class GraphCatalogue:
             known = ", ".join([*self._loaded, *self._failures]) or "none"
             raise NotFound(f"no graph '{graph_id}'; known graphs: {known}")
         return self._loaded[graph_id]
+
+    def policy(self, graph_id: str) -> GraphPolicy:
+        """What langgraph.json says about this graph's runs, also if it is not there."""
+        graph = self._loaded.get(graph_id)
+        return GraphPolicy() if graph is None else graph.policy
 
     def by_assistant(self, assistant_id: UUID) -> LoadedGraph | None:
         """The graph whose default assistant this is, if it is one."""

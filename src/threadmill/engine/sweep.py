@@ -25,7 +25,7 @@ from threadmill.domain.run import RunEvent
 from threadmill.engine.activate import describe, spent
 from threadmill.engine.wire_json import encode
 from threadmill.errors import Error, LeaseLost
-from threadmill.stores.records import EXPIRIES, Ending, Lost, Next, Timer
+from threadmill.stores.records import EXPIRIES, Ending, Lost, NewDeadLetter, Next, Timer
 from threadmill.streams.base import NewEvent
 
 if TYPE_CHECKING:
@@ -185,13 +185,15 @@ class Sweep:
         if lost.kind == "update":
             self._hint_next(await self._threads.end_update(fence, status=None))
         elif lost.attempt >= self._rules.attempts_max:
-            error = describe(spent(lost.attempt))
+            error = describe(spent(lost.attempt, lost.cause))
+            dead = NewDeadLetter(cause=error, attempts=lost.attempt, node=lost.node)
             goes_on = await self._dispatcher.finish(
                 fence,
                 Ending(
                     RunEvent.FAIL,
                     error=error,
                     events=[NewEvent("error", encode(error))],
+                    dead=dead,
                 ),
             )
             self._hints.moved(lost.tenant, lost.thread_id)

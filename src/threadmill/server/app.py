@@ -16,6 +16,7 @@ from threadmill.server import (
     assistants,
     errors,
     meta,
+    operations,
     runs,
     stateless,
     states,
@@ -46,6 +47,7 @@ _ROUTERS: Final = (
     threads.router,
     states.router,
     assistants.router,
+    operations.router,
     meta.router,
 )
 

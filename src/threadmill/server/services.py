@@ -15,6 +15,7 @@ from threadmill.engine.graphs import GraphCatalogue
 from threadmill.engine.states import States
 from threadmill.engine.submit import Submit, SubmitLimits, default_assistants
 from threadmill.engine.watch import StreamRun, WaitForRun, Watch
+from threadmill.operations import Operations
 from threadmill.server.live import Drain
 from threadmill.stores.base import Assistants, Runs, Threads
 from threadmill.streams.base import Stream
@@ -44,6 +45,7 @@ class Services:
     follow: StreamRun
     watch: Watch
     drain: Drain
+    operations: Operations
     keepalive_seconds: float = 5.0
 
     async def start(self) -> None:
@@ -101,6 +103,7 @@ def build_services(core: Core) -> Services:
         follow=StreamRun(core.stream, watch),
         watch=watch,
         drain=Drain(),
+        operations=core.operations,
         keepalive_seconds=settings.keepalive_seconds,
     )
 

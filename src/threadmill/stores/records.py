@@ -104,6 +104,7 @@ class Run:
         running_seconds: since it first began, when it was begun again; by the
             database's clock.
         labels: what a worker must have to take anything of it.
+        lost_by: why its last attempt came to nothing, when it was begun again.
     """
 
     run_id: UUID
@@ -126,6 +127,7 @@ class Run:
     finished_at: datetime | None
     running_seconds: float = 0.0
     labels: Sequence[str] = ()
+    lost_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,21 @@ class Claim:
         return (self.activation_id, self.token)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewDeadLetter:
+    """Why a run is given up; stored with its ending.
+
+    Args:
+        cause: {"error": type name, "message": text}.
+        attempts: how many were made in vain.
+        node: whose attempts they were, if that is known.
+    """
+
+    cause: Json
+    attempts: int
+    node: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
     """How a run ends; its end checkpoint is the head at that moment.
@@ -193,11 +210,13 @@ class Ending:
         event: success, pause (the graph waits for a human), failure, timeout.
         error: {"error": type name, "message": text} for failures.
         events: last events of the stream.
+        dead: what makes the run a dead letter; None if it is none.
     """
 
     event: RunEvent
     error: Json | None = None
     events: Sequence[NewEvent] = ()
+    dead: NewDeadLetter | None = None
 
 
 @dataclass(frozen=True, slots=True)

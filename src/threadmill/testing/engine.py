@@ -30,7 +30,7 @@ from threadmill.checkpoints.base import (
     RunStates,
     SyncCheckpoints,
 )
-from threadmill.config import GraphSpec
+from threadmill.config import GraphPolicy, GraphSpec
 from threadmill.domain.multitask import MultitaskStrategy
 from threadmill.domain.run import TERMINAL
 from threadmill.engine.activate import Activate, ActivateRules, Attempt, by_run
@@ -120,6 +120,7 @@ class EngineDriver:
         rules: when activations are left; by default the database's failures are
             retried at once.
         limits: bounds of an entry.
+        policies: what langgraph.json would say about the graphs' runs, by id.
         tenant: whose runs these are.
         on_commit: told of every commit of checkpoints that became durable.
         labels: of every process.
@@ -139,6 +140,7 @@ class EngineDriver:
         effects: EffectPorts,
         rules: ActivateRules | None = None,
         limits: EntryLimits | None = None,
+        policies: Mapping[str, GraphPolicy] | None = None,
         tenant: str = "default",
         on_commit: Callable[[Commit], None] | None = None,
         labels: Sequence[str] = (),
@@ -153,7 +155,7 @@ class EngineDriver:
         self._effects = effects
         self._graphs = GraphCatalogue(
             [
-                LoadedGraph(GraphSpec(id=id_, target=id_, attribute=id_), graph)
+                LoadedGraph(_spec(id_, (policies or {}).get(id_)), graph)
                 for id_, graph in graphs.items()
             ]
         )
@@ -349,6 +351,15 @@ class TestDesk:
 
     def let_go(self, keys: Collection[tuple[UUID, int]]) -> None:
         """See `Desk.let_go`."""
+
+
+def _spec(graph_id: str, policy: GraphPolicy | None) -> GraphSpec:
+    return GraphSpec(
+        id=graph_id,
+        target=graph_id,
+        attribute=graph_id,
+        policy=policy or GraphPolicy(),
+    )
 
 
 def attempt_of(*claims: Claim, desk: TestDesk | None = None) -> Attempt:

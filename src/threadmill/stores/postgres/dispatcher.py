@@ -8,6 +8,7 @@ from uuid import UUID
 from threadmill.domain.run import RunEvent, sources, target
 from threadmill.drivers.postgres.sql import Queries, Query
 from threadmill.errors import Conflict, InvariantViolated
+from threadmill.stores.postgres.dead_letters import add_dead_letter
 from threadmill.stores.postgres.erase import erase_thread
 from threadmill.stores.postgres.rows import claim_of, run_of
 from threadmill.stores.postgres.runs import RUNS, add_end, add_promote, next_of
@@ -207,9 +208,15 @@ def add_begin(tx: Transaction, claim: Claim) -> Result:
     if claim.kind == "task":
         if not first_of_tasks:
             tx.add(DISPATCH.count_attempt, **run)
-        return tx.add(DISPATCH.begin_tasks, status=target(RunEvent.CLAIM).value, **run)
+        return tx.add(
+            DISPATCH.begin_tasks,
+            activation_id=claim.activation_id,
+            status=target(RunEvent.CLAIM).value,
+            **run,
+        )
     return tx.add(
         DISPATCH.begin,
+        activation_id=claim.activation_id,
         claim_attempt=claim.attempt,
         target=target(RunEvent.CLAIM).value,
         sources=[status.value for status in sources(RunEvent.CLAIM)],
@@ -257,6 +264,8 @@ def add_ending(
         error=ending.error,
         told=bool(ending.events),
     )
+    if ending.dead is not None:
+        add_dead_letter(tx, fence.run_id, ending.dead)
     if ending.events:
         add_events(tx, fence, ending.events)
     return add_promote(

@@ -61,13 +61,20 @@ UPDATE threadmill.run
  WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
    AND status = ANY (%(sources)s)
 RETURNING *, extract(epoch FROM clock_timestamp() - started_at)::float8
-             AS running_seconds
+             AS running_seconds,
+          (SELECT a.cause FROM threadmill.activation a
+            WHERE a.tenant_id = %(tenant)s AND a.activation_id = %(activation_id)s)
+          AS lost_by
 
 -- name: begin_tasks
 -- For an attempt at tasks of a superstep: its run is running already. The tasks are
 -- those of the thread's head.
 SELECT r.*, extract(epoch FROM clock_timestamp() - r.started_at)::float8
-            AS running_seconds
+            AS running_seconds,
+       (SELECT format('in node %%s, %%s', a.node, a.cause)
+          FROM threadmill.activation a
+         WHERE a.tenant_id = %(tenant)s AND a.activation_id = %(activation_id)s
+           AND a.cause IS NOT NULL) AS lost_by
   FROM threadmill.run r
   JOIN threadmill.superstep s ON s.tenant_id = r.tenant_id AND s.run_id = r.run_id
   JOIN threadmill.head h ON h.tenant_id = r.tenant_id
@@ -133,9 +140,11 @@ DELETE FROM threadmill.timer
  WHERE tenant_id = %(tenant)s AND kind = %(kind)s AND ref = ANY (%(refs)s::text[])
 
 -- name: drop_events
+-- Not of a run that was redriven meanwhile.
 DELETE FROM threadmill.event e
  USING threadmill.run r
  WHERE r.tenant_id = %(tenant)s AND r.run_id = ANY (%(refs)s::text[]::uuid[])
+   AND r.finished_at IS NOT NULL
    AND e.tenant_id = %(tenant)s AND e.thread_id = r.thread_id AND e.run_id = r.run_id
 
 -- name: drop_keys

@@ -57,6 +57,8 @@ class RenewalThread:
         times: how long leases hold and how often they are renewed.
         on_renewed: called from the thread with the monotonic time just before the
             renewal was sent, and every claim that the database says is held.
+        on_drain: called from the thread, once, when somebody has asked the member to
+            drain.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class RenewalThread:
         detour: str | None = None,
         times: LeaseTimes,
         on_renewed: OnRenewed,
+        on_drain: Callable[[], None] = lambda: None,
     ) -> None:
         self._conninfo = conninfo
         self._detour = detour
@@ -75,6 +78,8 @@ class RenewalThread:
         self._lock_key = lock_key
         self._times = times
         self._on_renewed = on_renewed
+        self._on_drain = on_drain
+        self._drains = False
         self._outage = Outage(_log, "renewal", first_pause_seconds=_RECONNECT_SECONDS)
         self._broken_at: float | None = None
         self._ended = threading.Event()
@@ -172,7 +177,7 @@ class RenewalThread:
         member, asked_at = self._member, time.monotonic()
         with connection.transaction():
             connection.execute(RENEWAL.enter.text)
-            connection.execute(
+            seen = connection.execute(
                 RENEWAL.see.text,
                 {
                     "worker_id": member.worker_id,
@@ -184,7 +189,7 @@ class RenewalThread:
                     "slots": member.slots,
                     "lock_key": lock_key,
                 },
-            )
+            ).fetchone()
             held = connection.execute(
                 RENEWAL.renew.text,
                 {
@@ -193,6 +198,10 @@ class RenewalThread:
                 },
             ).fetchall()
         self._on_renewed(asked_at, [claim_of(row) for row in held])
+        if seen is not None and seen["drain"] and not self._drains:
+            self._drains = True
+            _log.info("process.told_to_drain")
+            self._on_drain()
 
 
 class _Session(psycopg.Connection[Row]):

@@ -39,6 +39,7 @@ def run_of(row: Row) -> Run:
         finished_at=row["finished_at"],
         running_seconds=row.get("running_seconds", 0.0),
         labels=tuple(row["labels"]),
+        lost_by=row.get("lost_by"),
     )
 
 

@@ -206,6 +206,10 @@ WITH r AS (
   DELETE FROM threadmill.timer t
    USING r
    WHERE t.tenant_id = %(tenant)s AND t.kind = 'drop_events' AND t.ref = r.run_id::text
+), l AS (
+  DELETE FROM threadmill.dead_letter l
+   USING r
+   WHERE l.tenant_id = %(tenant)s AND l.run_id = r.run_id
 )
 SELECT threadmill.require(EXISTS (SELECT FROM r), 'conflict',
                           'the run is pending or running; cancel it first')

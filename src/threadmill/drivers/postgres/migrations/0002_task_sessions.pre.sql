@@ -263,6 +263,19 @@ BEGIN
             a.attempt, a.kind, a.node, a.cause;
 END $$;
 
+-- How many slots of each process are taken, by all tenants: numbers only. Tasks of one
+-- run share a slot.
+CREATE FUNCTION threadmill.taken()
+RETURNS TABLE (worker_id uuid, n bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  SELECT a.worker_id, count(DISTINCT (a.tenant_id, a.run_id)) FROM activation a
+   WHERE a.state = 'leased' AND a.kind <> 'update'
+   GROUP BY a.worker_id;
+END $$;
+
 -- The version before re-opens with this one.
 CREATE OR REPLACE FUNCTION threadmill.reopen(dead uuid[], backoff interval, n integer)
 RETURNS TABLE (
