@@ -26,6 +26,7 @@ from uuid import UUID
 import dotenv
 import structlog
 
+from threadmill.domain.labels import labels
 from threadmill.errors import BadSetting
 
 Warn = Callable[[str], None]
@@ -99,10 +100,12 @@ class GraphPolicy:
     """What langgraph.json says under `threadmill.graphs` about one graph's runs.
 
     `dead_letter_errors`: an error that the graph raises makes its run a dead letter,
-    as spent attempts always do.
+    as spent attempts always do. `labels`: what a worker must have to take anything of
+    its runs.
     """
 
     dead_letter_errors: bool = False
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +332,11 @@ class _Parser:
         errors = options.get("dead_letter_errors", False)
         if not isinstance(errors, bool):
             raise self._bad(f"{where}.dead_letter_errors must be true or false")
-        return GraphPolicy(dead_letter_errors=errors)
+        try:
+            needed = labels(options.get("labels", ()), f"{where}.labels")
+        except BadSetting as error:
+            raise self._bad(str(error)) from None
+        return GraphPolicy(dead_letter_errors=errors, labels=needed)
 
     def _known(self, where: str, value: object, names: set[str]) -> dict[str, object]:
         """`value` as an object that has no other keys than `names`."""

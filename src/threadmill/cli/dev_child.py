@@ -46,6 +46,7 @@ def serve_and_work(
     from threadmill.cli.life import SIGNALS, live
     from threadmill.cli.member import Plan, run_member
     from threadmill.cli.project import load
+    from threadmill.engine.activation.places import labels_asked
 
     settings = project.settings.model_copy(
         update={"drain_grace_seconds": GRACE_SECONDS}
@@ -55,6 +56,8 @@ def serve_and_work(
         role="dev",
         settings=settings,
         graphs=graphs,
+        # It is the only worker there is.
+        labels=labels_asked([(g.policy.labels, g.graph) for g in graphs]),
         api=listener,
         on_ready=lambda: on_ready(_news(graphs)),
     )

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from threadmill.cli.options import DEFAULT_CONFIG, Config, Slots
+from threadmill.domain import labels as rules
 
 Labels = Annotated[
     str,
@@ -48,6 +49,9 @@ def worker(
     from threadmill.cli.project import load, open_project, require_slots
     from threadmill.server.process import listen
 
+    offered = rules.labels(
+        [label.strip() for label in labels.split(",") if label.strip()], "--labels"
+    )
     project = open_project(config, slots=slots)
     require_slots(project.settings)
     health = None
@@ -62,7 +66,7 @@ def worker(
         role="worker",
         settings=project.settings,
         graphs=load(project, needed=True),
-        labels=[label.strip() for label in labels.split(",") if label.strip()],
+        labels=offered,
         health=health,
     )
     grace_seconds = project.settings.drain_grace_seconds

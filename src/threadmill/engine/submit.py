@@ -253,6 +253,7 @@ class Submit:
             body_hash=request.body_hash,
             idempotency_ttl_seconds=self._limits.idempotency_ttl_seconds,
             queue_max=self._limits.queue_per_thread_max,
+            labels=target.graph.policy.labels,
         )
 
     async def _kwargs(

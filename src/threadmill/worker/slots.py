@@ -40,8 +40,9 @@ class Slot:
 
     @property
     def is_full(self) -> bool:
-        """Whether another blocking node would wait for a thread."""
-        return self.threads >= threads_of_slot(self._slots.total)
+        """Whether as many blocking nodes run as a worker takes of one activation."""
+        total = self._slots.total
+        return self.threads >= min(total, threads_of_slot(total))
 
     def enter(self) -> None:
         """Marks the running task: threads that it starts belong to this slot."""

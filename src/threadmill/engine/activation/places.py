@@ -6,7 +6,7 @@ checkpoint derives the same, so a path names a task between processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -15,7 +15,9 @@ from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.pregel import Pregel
 
 from threadmill.domain.fence import Fence
+from threadmill.domain.labels import labels
 from threadmill.engine.activation.desk import Desk
+from threadmill.errors import BadSetting, GraphFailed
 from threadmill.stores.records import Claim
 
 _HANDLER: Final = "node_error_handler"
@@ -53,9 +55,32 @@ class Sharing:
 
 
 def labels_of(graph: Pregel[Any, Any, Any, Any], node: str) -> Sequence[str]:
-    """What a worker must have to run a node, from the node's metadata."""
-    given = (graph.nodes[node].metadata or {}).get("threadmill") or {}
-    return given.get("labels") or ()
+    """What a worker must have to run a node, from the node's metadata.
+
+    Raises:
+        GraphFailed: the metadata has no such form.
+    """
+    given = (graph.nodes[node].metadata or {}).get("threadmill", {})
+    where = f"node '{node}': metadata['threadmill']"
+    if not isinstance(given, Mapping) or given.keys() - {"labels"}:
+        raise GraphFailed(f"{where} must be an object with 'labels'")
+    try:
+        return labels(given.get("labels", ()), f"{where}['labels']")
+    except BadSetting as error:
+        raise GraphFailed(str(error)) from None
+
+
+def labels_asked(graphs: Collection[tuple[Sequence[str], object]]) -> Sequence[str]:
+    """Every label that some graphs ask for, as far as it can be seen.
+
+    Args:
+        graphs: each with the labels of its runs; what a factory builds is not seen.
+    """
+    asked = {label for own, _ in graphs for label in own}
+    for _, graph in graphs:
+        if isinstance(graph, Pregel):
+            asked |= {label for node in graph.nodes for label in labels_of(graph, node)}
+    return sorted(asked)
 
 
 def untracked_channels(graph: Pregel[Any, Any, Any, Any]) -> list[str]:
