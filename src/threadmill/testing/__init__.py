@@ -1,1 +1,2 @@
-"""Tools for tests, shipped: contract suites of the ports and an in-process engine."""
+"""Tools for tests, shipped: contract suites of the ports, an in-process engine, a
+checker of histories."""
