@@ -1,2 +1,4 @@
-"""Tools for tests, shipped: contract suites of the ports, an in-process engine, a
-checker of histories."""
+"""Tools for tests, shipped.
+
+Contract suites of the ports, an in-process engine, and a checker of histories.
+"""
