@@ -49,6 +49,19 @@ test-oldest: ## run the tests marked "langgraph" on the oldest one allowed
 bench: setup ## measure runs against LangGraph's own PostgreSQL saver
 	@$(BIN)/python -m bench
 
+# How long: SECONDS of faults for `make chaos`, HOURS for `make chaos-long`.
+SECONDS ?= 300
+HOURS ?= 8
+CHAOS_ARGS ?=
+
+.PHONY: chaos
+chaos: setup ## harm a fleet under load and check every promise (SECONDS=300)
+	@$(BIN)/python -m chaos --seconds $(SECONDS) $(CHAOS_ARGS)
+
+.PHONY: chaos-long
+chaos-long: setup ## the same for hours (HOURS=8)
+	@$(BIN)/python -m chaos --seconds $$(($(HOURS) * 3600)) $(CHAOS_ARGS)
+
 .PHONY: docs
 docs: setup ## check the documents: links, names, commands, examples (read: docs/index.md)
 	$(BIN)/pytest -n $(PYTEST_WORKERS) tests/docs $(PYTEST_ARGS)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 MODULE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
-FOLDERS = ("src", "tests", "examples", "bench", "scripts")
+FOLDERS = ("src", "tests", "chaos", "examples", "bench", "scripts")
 
 ROOT = Path(__file__).resolve().parent.parent
 EXEMPTIONS = Path(__file__).with_name("size_exemptions.txt")

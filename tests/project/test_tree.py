@@ -71,7 +71,8 @@ def test_every_ignored_lint_rule_has_its_reason() -> None:
 
 def test_no_file_names_the_folder_it_was_written_in() -> None:
     found = []
-    for folder in ("src", "tests", "scripts", "docs", "examples", "bench", ".ci"):
+    folders = ("src", "tests", "chaos", "scripts", "docs", "examples", "bench", ".ci")
+    for folder in folders:
         for path in (ROOT / folder).rglob("*"):
             if path.suffix not in {".pyc", ".png"} and path.is_file():
                 found += [path] if str(ROOT) in path.read_text(errors="replace") else []

@@ -1,1 +1,4 @@
-"""Tools for tests, shipped: contract suites of the ports and an in-process engine."""
+"""Tools for tests, shipped.
+
+Contract suites of the ports, an in-process engine, and a checker of histories.
+"""

@@ -1,0 +1,63 @@
+"""`python -m chaos`: runs the battery and prints what came of it.
+
+Exits with 0 if every promise was kept. Otherwise with 1, and the logs stay in the
+folder that is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import secrets
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from chaos.battery import run
+from chaos.faults import FAULTS
+
+
+def main() -> int:
+    """Parses the options and runs the battery.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=300, help="of faults")
+    parser.add_argument("--seed", type=int, default=None, help="of order and victims")
+    parser.add_argument(
+        "--only", choices=FAULTS, action="append", help="only this kind; repeatable"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the logs in any case")
+    args = parser.parse_args()
+    seed = secrets.randbelow(1_000_000) if args.seed is None else args.seed
+    # PostgreSQL runs as somebody else when we are root.
+    folder = Path(tempfile.mkdtemp(prefix="threadmill-chaos-"))
+    folder.chmod(0o711)
+    console = Console(soft_wrap=True)
+    console.print(f"chaos for {args.seconds:.0f} s, seed {seed}, logs in {folder}")
+    kept = False
+    try:
+        kept = asyncio.run(
+            run(
+                folder,
+                seconds=args.seconds,
+                seed=seed,
+                kinds=args.only or list(FAULTS),
+                console=console,
+            )
+        )
+    finally:
+        if kept and not args.keep:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            console.print(f"logs are in {folder}; again with --seed {seed}")
+    return 0 if kept else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""The battery itself: load and faults for some time, then peace, then the verdict.
+
+Faults come one after the other, in rounds: each round has every kind once, in an order
+of its own, and each fault waits until the fleet is complete again. What clients asked
+for, and which nodes run at that moment, is chance; order and victims come from the
+seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from rich.console import Console
+
+from chaos.arena import Arena, Skipped
+from chaos.faults import FAULTS
+from chaos.postgres import Postgres
+from chaos.report import print_report
+from threadmill.checkpoints.codec import Codec
+from threadmill.drivers.postgres.database import Database, Limits
+from threadmill.drivers.postgres.migrate import migrate
+from threadmill.testing.history import (
+    Finding,
+    History,
+    Invariant,
+    Violation,
+    judge,
+    read_logs,
+)
+from threadmill.testing.history.channel import Channel
+from threadmill.testing.history.reading import settle, tenants_of, with_database
+
+_CLIENTS = 6
+_SETTLE_SECONDS = 120.0
+_PAUSE_SECONDS = (0.2, 1.2)
+_FAULT_SECONDS_MAX = 180.0
+
+
+async def run(
+    folder: Path,
+    *,
+    seconds: float,
+    seed: int,
+    kinds: Sequence[str],
+    console: Console,
+) -> bool:
+    """Runs the battery; returns whether every promise was kept.
+
+    Args:
+        folder: empty, and open for PostgreSQL's account; logs stay there.
+        seconds: how long faults are injected.
+        seed: of order and victims.
+        kinds: which of `FAULTS`.
+        console: takes the report.
+    """
+    postgres = Postgres(folder)
+    await postgres.start()
+    arena = Arena(folder, postgres, random.Random(seed))
+    try:
+        await migrate(postgres.primary.uri)
+        await _storm(arena, seconds, kinds, console)
+        history = await _history(arena)
+    finally:
+        await arena.close()
+        await postgres.close()
+    findings = [*judge(history)]
+    findings = _with_poison(findings, history, arena)
+    print_report(console, arena, history, findings)
+    return not any(found.violations for found in findings)
+
+
+async def _storm(
+    arena: Arena, seconds: float, kinds: Sequence[str], console: Console
+) -> None:
+    """Load and faults; returns when the clients are done and all runs have ended."""
+    keeper = asyncio.create_task(arena.keep())
+    stop = asyncio.Event()
+    try:
+        await arena.staffed(wholly=True)
+        clients = asyncio.create_task(arena.clients.run(_CLIENTS, stop))
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                await _strike(arena, kinds, console)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        for way in arena.ways.values():
+            way.mend()
+        stop.set()
+        await clients
+        # The last worker may have gone with the last fault.
+        await arena.staffed()
+        await _settled(arena)
+    finally:
+        keeper.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeper
+
+
+async def _strike(arena: Arena, kinds: Sequence[str], console: Console) -> None:
+    begun = arena.log.now()
+    for kind in _rounds(arena.chooser, kinds):
+        if kind in arena.skipped:
+            if len(arena.skipped) == len(kinds):
+                return
+            continue
+        await arena.staffed()
+        await asyncio.sleep(arena.chooser.uniform(*_PAUSE_SECONDS))
+        console.print(f"  {arena.log.now() - begun:4.0f} s  {kind}", style="dim")
+        arena.injected[kind] += 1
+        # A fault that has begun is also taken back.
+        striking = asyncio.create_task(_one(arena, kind))
+        try:
+            await asyncio.shield(striking)
+        except asyncio.CancelledError:
+            await striking
+            raise
+
+
+async def _one(arena: Arena, kind: str) -> None:
+    try:
+        async with asyncio.timeout(_FAULT_SECONDS_MAX):
+            await FAULTS[kind](arena, kind)
+    except TimeoutError as error:
+        msg = f"{kind}: it should be over by now; somebody did not end, or start"
+        raise AssertionError(msg) from error
+    except Skipped as why:
+        arena.skipped[kind] = str(why)
+        del arena.injected[kind]
+
+
+def _rounds(chooser: random.Random, kinds: Sequence[str]) -> Iterator[str]:
+    while True:
+        yield from chooser.sample(kinds, len(kinds))
+
+
+def _database(arena: Arena) -> Database:
+    uri = arena.postgres.primary.uri
+    return Database(uri, name="threadmill chaos", limits=Limits())
+
+
+async def _settled(arena: Arena) -> None:
+    """Waits for the end of all runs, also of those that no client waits for."""
+    logged = read_logs(arena.logs)
+    database = _database(arena)
+    await database.open()
+    try:
+        await settle(database, tenants_of(logged), seconds=_SETTLE_SECONDS)
+    finally:
+        await database.close()
+
+
+async def _history(arena: Arena) -> History:
+    database = _database(arena)
+    await database.open()
+    try:
+        return await with_database(
+            read_logs(arena.logs), database, Channel(results="done"), codec=Codec()
+        )
+    finally:
+        await database.close()
+
+
+def _with_poison(
+    findings: Sequence[Finding], history: History, arena: Arena
+) -> list[Finding]:
+    """I9 also says that what kills all its workers is given up, visibly."""
+    poisoned = set(arena.clients.poisoned)
+    escaped = [
+        Violation(
+            Invariant.BALANCED, thread.id, f"poisoned run {run.id} is {run.status}"
+        )
+        for thread in history.threads
+        for run in thread.runs
+        if run.id in poisoned and run.status != "error"
+    ]
+    return [
+        Finding(f.invariant, f.facts + len(poisoned), [*f.violations, *escaped])
+        if f.invariant is Invariant.BALANCED
+        else f
+        for f in findings
+    ]

@@ -1,0 +1,207 @@
+"""The load: clients that send, follow and read, and log all of it.
+
+They are as careful as the documentation asks them to be: every try of a message has
+the same `Idempotency-Key` and goes to whichever server answers, and a broken stream is
+followed on after the last event that was seen. Some are careless on purpose: they give
+up after one try, or ask for what may be refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter, deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+import httpx
+
+from chaos.fleet import Process
+from threadmill.testing.history import HistoryLog
+
+_TRY_SECONDS = 10.0
+_GIVE_UP_SECONDS = 90.0
+_PAUSE_SECONDS = 0.1
+_MESSAGES_PER_THREAD = 25
+_ENDED = {"success", "error", "timeout", "interrupted"}
+# Nothing went wrong, or somebody may be asked again.
+_AGAIN = {429, 500, 502, 503, 504}
+
+
+@dataclass
+class Clients:
+    """Some clients.
+
+    Args:
+        servers: whom to ask; changes while they run.
+        log: what they say about it.
+        chooser: decides what they do.
+        harms: what the next messages ask for, the next one first.
+        kinds: how often which message was sent.
+        poisoned: the runs that must end as `error`.
+    """
+
+    servers: Sequence[Process]
+    log: HistoryLog
+    chooser: random.Random
+    harms: deque[str] = field(default_factory=deque)
+    kinds: Counter[str] = field(default_factory=Counter)
+    poisoned: list[str] = field(default_factory=list)
+    accepted: int = 0
+    _shared: list[str] = field(default_factory=list)
+
+    async def run(self, clients: int, stop: asyncio.Event) -> None:
+        """Sends until it is told to stop, and returns when the last one is done."""
+        self._shared = [str(uuid4())]
+        async with (
+            httpx.AsyncClient(timeout=_TRY_SECONDS) as http,
+            asyncio.TaskGroup() as group,
+        ):
+            for number in range(clients):
+                group.create_task(self._client(http, number, stop))
+
+    async def _client(
+        self, http: httpx.AsyncClient, number: int, stop: asyncio.Event
+    ) -> None:
+        mine, turn = str(uuid4()), 0
+        while not stop.is_set():
+            turn += 1
+            if turn % _MESSAGES_PER_THREAD == 0:
+                mine = str(uuid4())
+                self._shared[0] = str(uuid4()) if number == 0 else self._shared[0]
+            harm = self.harms.popleft() if self.harms else None
+            kind = harm or self.chooser.choice(("plain", "plain", "fan"))
+            # Poison has a thread of its own: all that follows on it would wait.
+            thread = str(uuid4()) if kind == "poison" else mine
+            if harm is None and self.chooser.random() < 0.3:
+                thread = self._shared[0]
+            message = f"c{number}-{turn}-{kind}"
+            self.kinds[kind] += 1
+            run = await self._send(http, thread, message)
+            if run is None:
+                continue
+            if kind == "poison":
+                self.poisoned.append(run)
+                continue
+            if self.chooser.random() < 0.5:
+                await self._follow(http, thread, run, stop)
+            else:
+                await self._join(http, thread, run, stop)
+            await self._read(http, thread)
+
+    def _url(self) -> str | None:
+        alive = [server.url for server in self.servers if server.alive]
+        return self.chooser.choice(alive) if alive else None
+
+    async def _send(
+        self, http: httpx.AsyncClient, thread: str, message: str
+    ) -> str | None:
+        """The run that the message became; None when it is refused or unknown."""
+        key, draw = uuid4().hex, self.chooser.random()
+        body = {
+            "assistant_id": "harm",
+            "input": {"messages": [message]},
+            "if_not_exists": "create",
+            "stream_mode": ["updates"],
+            "stream_resumable": True,
+            "multitask_strategy": "reject" if draw < 0.1 else "enqueue",
+        }
+        patience = 0.0 if draw > 0.95 else _GIVE_UP_SECONDS
+        deadline = self.log.now() + patience
+        self.log.invoke(message, thread=thread, key=key)
+        while True:
+            try:
+                answer = await http.post(
+                    f"{self._url()}/threads/{thread}/runs",
+                    json=body,
+                    headers={"Idempotency-Key": key},
+                )
+            except (httpx.TransportError, httpx.UnsupportedProtocol):
+                answer = None
+            if answer is not None and answer.is_success:
+                run: str = answer.json()["run_id"]
+                self.log.ok(message, thread=thread, run=run)
+                self.accepted += 1
+                return run
+            if answer is not None and answer.status_code not in _AGAIN:
+                why = f"{answer.status_code} {answer.text[:200]}"
+                self.log.fail(message, thread=thread, why=why)
+                return None
+            if self.log.now() > deadline:
+                self.log.unknown(message, thread=thread)
+                return None
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _status(
+        self, http: httpx.AsyncClient, thread: str, run: str
+    ) -> str | None:
+        with suppress(httpx.HTTPError, httpx.UnsupportedProtocol, KeyError, ValueError):
+            answer = await http.get(f"{self._url()}/threads/{thread}/runs/{run}")
+            status: str = answer.raise_for_status().json()["status"]
+            return status
+        return None
+
+    async def _join(
+        self, http: httpx.AsyncClient, thread: str, run: str, stop: asyncio.Event
+    ) -> None:
+        """Waits for the run's end, by asking."""
+        while await self._status(http, thread, run) not in _ENDED:
+            if stop.is_set():
+                return
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _follow(
+        self, http: httpx.AsyncClient, thread: str, run: str, stop: asyncio.Event
+    ) -> None:
+        """Follows the run's stream to its end, whoever serves it.
+
+        A stream that ends in order may also be that of a server that goes away: it is
+        whole when the run had ended before it was asked for.
+        """
+        reader, last = uuid4().hex, "0"
+        self.log.reader(reader, thread=thread, run=run)
+        while True:
+            ended = await self._status(http, thread, run) in _ENDED
+            orderly, last = await self._listen(http, thread, run, reader, last)
+            if ended and orderly:
+                self.log.end(reader)
+                return
+            if stop.is_set() and not ended:
+                return
+            await asyncio.sleep(0 if orderly else _PAUSE_SECONDS)
+
+    async def _listen(
+        self, http: httpx.AsyncClient, thread: str, run: str, reader: str, last: str
+    ) -> tuple[bool, str]:
+        """One connection: whether it ended in order, and the last event that came."""
+        url = f"{self._url()}/threads/{thread}/runs/{run}/stream"
+        seen = ""
+        try:
+            async with http.stream("GET", url, headers={"Last-Event-ID": last}) as got:
+                got.raise_for_status()
+                async for line in got.aiter_lines():
+                    if line.startswith("id: "):
+                        seen = line.removeprefix("id: ")
+                    elif not line and seen:
+                        self.log.seen(reader, seen)
+                        last, seen = seen, ""
+        except (httpx.HTTPError, httpx.UnsupportedProtocol):
+            return False, last
+        return True, last
+
+    async def _read(self, http: httpx.AsyncClient, thread: str) -> None:
+        """Looks at the state, if somebody answers."""
+        began = self.log.now()
+        with suppress(httpx.HTTPError, httpx.UnsupportedProtocol):
+            answer = await http.get(f"{self._url()}/threads/{thread}/state")
+            if not answer.is_success:
+                return
+            state = answer.json()
+            self.log.read(
+                thread,
+                began_at=began,
+                messages=state["values"].get("messages", []),
+                checkpoint=state["checkpoint"]["checkpoint_id"],
+            )

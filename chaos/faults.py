@@ -1,0 +1,265 @@
+"""What is done to the fleet: one function per kind of fault.
+
+Each takes the arena, does its harm, takes it back and logs whom it befell and until
+when. It returns when the harm is over, not when everybody has recovered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+
+from chaos.arena import AFTERMATH_SECONDS, LEASE_SECONDS, WANTED, Arena, Outage, Skipped
+from chaos.fleet import Process
+
+FaultOf = Callable[[Arena, str], Awaitable[None]]
+
+_BEYOND_LEASE_SECONDS = LEASE_SECONDS + 2.5
+_SKEW_SECONDS = 3600
+_LOAD_SECONDS = 1.0
+_RESETS = 8
+_POLL_SECONDS = 0.05
+
+
+@asynccontextmanager
+async def _befalls(
+    arena: Arena, kind: str, process: Process | None, *, aftermath: float = 0.0
+) -> AsyncIterator[None]:
+    """Logs what happens inside; some feel it for some seconds longer."""
+    at = arena.log.now()
+    try:
+        yield
+    finally:
+        until = arena.log.now() + aftermath
+        pid = process.pid if process else None
+        arena.log.fault(kind, at=at, until=until, pid=pid)
+
+
+def _kill(role: str) -> FaultOf:
+    async def strike(arena: Arena, kind: str) -> None:
+        victim = await arena.victim(role)
+        async with _befalls(arena, kind, victim):
+            await victim.kill()
+
+    return strike
+
+
+def _freeze(role: str, seconds: float) -> FaultOf:
+    async def strike(arena: Arena, kind: str) -> None:
+        victim = await arena.victim(role)
+        async with _befalls(arena, kind, victim, aftermath=AFTERMATH_SECONDS):
+            victim.send(signal.SIGSTOP)
+            await asyncio.sleep(seconds)
+            victim.send(signal.SIGCONT)
+
+    return strike
+
+
+def _restart(how: signal.Signals) -> FaultOf:
+    async def strike(arena: Arena, kind: str) -> None:
+        at = arena.log.now()
+        async with _befalls(arena, kind, None, aftermath=AFTERMATH_SECONDS):
+            await arena.postgres.primary.stop(how)
+            arena.outages.append(Outage(kind, at, arena.log.now()))
+            await arena.postgres.primary.start()
+
+    return strike
+
+
+async def fail_over(arena: Arena, kind: str) -> None:
+    """A synchronous standby becomes the primary; what was acknowledged is there."""
+    if not arena.postgres.may_fail_over:
+        why = "the PostgreSQL programs here have no pg_basebackup"
+        raise Skipped(why)
+    # A copy, then waiting with each commit: it is slower, but harms nobody.
+    standby = await arena.postgres.stand_by()
+    await asyncio.sleep(_LOAD_SECONDS)
+    at = arena.log.now()
+    async with _befalls(arena, kind, None, aftermath=AFTERMATH_SECONDS):
+        await arena.postgres.primary.stop(signal.SIGQUIT)
+        arena.outages.append(Outage(kind, at, arena.log.now()))
+        await arena.postgres.promote(standby)
+
+
+async def reset_commits(arena: Arena, kind: str) -> None:
+    """Connections break before or after a commit; who asked does not know which."""
+    server, worker = await arena.victim("server"), await arena.victim("worker")
+    ways = [arena.ways[victim.pid] for victim in (server, worker)]
+    async with (
+        _befalls(arena, kind, server),
+        _befalls(arena, kind, worker, aftermath=AFTERMATH_SECONDS),
+    ):
+        for way in ways:
+            way.resets = _RESETS
+        await asyncio.sleep(2 * _LOAD_SECONDS)
+        for way in ways:
+            way.mend()
+
+
+async def cut(arena: Arena, kind: str) -> None:
+    """All connections of all processes break at once."""
+    async with _befalls(arena, kind, None, aftermath=AFTERMATH_SECONDS):
+        for way in list(arena.ways.values()):
+            way.cut()
+
+
+async def slow(arena: Arena, kind: str) -> None:
+    """Everything comes late, and in chunks of one byte."""
+    victim = await arena.victim("worker")
+    way = arena.ways[victim.pid]
+    async with _befalls(arena, kind, victim, aftermath=AFTERMATH_SECONDS):
+        way.latency_seconds = 0.02
+        await asyncio.sleep(2 * _LOAD_SECONDS)
+        way.mend()
+
+
+async def part(arena: Arena, kind: str) -> None:
+    """Nothing passes between a worker and the database, beyond its lease."""
+    victim = await arena.victim("worker")
+    way = arena.ways[victim.pid]
+    async with _befalls(arena, kind, victim, aftermath=AFTERMATH_SECONDS):
+        way.hang()
+        await asyncio.sleep(_BEYOND_LEASE_SECONDS)
+        way.mend()
+
+
+async def exhaust(arena: Arena, kind: str) -> None:
+    """Somebody takes all connections that the database has, after cutting a few."""
+    async with _befalls(arena, kind, None, aftermath=AFTERMATH_SECONDS):
+        arena.ways[(await arena.victim("server")).pid].cut()
+        arena.ways[(await arena.victim("worker")).pid].cut()
+        await arena.postgres.occupy(2 * _LOAD_SECONDS)
+
+
+async def roll(arena: Arena, kind: str) -> None:
+    """SIGTERM to one after the other, each replaced first. Nobody may notice.
+
+    So no fault is logged: a node that is repeated is a violation.
+    """
+    del kind
+    for role in ("worker", "server"):
+        victim = await arena.victim(role)
+        arena.leaving.add(victim.pid)
+        while len(arena.crew(role)) <= WANTED[role]:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_SECONDS)
+        victim.send(signal.SIGTERM)
+        code = await victim.ended()
+        if code != 0:
+            msg = f"a {role} did not drain: exit code {code}; see {victim.log}"
+            raise AssertionError(msg)
+
+
+async def skew(arena: Arena, kind: str) -> None:
+    """A worker whose time of day is an hour off joins; another one leaves for it."""
+    del kind
+    leaves = await arena.victim("worker")
+    off = arena.chooser.choice((-_SKEW_SECONDS, _SKEW_SECONDS))
+    folder = os.fspath(arena.fleet.config.parents[1] / "skewed")
+    env = {"PYTHONPATH": folder, "CHAOS_CLOCK_SKEW_SECONDS": str(off)}
+    await arena.start("worker", **env)
+    arena.leaving.add(leaves.pid)
+    leaves.send(signal.SIGTERM)
+    await leaves.ended()
+
+
+def _message(kind_of_message: str, seconds: float) -> FaultOf:
+    """The harm is done by a node, and logged by it where others may feel it.
+
+    Args:
+        kind_of_message: see `chaos/graphs/harm.py`.
+        seconds: how long the harm takes, about.
+    """
+
+    async def strike(arena: Arena, kind: str) -> None:
+        del kind
+        arena.clients.harms.append(kind_of_message)
+        while arena.clients.harms:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_SECONDS)
+        await asyncio.sleep(seconds)
+
+    return strike
+
+
+async def separate(arena: Arena, kind: str) -> None:
+    """A worker in a network namespace of its own, whose link goes down."""
+    if os.geteuid() != 0:
+        why = "network namespaces need root"
+        raise Skipped(why)
+    if shutil.which("ip") is None:
+        why = "there is no `ip` (package iproute2)"
+        raise Skipped(why)
+    name = f"tm{os.getpid() % 100000}"
+    async with _namespace(name) as address:
+        worker = await arena.start(
+            "worker", listen=address, prefix=f"ip netns exec {name}"
+        )
+        arena.leaving.add(worker.pid)
+        await asyncio.sleep(_LOAD_SECONDS)
+        async with _befalls(arena, kind, worker, aftermath=AFTERMATH_SECONDS):
+            await _ip("link", "set", f"{name}h", "down")
+            await asyncio.sleep(_BEYOND_LEASE_SECONDS)
+            await _ip("link", "set", f"{name}h", "up")
+        await asyncio.sleep(_LOAD_SECONDS)
+        worker.send(signal.SIGTERM)
+        await worker.ended()
+
+
+@asynccontextmanager
+async def _namespace(name: str) -> AsyncIterator[str]:
+    """A namespace with one link; yields the address of its other end, which is ours."""
+    ours, theirs = f"{name}h", f"{name}n"
+    third = os.getpid() % 250
+    address = f"10.213.{third}.1"
+    try:
+        await _ip("netns", "add", name)
+        await _ip("link", "add", ours, "type", "veth", "peer", "name", theirs)
+        await _ip("link", "set", theirs, "netns", name)
+        await _ip("addr", "add", f"{address}/30", "dev", ours)
+        await _ip("link", "set", ours, "up")
+        inside = ("-n", name)
+        await _ip(*inside, "addr", "add", f"10.213.{third}.2/30", "dev", theirs)
+        await _ip(*inside, "link", "set", theirs, "up")
+        await _ip(*inside, "link", "set", "lo", "up")
+        yield address
+    finally:
+        for command in (("link", "del", ours), ("netns", "del", name)):
+            await _ip(*command, must=False)
+
+
+async def _ip(*arguments: str, must: bool = True) -> None:
+    process = await asyncio.create_subprocess_exec(
+        "ip", *arguments, stderr=asyncio.subprocess.PIPE
+    )
+    _, complaint = await process.communicate()
+    if must and process.returncode != 0:
+        why = f"`ip {' '.join(arguments)}` is refused: {complaint.decode().strip()}"
+        raise Skipped(why)
+
+
+FAULTS: Final[Mapping[str, FaultOf]] = {
+    "kill worker": _kill("worker"),
+    "kill server": _kill("server"),
+    "freeze worker": _freeze("worker", _BEYOND_LEASE_SECONDS),
+    "freeze server": _freeze("server", 2 * _LOAD_SECONDS),
+    "postgres fast restart": _restart(signal.SIGINT),
+    "postgres immediate restart": _restart(signal.SIGQUIT),
+    "postgres failover": fail_over,
+    "reset in mid-commit": reset_commits,
+    "all connections cut": cut,
+    "late, in single bytes": slow,
+    "partition (proxy)": part,
+    "partition (namespace)": separate,
+    "connections exhausted": exhaust,
+    "rolling restart": roll,
+    "clock an hour off": skew,
+    "event loop blocked": _message("block", 1.5),
+    "node holds the GIL": _message("gil", LEASE_SECONDS),
+    "out of memory": _message("oom", 2.0),
+    "poison node": _message("poison", 1.0),
+    "5 MB state": _message("big", 0.5),
+}
