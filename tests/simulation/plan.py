@@ -75,9 +75,12 @@ class Plan:
 
 
 def plan_of(seed: int) -> Plan:
-    """The schedule of a seed."""
+    """The schedule of a seed.
+
+    Kinds of faults are switched on one by one: a way of failing that needs the quiet of
+    another one would else never be met.
+    """
     chance = Random(seed)
-    bad = chance.choice([0.0, 0.3, 1.0, 1.0])
     threads = chance.randint(1, 3)
     processes = chance.randint(2, 3)
     return Plan(
@@ -94,34 +97,42 @@ def plan_of(seed: int) -> Plan:
             for _ in range(chance.choice([0, 0, 1]))
         ],
         faults=[
-            _fault(chance, processes) for _ in range(chance.randint(0, 5 if bad else 0))
+            _fault(chance, processes) for _ in range(chance.randint(1, 5) * _on(chance))
         ],
-        rules=_rules(chance, bad),
-        wire=WireRules(
-            quick_seconds=chance.choice([0.01, 0.1]),
-            slow_chance=0.02 * bad,
-            slow_seconds=1.5 * LEASE_SECONDS,
-            lost_chance=0.02 * bad,
-            unanswered_chance=0.04 * bad,
-            notice_seconds=LEASE_SECONDS / 3,
-        ),
+        rules=_rules(chance),
+        wire=_wire(chance),
         bus=BusRules(
-            lost_chance=chance.choice([0.0, 0.3, 0.9]) * bad,
-            doubled_chance=0.2 * bad,
+            lost_chance=chance.choice([0.3, 0.9]) * _on(chance),
+            doubled_chance=0.2 * _on(chance),
             late_seconds=chance.choice([0.01, 0.5]),
         ),
-        locked_chance=0.05 * bad,
+        locked_chance=0.1 * _on(chance),
     )
 
 
-def _rules(chance: Random, bad: float) -> ProcessRules:
+def _on(chance: Random) -> bool:
+    return chance.random() < 0.6
+
+
+def _wire(chance: Random) -> WireRules:
+    return WireRules(
+        quick_seconds=chance.choice([0.01, 0.1]),
+        slow_chance=0.05 * _on(chance),
+        slow_seconds=1.5 * LEASE_SECONDS,
+        lost_chance=0.03 * _on(chance),
+        unanswered_chance=0.06 * _on(chance),
+        notice_seconds=LEASE_SECONDS / 3,
+    )
+
+
+def _rules(chance: Random) -> ProcessRules:
     return ProcessRules(
         times=LeaseTimes(
             lease_seconds=LEASE_SECONDS, renew_seconds=0.6, margin_seconds=0.3
         ),
         worker=WorkerRules(
             slots=chance.randint(1, 3),
-            poll_seconds=1.0,
+            poll_seconds=1.5,
             retry_seconds=0.2,
             grace_seconds=chance.choice([0.3, 3.0]),
         ),
@@ -133,8 +144,8 @@ def _rules(chance: Random, bad: float) -> ProcessRules:
             retry_seconds=0.2,
         ),
         sweep=SweepRules(
-            sweep_seconds=0.7,
-            presence_seconds=0.4,
+            sweep_seconds=1.0,
+            presence_seconds=0.5,
             free_seconds=0.3,
             lease_seconds=LEASE_SECONDS,
             backoff_seconds=0.1,
@@ -143,7 +154,7 @@ def _rules(chance: Random, bad: float) -> ProcessRules:
             batch=50,
         ),
         limits=EntryLimits(stop_seconds=0.5),
-        point_chance=0.03 * bad,
+        point_chance=0.08 * _on(chance),
     )
 
 
@@ -161,7 +172,7 @@ def _message(chance: Random, threads: int) -> Message:
             poison=chance.randrange(steps) if chance.random() < 0.03 else None,
         ),
         strategy=MultitaskStrategy.REJECT if rejects else MultitaskStrategy.ENQUEUE,
-        after_seconds=chance.random() * 2 if chance.random() < 0.15 else 0.0,
+        after_seconds=chance.random() * 2 if chance.random() < 0.25 else 0.0,
         cancel_after=chance.random() * 2 if chance.random() < 0.2 else None,
     )
 
@@ -176,7 +187,7 @@ def _fault(chance: Random, processes: int) -> Fault:
         "drain": chance.random(),
         "outage": chance.random() * 1.5,
         "restart": chance.random() * 0.3,
-    }.get(kind, chance.uniform(0.3, 1.6) * LEASE_SECONDS)
+    }.get(kind, chance.uniform(0.3, 2.2) * LEASE_SECONDS)
     return Fault(
         chance.random() * FAULTS_SECONDS, kind, chance.randrange(processes), seconds
     )

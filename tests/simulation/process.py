@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from tests.simulation.witness import Witness
 
 _RECONNECT_SECONDS = 0.1
+# Passed less often than the others, and as worth a fault.
+_WEIGHTS = {"finish.before": 4.0, "release.before": 4.0, "claim.after": 2.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,7 +260,8 @@ class ProcessFaults(SimulatedFaults):
     async def at(self, point: str) -> None:
         """See `Faults.at`."""
         around = self._around
-        if around.chance.random() >= around.rules.point_chance * around.witness.faulty:
+        often = around.rules.point_chance * _WEIGHTS.get(point, 1.0)
+        if not around.witness.faulty or around.chance.random() >= often:
             return
         around.witness.note(self._process.name, f"meets a fault at {point}")
         lease = around.rules.times.lease_seconds
@@ -266,7 +269,7 @@ class ProcessFaults(SimulatedFaults):
             case 0:
                 await self.die()
             case 1:
-                self._process.freeze(around.chance.uniform(0.5, 1.5) * lease)
+                self._process.freeze(around.chance.uniform(0.9, 2.1) * lease)
                 await asyncio.sleep(0)
             case _:
                 await asyncio.sleep(around.chance.random() * 0.3)

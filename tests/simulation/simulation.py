@@ -14,6 +14,7 @@ end. One seed gives one trace, byte for byte, on any machine.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -73,7 +74,8 @@ class Store:
 class Build:
     """What is put together; mutants put something else in."""
 
-    store: Callable[[Tables], Store] = Store
+    tables: type[Tables] = Tables
+    store: type[Store] = Store
     worker: type[Worker] = Worker
     sweep: type[Sweep] = Sweep
 
@@ -131,7 +133,7 @@ class Simulation:
         self._drawn = 0
         self._world = world = World()
         self.witness = Witness(ATTEMPTS_MAX, lambda: world.now)
-        tables = Tables(
+        tables = build.tables(
             clock=lambda: world.now,
             ids=self._draw_id,
             chance=chance,
@@ -183,6 +185,7 @@ class Simulation:
             dict(self.witness.counts),
             self._world.now,
         )
+        self.witness.over = True
         self._world.close()
         return outcome
 
@@ -263,7 +266,7 @@ class Simulation:
         runs = self._wire.to(self._store.runs, self._client)
         self._books.asked += 1
         new = NewRun(
-            run_id=self._draw_id(),
+            run_id=UUID(int=0),
             thread_id=self._threads[message.thread],
             assistant_id=UUID(int=0),
             graph_id=GRAPH,
@@ -274,13 +277,15 @@ class Simulation:
             idempotency_key=f"key {self._books.asked}",
         )
         for _ in range(_ASKS_MAX):
+            new = replace(new, run_id=self._draw_id())
             try:
                 accepted = await runs.accept(TENANT, new)
             except Unavailable:
                 continue
             except RequestError:
                 return
-            self._books.answered[accepted.run.run_id] = message
+            new = replace(new, run_id=accepted.run.run_id)
+            self._books.answered[new.run_id] = message
             self._bus.ready(GRAPH)
             if message.cancel_after is not None:
                 await asyncio.sleep(message.cancel_after)
@@ -359,6 +364,10 @@ class Simulation:
         for run_id in self._books.answered:
             if (TENANT, run_id) not in tables.runs:
                 wrong(f"run {run_id} was accepted and is gone")
+        asked = Counter(run.new.idempotency_key for run in tables.runs.values())
+        for key, runs in asked.items():
+            if runs > 1:
+                wrong(f"what was asked for once under '{key}' became {runs} runs")
         for run in tables.runs.values():
             if run.status in TERMINAL and run.new.run_id not in ended:
                 wrong(f"run {run.new.run_id} has ended, and nobody has ended it")

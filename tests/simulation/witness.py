@@ -37,6 +37,7 @@ class Witness:
         self._attempts_max = attempts_max
         self._clock = clock
         self.faulty = True
+        self.over = False
         self.violations: list[str] = []
         self.trace: list[tuple[float, str, str, tuple[Any, ...], object]] = []
         self.counts: Counter[str] = Counter()
@@ -47,6 +48,7 @@ class Witness:
         self._tokens: dict[UUID, int] = {}
         self._newest: dict[UUID, int] = {}
         self._held: dict[UUID, int] = {}
+        self._acting: dict[UUID, int] = {}
         self._losses: Counter[UUID | None] = Counter()
         self._begun: dict[UUID, list[UUID]] = {}
 
@@ -54,6 +56,8 @@ class Witness:
 
     def note(self, who: str, what: str, which: str = "") -> None:
         """Something befalls somebody; it is counted without its `which`."""
+        if self.over:
+            return
         self.trace.append((self._clock(), who, f"{what}{which}", (), None))
         self.counts[what] += 1
 
@@ -115,6 +119,7 @@ class Witness:
                 self.counts["claims of a spent run"] += 1
             self._held[claim.activation_id] = claim.token
             self._tokens[claim.activation_id] = claim.token
+            self._acting[claim.run_id] = claim.token
             self._newest[claim.thread_id] = claim.token
 
     def _begin(self, args: Any, kwargs: Any, result: object) -> None:
@@ -230,7 +235,8 @@ class Witness:
     def node(self, who: str, run_id: UUID, step: int, token: int) -> None:
         """A node begins."""
         self.note(who, "runs node", f" {step} of {run_id.int} under token {token}")
-        if self._losses[run_id] >= self._attempts_max:
+        # A stale holder, thawed, may begin a node before it learns that it is one.
+        if self._acting[run_id] == token and self._losses[run_id] >= self._attempts_max:
             self._wrong(f"a node runs after {self._losses[run_id]} losses of {run_id}")
 
 

@@ -1,0 +1,271 @@
+"""The coordination core with one guarantee taken away each.
+
+A simulator that has never found a bug proves nothing. Each of these is a mistake that
+somebody could make in the store, in the worker or in the sweep; none of them is a
+switch in the code under test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, Final
+from uuid import UUID
+
+from tests.simulation.simulation import Build, Store
+from tests.simulation.store.accepting import MemoryRuns
+from tests.simulation.store.tables import ActivationRow, Tables
+from tests.simulation.store.working import (
+    MemoryCheckpoints,
+    MemoryDispatcher,
+    MemoryRunStates,
+    finish,
+)
+from threadmill.checkpoints.base import Commit, Put, RunState, Stored
+from threadmill.domain.fence import Fence
+from threadmill.domain.run import ThreadStatus
+from threadmill.engine.sweep import Sweep
+from threadmill.errors import LeaseLost
+from threadmill.stores.records import (
+    Accepted,
+    Cancelled,
+    Claim,
+    Ending,
+    Lost,
+    NewRun,
+    Next,
+    Timer,
+)
+from threadmill.worker.worker import Worker
+
+
+class AnyToken(Tables):
+    """The fence looks for the activation, not for its token."""
+
+    def fenced(self, fence: Fence) -> ActivationRow:
+        row = self.activations.get(fence.activation_id)
+        if row is None:
+            raise LeaseLost
+        return row
+
+
+class OldToken(Tables):
+    """A claim of what was re-opened goes on under the token that it had."""
+
+    def draw_token(self) -> int:
+        return self.tokens or super().draw_token()
+
+
+class ForgottenQueue(Tables):
+    """A run that ends frees its thread and does not look who waits."""
+
+    def oldest_that_may_go(self, tenant: str, thread_id: UUID) -> None:  # type: ignore[override]
+        del tenant, thread_id
+
+
+class TwoHolders(Tables):
+    """Whoever accepts a run starts it, whether the thread is free or not."""
+
+    def add_timer(self, tenant: str, ref: str, due_at: float) -> None:
+        self.activate(tenant, self.runs[tenant, UUID(ref)].new)
+
+
+class OfStore(Store):
+    """A store in which one port is another."""
+
+    dispatcher_class: type[MemoryDispatcher] = MemoryDispatcher
+    runs_class: type[MemoryRuns] = MemoryRuns
+    checkpoints_class: type[MemoryCheckpoints] = MemoryCheckpoints
+    run_states_class: type[MemoryRunStates] = MemoryRunStates
+
+    def __init__(self, tables: Tables) -> None:
+        super().__init__(tables)
+        self.dispatcher = self.dispatcher_class(tables)
+        self.runs = self.runs_class(tables)
+        self.checkpoints = self.checkpoints_class(tables)
+        self.run_states = self.run_states_class(tables, self.dispatcher)
+
+
+class ReleaseByAnybody(OfStore):
+    """Who gives a claim back need not be who holds it."""
+
+    class dispatcher_class(MemoryDispatcher):  # noqa: N801
+        async def release(
+            self, fence: Fence, *, count_attempt: bool, delay_seconds: float = 0.0
+        ) -> None:
+            row = self._tables.activations.get(fence.activation_id)
+            if row is not None:
+                fence = replace(fence, token=row.token)
+            await super().release(
+                fence, count_attempt=count_attempt, delay_seconds=delay_seconds
+            )
+
+
+class UncountedLoss(OfStore):
+    """What is lost with a worker counts as no attempt."""
+
+    class dispatcher_class(MemoryDispatcher):  # noqa: N801
+        async def reopen(
+            self, dead: Sequence[UUID], *, backoff_seconds: float, limit: int
+        ) -> Sequence[Lost]:
+            lost = await super().reopen(
+                dead, backoff_seconds=backoff_seconds, limit=limit
+            )
+            for one in lost:
+                self._tables.activations[one.activation_id].attempt = 0
+            return [replace(one, attempt=0) for one in lost]
+
+
+class TimerGoneWhenTaken(OfStore):
+    """A timer is deleted by whoever takes it, before it is carried out."""
+
+    class dispatcher_class(MemoryDispatcher):  # noqa: N801
+        async def due(self, *, hold_seconds: float, limit: int) -> Sequence[Timer]:
+            due = await super().due(hold_seconds=hold_seconds, limit=limit)
+            for timer in due:
+                del self._tables.timers[timer.tenant, timer.ref]
+            return due
+
+
+class ClaimTwice(OfStore):
+    """A claim does not mark what it takes: SKIP LOCKED was forgotten."""
+
+    class dispatcher_class(MemoryDispatcher):  # noqa: N801
+        async def claim(
+            self, worker_id: UUID, graphs: Sequence[str], n: int, lease_seconds: float
+        ) -> Sequence[Claim]:
+            claims = await super().claim(worker_id, graphs, n, lease_seconds)
+            for claim in claims:
+                if self._tables.chance.random() < 0.1:
+                    self._tables.activations[claim.activation_id].state = "ready"
+            return claims
+
+
+class CancelLeavesActivation(OfStore):
+    """A cancelled run's activation stays to be claimed."""
+
+    class runs_class(MemoryRuns):  # noqa: N801
+        async def cancel(
+            self, tenant: str, thread_id: UUID, run_id: UUID
+        ) -> Cancelled:
+            kept = dict(self._tables.activations)
+            cancelled = await super().cancel(tenant, thread_id, run_id)
+            self._tables.activations.update(kept)
+            return cancelled
+
+
+class NoIdempotency(OfStore):
+    """Who asks again under a key gets another run."""
+
+    class runs_class(MemoryRuns):  # noqa: N801
+        async def accept(self, tenant: str, new: NewRun) -> Accepted:
+            self._tables.keys.clear()
+            return await super().accept(tenant, new)
+
+
+class EventsOutsideTheFence(OfStore):
+    """What a commit tells is stored even if the commit is refused."""
+
+    class checkpoints_class(MemoryCheckpoints):  # noqa: N801
+        async def commit(
+            self,
+            tenant: str,
+            thread_id: str,
+            commit: Commit,
+            fence: Fence | None = None,
+        ) -> None:
+            if fence is not None and fence.run_id is not None:
+                self._tables.tell(fence, commit.events)
+            await super().commit(tenant, thread_id, replace(commit, events=()), fence)
+
+
+class FinishOutsideTheFence(OfStore):
+    """A run is ended by whoever has claimed it at some time."""
+
+    class run_states_class(MemoryRunStates):  # noqa: N801
+        async def finish(
+            self, fence: Fence, ending: Ending, rest: Commit
+        ) -> Next | None:
+            row = self._tables.activations.get(fence.activation_id)
+            held = fence if row is None else replace(fence, token=row.token)
+            return finish(self._tables, held, ending, rest)
+
+
+class AnyHead(Tables):
+    """The head may be any when a checkpoint is put."""
+
+    def check_heads(self, tenant: str, thread_id: str, puts: Sequence[Put]) -> None:
+        del tenant, thread_id, puts
+
+
+class RememberedState(OfStore):
+    """A worker goes on from the state of a thread that it remembers.
+
+    The comparison of the head finds that out; here it is gone as well (`AnyHead`).
+    """
+
+    class run_states_class(MemoryRunStates):  # noqa: N801
+        def __init__(self, tables: Tables, dispatcher: MemoryDispatcher) -> None:
+            super().__init__(tables, dispatcher)
+            self._remembered: dict[tuple[UUID | None, UUID], Stored] = {}
+
+        async def begin(self, claim: Claim) -> RunState:
+            state = await super().begin(claim)
+            worker = self._tables.activations[claim.activation_id].worker_id
+            if state.at is None:
+                return state
+            key = (worker, claim.thread_id)
+            at = self._remembered.setdefault(key, state.at)
+            return RunState(state.run, at)
+
+
+class KeepsStrangers(Worker):
+    """The worker does not give back what is held in its name and it knows nothing of.
+
+    A claim whose answer was lost is then renewed for ever.
+    """
+
+    def _renewed(self, asked_at: float, held: Sequence[Claim]) -> None:
+        super()._renewed(asked_at, [c for c in held if c.key in self._running])
+
+
+class NeverEndsUpdates(Sweep):
+    """The sweep forgets that a state update, too, may have lost its caller."""
+
+    async def _heal(self, lost: Lost) -> None:
+        if lost.kind != "update":
+            await super()._heal(lost)
+
+
+MUTANTS: Final[Mapping[str, Build]] = MappingProxyType(
+    {
+        "any token": Build(tables=AnyToken),
+        "old token": Build(tables=OldToken),
+        "forgotten queue": Build(tables=ForgottenQueue),
+        "two holders": Build(tables=TwoHolders),
+        "release by anybody": Build(store=ReleaseByAnybody),
+        "uncounted loss": Build(store=UncountedLoss),
+        "timer gone when taken": Build(store=TimerGoneWhenTaken),
+        "claim twice": Build(store=ClaimTwice),
+        "cancel leaves the activation": Build(store=CancelLeavesActivation),
+        "no idempotency": Build(store=NoIdempotency),
+        "events outside the fence": Build(store=EventsOutsideTheFence),
+        "finish outside the fence": Build(store=FinishOutsideTheFence),
+        "remembered state": Build(store=RememberedState, tables=AnyHead),
+        "keeps strangers": Build(worker=KeepsStrangers),
+        "never ends updates": Build(sweep=NeverEndsUpdates),
+    }
+)
+
+
+def first_seed(build: Build, seeds: range) -> tuple[int, Any] | None:
+    """The first seed that finds the mutant out, and what it saw."""
+    from tests.simulation.plan import plan_of
+    from tests.simulation.simulation import simulate
+
+    for seed in seeds:
+        outcome = simulate(plan_of(seed), build)
+        if outcome.violations:
+            return seed, outcome
+    return None
