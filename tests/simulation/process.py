@@ -89,7 +89,8 @@ class Process:
         self._broken_at: float | None = None
         self._lock_key: int | None = None
         self._ended = False
-        self._session_ended: asyncio.Event | None = None
+        self._session_broke = False
+        self._pause: asyncio.Future[None] | None = None
         self.worker: Worker | None = None
         self._loop.call_soon(lambda: self._loop.create_task(self._run()))
 
@@ -132,8 +133,8 @@ class Process:
     def break_session(self) -> None:
         """The renewal's connection breaks; the thread notices at once."""
         self._free_lock()
-        if self._session_ended is not None:
-            self._renewal.call_soon(self._session_ended.set)
+        self._session_broke = True
+        self._wake_renewal()
 
     def drain(self) -> None:
         """SIGTERM."""
@@ -228,10 +229,10 @@ class Process:
         members = around.wire.to(around.store.members, self._renewal)
         assert self._lock_key is not None
         while not self._ended:
-            self._session_ended = asyncio.Event()
+            self._session_broke = False
             try:
                 around.store.tables.locks.add(self._lock_key)
-                while not self._ended and not self._session_ended.is_set():
+                while not self._ended and not self._session_broke:
                     asked_at = self._renewal.time()
                     held = await members.renew(
                         self.member,
@@ -240,13 +241,23 @@ class Process:
                     )
                     if self.worker is not None:
                         self.worker.renewed(asked_at, held)
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(times.renew_seconds):
-                            await self._session_ended.wait()
+                    if not self._session_broke:
+                        await self._rest(times.renew_seconds)
             except StoreUnavailable:
                 self._free_lock()
             self._broken_at = self._renewal.time()
             await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _rest(self, seconds: float) -> None:
+        """Waits so long, or until the session breaks."""
+        self._pause = self._renewal.create_future()
+        alarm = self._renewal.call_later(seconds, self._wake_renewal)
+        await self._pause
+        alarm.cancel()
+
+    def _wake_renewal(self) -> None:
+        if self._pause is not None and not self._pause.done():
+            self._pause.set_result(None)
 
 
 class ProcessFaults(SimulatedFaults):

@@ -14,6 +14,7 @@ end. One seed gives one trace, byte for byte, on any machine.
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -336,7 +337,7 @@ class Simulation:
     # --- the end ---------------------------------------------------------------------
 
     def _is_over(self) -> bool:
-        if self.witness.faulty or self._busy_clients or self._waits:
+        if self._busy_clients or self._waits:
             return False
         tables = self._store.tables
         return (
@@ -402,6 +403,23 @@ class Simulation:
 @cache
 def _graphs() -> Any:
     return catalogue()
+
+
+@contextmanager
+def rarely_collecting() -> Iterator[None]:
+    """For many schedules in a row: Python looks for garbage less often.
+
+    Each schedule leaves cycles behind, but a collection costs as much as a schedule,
+    mostly for what LangGraph has loaded.
+    """
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 @contextmanager
