@@ -52,9 +52,7 @@ class Bus:
         for loop, receiver in self._receivers:
             self._send(loop, receiver.on_stop, activation_id, token)
 
-    def _send(
-        self, loop: ThreadLoop, tell: Callable[..., None], *args: object
-    ) -> None:
+    def _send(self, loop: ThreadLoop, tell: Callable[..., None], *args: object) -> None:
         if loop.dead:
             return
         rules, draw = self._rules, self._chance.random()

@@ -71,9 +71,7 @@ class World:
     def at(self, instant: float, callback: Callable[..., None], *args: Any) -> None:
         """Calls `callback` at that instant, after what was asked for before."""
         self._drawn += 1
-        heapq.heappush(
-            self._due, (max(instant, self.now), self._drawn, callback, args)
-        )
+        heapq.heappush(self._due, (max(instant, self.now), self._drawn, callback, args))
 
     def after(self, seconds: float, callback: Callable[..., None], *args: Any) -> None:
         """Calls `callback` so much later."""

@@ -146,9 +146,7 @@ class CancelLeavesActivation(OfStore):
     """A cancelled run's activation stays to be claimed."""
 
     class runs_class(MemoryRuns):  # noqa: N801
-        async def cancel(
-            self, tenant: str, thread_id: UUID, run_id: UUID
-        ) -> Cancelled:
+        async def cancel(self, tenant: str, thread_id: UUID, run_id: UUID) -> Cancelled:
             kept = dict(self._tables.activations)
             cancelled = await super().cancel(tenant, thread_id, run_id)
             self._tables.activations.update(kept)

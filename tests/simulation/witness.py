@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from threadmill.stores.records import Accepted, Cancelled, Claim, Ending, Lost
 
 # Logged only when something happened that the code itself calls a bug.
-_ALARMS: Final = frozenset(
-    {"worker.attempt_crashed", "sweep.broken", "attempt.broken"}
-)
+_ALARMS: Final = frozenset({"worker.attempt_crashed", "sweep.broken", "attempt.broken"})
 
 
 class Witness:
