@@ -128,20 +128,12 @@ class MemoryRuns:
         if run.new.thread_id != thread_id:
             raise NotFound
         tables.end(run, event)
-        stopped = self._drop_activations(tenant, run_id)
+        stopped = tables.drop(tenant, run_id)
         goes_on = tables.promote(
             tenant, thread_id, holder=run_id, status=thread_after(event, more=False)
         )
-        return Cancelled(run.record(), stopped, goes_on)
-
-    def _drop_activations(
-        self, tenant: str, run_id: UUID
-    ) -> Sequence[tuple[UUID, int]]:
-        rows = self._tables.activations
-        open_ = [r for r in rows.values() if (r.tenant, r.run_id) == (tenant, run_id)]
-        for row in open_:
-            del rows[row.activation_id]
-        return [(row.activation_id, row.token) for row in open_]
+        rights = [(row.activation_id, row.token) for row in stopped]
+        return Cancelled(run.record(), rights, goes_on)
 
 
 class MemoryThreads:
@@ -198,12 +190,8 @@ class MemoryThreads:
             "update",
             graph_id,
             tables.clock(),
-            "leased",
-            tables.draw_token(),
-            worker_id,
-            tables.clock() + lease_seconds,
-            1,
         )
+        row.lease(tables.draw_token(), worker_id, tables.clock() + lease_seconds)
         tables.activations[row.activation_id] = row
         thread.holder = row.activation_id
         return Fence(tenant, thread_id, row.activation_id, row.token, None)

@@ -20,7 +20,7 @@ from threadmill.errors import Error, HeadMoved, LeaseLost
 from threadmill.stores.records import NewRun, Next, Run
 
 if TYPE_CHECKING:
-    from threadmill.checkpoints.base import Commit, Put, Writes
+    from threadmill.checkpoints.base import Commit, PlannedTask, Put, Writes
     from threadmill.domain.fence import Fence
     from threadmill.streams.base import NewEvent
 
@@ -83,6 +83,7 @@ class RunRow:
             started_at=None if started is None else moment(started),
             finished_at=None if self.finished_at is None else moment(self.finished_at),
             running_seconds=0.0 if started is None else now - started,
+            labels=self.new.labels,
         )
 
 
@@ -102,10 +103,33 @@ class ActivationRow:
     worker_id: UUID | None = None
     lease_until: float = 0.0
     attempt: int = 0
+    task: PlannedTask | None = None
+    labels: Sequence[str] = ()
+    avoid: UUID | None = None
+    avoid_until: float = 0.0
+    cause: str | None = None
 
     def open(self, not_before: float) -> None:
         """Ready again; the token stays until the next claim."""
         self.state, self.worker_id, self.not_before = "ready", None, not_before
+
+    def shun(self, until: float) -> None:
+        """Its worker leaves it to others for a while."""
+        self.avoid, self.avoid_until = self.worker_id, until
+
+    def lease(self, token: int, worker_id: UUID | None, lease_until: float) -> None:
+        """Held from now on; an attempt begins."""
+        self.state, self.token, self.worker_id = "leased", token, worker_id
+        self.lease_until = lease_until
+        self.attempt += 1
+
+
+@dataclass(slots=True)
+class SuperstepRow:
+    """threadmill.superstep."""
+
+    checkpoint_id: str
+    remaining: int
 
 
 @dataclass(slots=True)
@@ -175,6 +199,7 @@ class Tables:
         self.of_thread: dict[tuple[str, UUID], list[RunRow]] = {}
         self.keys: dict[tuple[str, str], tuple[bytes, UUID]] = {}
         self.activations: dict[UUID, ActivationRow] = {}
+        self.supersteps: dict[tuple[str, UUID], SuperstepRow] = {}
         self.heads: dict[tuple[str, str, str], CheckpointRow] = {}
         self.checkpoints: dict[tuple[str, str, str, str], CheckpointRow] = {}
         self.writes: dict[tuple[str, str, str, str], dict[str, Writes]] = {}
@@ -187,19 +212,34 @@ class Tables:
     # --- the fence and what it protects ----------------------------------------------
 
     def fenced(self, fence: Fence) -> ActivationRow:
-        """The activation that the fence names.
+        """The activation that the fence names first.
 
         Raises:
-            LeaseLost: it is gone or carries another token.
+            LeaseLost: one that it names is gone or carries another token.
         """
-        row = self.activations.get(fence.activation_id)
-        if row is None or (row.tenant, row.thread_id, row.token) != (
-            fence.tenant,
-            fence.thread_id,
-            fence.token,
-        ):
-            raise LeaseLost
-        return row
+        for activation_id, token in fence.rights:
+            row = self.activations.get(activation_id)
+            if row is None or (row.tenant, row.thread_id, row.token) != (
+                fence.tenant,
+                fence.thread_id,
+                token,
+            ):
+                raise LeaseLost
+        return self.activations[fence.activation_id]
+
+    def of_run(self, tenant: str, run_id: UUID) -> list[ActivationRow]:
+        """All that there is to do for a run, in the order of ids."""
+        rows = self.activations.values()
+        found = [row for row in rows if (row.tenant, row.run_id) == (tenant, run_id)]
+        return sorted(found, key=lambda row: row.activation_id)
+
+    def drop(self, tenant: str, run_id: UUID) -> list[ActivationRow]:
+        """Takes away all that there is to do for a run."""
+        self.supersteps.pop((tenant, run_id), None)
+        rows = self.of_run(tenant, run_id)
+        for row in rows:
+            del self.activations[row.activation_id]
+        return rows
 
     def check_heads(self, tenant: str, thread_id: str, puts: Sequence[Put]) -> None:
         """Looks whether each put would find the head that it expects.
@@ -312,11 +352,18 @@ class Tables:
             "step",
             new.graph_id,
             self.clock(),
+            labels=new.labels,
         )
         self.activations[row.activation_id] = row
 
-    def ready(self, graphs: Sequence[str]) -> Sequence[ActivationRow]:
-        """What may be claimed now by whoever has these graphs, oldest first."""
+    def ready(
+        self,
+        worker_id: UUID,
+        graphs: Sequence[str],
+        labels: Sequence[str],
+        runs: Sequence[UUID] | None,
+    ) -> Sequence[ActivationRow]:
+        """What a worker may claim now, oldest first; see `Dispatcher.claim`."""
         now = self.clock()
         found = [
             row
@@ -324,6 +371,9 @@ class Tables:
             if row.state == "ready"
             and row.not_before <= now
             and row.graph_id in graphs
+            and set(row.labels) <= set(labels)
+            and (row.avoid != worker_id or row.avoid_until <= now)
+            and (runs is None or (row.kind == "task" and row.run_id in runs))
             and not self.locked()
         ]
         return sorted(found, key=lambda row: row.not_before)

@@ -11,9 +11,11 @@ from tests.simulation.store.tables import (
     ActivationRow,
     CheckpointRow,
     MemberRow,
+    RunRow,
     Tables,
 )
-from threadmill.checkpoints.base import Commit, RunState, Stored
+from tests.simulation.store.tasks import end_tasks, plan
+from threadmill.checkpoints.base import Commit, Committed, RunState, Stored
 from threadmill.domain.fence import Fence
 from threadmill.domain.run import (
     RunEvent,
@@ -38,34 +40,37 @@ class MemoryDispatcher:
         self._tables = tables
 
     async def claim(
-        self, worker_id: UUID, graphs: Sequence[str], n: int, lease_seconds: float
+        self,
+        worker_id: UUID,
+        graphs: Sequence[str],
+        n: int,
+        lease_seconds: float,
+        *,
+        labels: Sequence[str] = (),
+        runs: Sequence[UUID] | None = None,
     ) -> Sequence[Claim]:
         """See `Dispatcher.claim`."""
         tables = self._tables
-        return [
-            self._claim(row, worker_id, lease_seconds)
-            for row in tables.ready(graphs)[:n]
-        ]
-
-    def _claim(
-        self, row: ActivationRow, worker_id: UUID, lease_seconds: float
-    ) -> Claim:
-        assert row.run_id is not None
-        row.state, row.worker_id = "leased", worker_id
-        row.token = self._tables.draw_token()
-        row.lease_until = self._tables.clock() + lease_seconds
-        row.attempt += 1
-        return claim_of(row)
+        rows = tables.ready(worker_id, graphs, labels, runs)[:n]
+        until = tables.clock() + lease_seconds
+        for row in rows:
+            row.lease(tables.draw_token(), worker_id, until)
+        return [claim_of(row) for row in rows]
 
     async def begin(self, claim: Claim) -> Run:
         """See `Dispatcher.begin`."""
         tables = self._tables
         tables.fenced(_fence_of(claim))
         run = tables.runs[claim.tenant, claim.run_id]
-        if run.status not in sources(RunEvent.CLAIM):
+        now = tables.clock()
+        if run.status not in sources(RunEvent.CLAIM) or (
+            claim.kind == "task" and not self._at_its_superstep(run)
+        ):
             msg = f"run {claim.run_id} has an activation but cannot run"
             raise InvariantViolated(msg)
-        now = tables.clock()
+        if claim.kind == "task":
+            run.attempt += claim.attempt > 1
+            return run.record(now)
         if run.status is RunStatus.PENDING:
             where = (claim.tenant, str(claim.thread_id), "")
             head = tables.heads.get(where)
@@ -80,25 +85,50 @@ class MemoryDispatcher:
         run.status, run.updated_at = target(RunEvent.CLAIM), now
         return run.record(now)
 
+    def _at_its_superstep(self, run: RunRow) -> bool:
+        """The tasks of a run are those of the thread's head."""
+        superstep = self._tables.supersteps.get((run.tenant, run.new.run_id))
+        head = self._tables.heads.get((run.tenant, str(run.new.thread_id), ""))
+        return (
+            superstep is not None
+            and head is not None
+            and head.put.checkpoint["id"] == superstep.checkpoint_id
+        )
+
     async def release(
-        self, fence: Fence, *, count_attempt: bool, delay_seconds: float = 0.0
+        self,
+        fence: Fence,
+        *,
+        count_attempt: bool,
+        delay_seconds: float = 0.0,
+        cause: str | None = None,
+        shun_seconds: float = 0.0,
     ) -> None:
         """See `Dispatcher.release`."""
-        tables = self._tables
-        try:
-            row = tables.fenced(fence)
-        except LeaseLost:
-            return
-        if row.state == "leased":
-            row.open(tables.clock() + delay_seconds)
+        now = self._tables.clock()
+        for activation_id, token in fence.rights:
+            row = self._tables.activations.get(activation_id)
+            if row is None or (row.token, row.state) != (token, "leased"):
+                continue
+            if cause is not None:
+                row.shun(now + shun_seconds)
+                row.cause = cause
+            row.open(now + delay_seconds)
             row.attempt = max(row.attempt - (not count_attempt), 0)
+            if row.kind == "join":
+                row.kind = "step"
 
     async def finish(self, fence: Fence, ending: Ending) -> Next | None:
         """See `Dispatcher.finish`."""
         return finish(self._tables, fence, ending, Commit())
 
     async def reopen(
-        self, dead: Sequence[UUID], *, backoff_seconds: float, limit: int
+        self,
+        dead: Sequence[UUID],
+        *,
+        backoff_seconds: float,
+        limit: int,
+        shun_seconds: float = 0.0,
     ) -> Sequence[Lost]:
         """See `Dispatcher.reopen`."""
         now = self._tables.clock()
@@ -108,26 +138,19 @@ class MemoryDispatcher:
             if row.state == "leased"
             and (row.lease_until < now or row.worker_id in dead)
             and not self._tables.locked()
-        ]
-        return [self._reopen(row, now, backoff_seconds) for row in rows[:limit]]
-
-    def _reopen(self, row: ActivationRow, now: float, backoff_seconds: float) -> Lost:
-        if row.kind == "update":
-            row.worker_id = _NOBODY
-            row.lease_until = now + _UPDATE_HOLD_SECONDS
-        else:
+        ][:limit]
+        for row in rows:
             jitter = 0.5 + self._tables.chance.random()
             doubled = 2 ** min(max(row.attempt, 1) - 1, 8) - 1
-            row.open(now + backoff_seconds * jitter * doubled)
-        return Lost(
-            row.tenant,
-            row.activation_id,
-            row.thread_id,
-            row.run_id,
-            row.token,
-            row.attempt,
-            row.kind,
-        )
+            again_at = now + backoff_seconds * jitter * doubled
+            row.cause = f"worker {row.worker_id} is gone"
+            if row.kind == "update":
+                row.worker_id = _NOBODY
+                row.lease_until = now + _UPDATE_HOLD_SECONDS
+            else:
+                row.shun(again_at + shun_seconds)
+                row.open(again_at)
+        return [_lost(row) for row in rows]
 
     async def due(self, *, hold_seconds: float, limit: int) -> Sequence[Timer]:
         """See `Dispatcher.due`."""
@@ -163,17 +186,27 @@ class MemoryCheckpoints:
 
     async def commit(
         self, tenant: str, thread_id: str, commit: Commit, fence: Fence | None = None
-    ) -> None:
+    ) -> Committed:
         """See `Checkpoints.commit`."""
         tables = self._tables
         row = None if fence is None else tables.fenced(fence)
         tables.check_heads(tenant, thread_id, commit.puts)
-        if row is not None and commit.progress:
-            row.attempt = 1
-        if row is not None and commit.release:
-            row.open(tables.clock())
-            row.attempt = 0
+        if row is not None and commit.plan and row.state != "leased":
+            raise LeaseLost
+        # The fence of several tasks does nothing but look.
+        if row is not None and fence is not None and not fence.also:
+            if commit.release:
+                row.open(tables.clock())
+                row.kind, row.attempt, row.cause = "step", 0, None
+                row.labels = commit.labels
+            elif commit.progress:
+                row.attempt = 1
         tables.write(tenant, thread_id, commit, fence)
+        if row is not None and commit.plan is not None:
+            return plan(tables, row, commit.plan)
+        if row is not None and commit.ended is not None:
+            return end_tasks(tables, row, commit.ended)
+        return Committed()
 
     async def get(
         self, tenant: str, thread_id: str, ns: str, checkpoint_id: str | None = None
@@ -284,8 +317,9 @@ class MemoryMembers:
         held = [
             row
             for row in tables.activations.values()
-            if (row.worker_id, row.kind) == (member.worker_id, "step")
+            if row.worker_id == member.worker_id
             and row.state == "leased"
+            and row.kind != "update"
         ]
         for row in held:
             row.lease_until = now + lease_seconds
@@ -294,13 +328,13 @@ class MemoryMembers:
 
 def finish(tables: Tables, fence: Fence, ending: Ending, rest: Commit) -> Next | None:
     """Commits `rest`, ends the run and hands its thread on; or does nothing."""
-    row = tables.fenced(fence)
+    tables.fenced(fence)
     if fence.run_id is None:
         raise InvariantViolated("the activation belongs to no run")
     event = ending.event
     run = tables.may_end(fence.tenant, fence.run_id, event, refusal=Conflict)
     tables.check_heads(fence.tenant, str(fence.thread_id), rest.puts)
-    del tables.activations[row.activation_id]
+    tables.drop(fence.tenant, fence.run_id)
     tables.write(fence.tenant, str(fence.thread_id), rest, fence)
     tables.end(run, event, ending.error)
     tables.tell(fence, ending.events)
@@ -316,6 +350,7 @@ def finish(tables: Tables, fence: Fence, ending: Ending, rest: Commit) -> Next |
 def claim_of(row: ActivationRow) -> Claim:
     """What the dispatcher's looks return."""
     assert row.run_id is not None
+    task = row.task
     return Claim(
         row.tenant,
         row.activation_id,
@@ -323,6 +358,23 @@ def claim_of(row: ActivationRow) -> Claim:
         row.run_id,
         row.token,
         row.attempt,
+        row.kind,
+        None if task is None else task.task_id,
+        None if task is None else task.task_path,
+    )
+
+
+def _lost(row: ActivationRow) -> Lost:
+    return Lost(
+        row.tenant,
+        row.activation_id,
+        row.thread_id,
+        row.run_id,
+        row.token,
+        row.attempt,
+        row.kind,
+        None if row.task is None else row.task.node,
+        row.cause,
     )
 
 
@@ -348,4 +400,5 @@ def _stored(tables: Tables, tenant: str, thread_id: str, row: CheckpointRow) -> 
             for result in results.values()
             for channel, value in result.writes
         ),
+        tuple(row.run_id for result in results.values() for _ in result.writes),
     )
