@@ -22,7 +22,7 @@ from tests.simulation.store.working import (
     MemoryRunStates,
     finish,
 )
-from threadmill.checkpoints.base import Commit, Put, RunState, Stored
+from threadmill.checkpoints.base import Commit, Committed, Put, RunState, Stored
 from threadmill.domain.fence import Fence
 from threadmill.domain.run import ThreadStatus
 from threadmill.engine.sweep import Sweep
@@ -91,27 +91,19 @@ class ReleaseByAnybody(OfStore):
     """Who gives a claim back need not be who holds it."""
 
     class dispatcher_class(MemoryDispatcher):  # noqa: N801
-        async def release(
-            self, fence: Fence, *, count_attempt: bool, delay_seconds: float = 0.0
-        ) -> None:
+        async def release(self, fence: Fence, **how: Any) -> None:
             row = self._tables.activations.get(fence.activation_id)
             if row is not None:
                 fence = replace(fence, token=row.token)
-            await super().release(
-                fence, count_attempt=count_attempt, delay_seconds=delay_seconds
-            )
+            await super().release(fence, **how)
 
 
 class UncountedLoss(OfStore):
     """What is lost with a worker counts as no attempt."""
 
     class dispatcher_class(MemoryDispatcher):  # noqa: N801
-        async def reopen(
-            self, dead: Sequence[UUID], *, backoff_seconds: float, limit: int
-        ) -> Sequence[Lost]:
-            lost = await super().reopen(
-                dead, backoff_seconds=backoff_seconds, limit=limit
-            )
+        async def reopen(self, dead: Sequence[UUID], **how: Any) -> Sequence[Lost]:
+            lost = await super().reopen(dead, **how)
             for one in lost:
                 self._tables.activations[one.activation_id].attempt = 0
             return [replace(one, attempt=0) for one in lost]
@@ -132,10 +124,8 @@ class ClaimTwice(OfStore):
     """A claim does not mark what it takes: SKIP LOCKED was forgotten."""
 
     class dispatcher_class(MemoryDispatcher):  # noqa: N801
-        async def claim(
-            self, worker_id: UUID, graphs: Sequence[str], n: int, lease_seconds: float
-        ) -> Sequence[Claim]:
-            claims = await super().claim(worker_id, graphs, n, lease_seconds)
+        async def claim(self, *given: Any, **how: Any) -> Sequence[Claim]:
+            claims = await super().claim(*given, **how)
             for claim in claims:
                 if self._tables.chance.random() < 0.1:
                     self._tables.activations[claim.activation_id].state = "ready"
@@ -172,10 +162,10 @@ class EventsOutsideTheFence(OfStore):
             thread_id: str,
             commit: Commit,
             fence: Fence | None = None,
-        ) -> None:
+        ) -> Committed:
             if fence is not None and fence.run_id is not None:
                 self._tables.tell(fence, commit.events)
-            await super().commit(tenant, thread_id, replace(commit, events=()), fence)
+            return await super().commit(tenant, thread_id, replace(commit, events=()), fence)
 
 
 class FinishOutsideTheFence(OfStore):
@@ -225,7 +215,8 @@ class KeepsStrangers(Worker):
     """
 
     def _renewed(self, asked_at: float, held: Sequence[Claim]) -> None:
-        super()._renewed(asked_at, [c for c in held if c.key in self._running])
+        known = [c for c in held if self._leases.stop_of(c.key) is not None]
+        super()._renewed(asked_at, known)
 
 
 class NeverEndsUpdates(Sweep):

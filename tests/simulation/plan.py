@@ -20,6 +20,7 @@ from threadmill.domain.multitask import MultitaskStrategy
 from threadmill.engine.activate import ActivateRules
 from threadmill.engine.activation.entry import EntryLimits
 from threadmill.engine.sweep import SweepRules
+from threadmill.worker.desk import DeskRules
 from threadmill.worker.worker import WorkerRules
 
 ATTEMPTS_MAX = 3
@@ -135,13 +136,18 @@ def _rules(chance: Random) -> ProcessRules:
             poll_seconds=1.5,
             retry_seconds=0.2,
             grace_seconds=chance.choice([0.3, 3.0]),
+            desk=DeskRules(
+                tasks_at_once=chance.randint(1, 3),
+                tasks_max=chance.choice([2, 10]),
+                slice_seconds=0.3,
+            ),
         ),
         activate=ActivateRules(
             per_superstep=chance.random() < 0.5,
-            slice_seconds=0.3,
             run_seconds=1.0 if chance.random() < 0.1 else 1000.0,
             attempts_max=ATTEMPTS_MAX,
             retry_seconds=0.2,
+            shun_seconds=0.4,
         ),
         sweep=SweepRules(
             sweep_seconds=1.0,
@@ -162,12 +168,18 @@ def _message(chance: Random, threads: int) -> Message:
     steps = chance.randint(1, 4)
     longest = chance.choice([0.02, 0.3, 1.0])
     rejects = chance.random() < 0.1
+    spread = chance.choice([0.0, 0.0, 0.5])
     return Message(
         at=chance.random() * FAULTS_SECONDS * 0.7,
         thread=chance.randrange(threads),
         kwargs=script_of(
-            [chance.random() * longest for _ in range(steps)],
-            wide=chance.random() < 0.3,
+            [
+                [chance.random() * longest for _ in range(_width(chance, spread))]
+                for _ in range(steps)
+            ],
+            eager=chance.random() < 0.3,
+            gpu=chance.random() < 0.2,
+            at_once=chance.randint(1, 3) if chance.random() < 0.2 else None,
             fails=chance.randrange(steps) if chance.random() < 0.05 else None,
             poison=chance.randrange(steps) if chance.random() < 0.03 else None,
         ),
@@ -175,6 +187,10 @@ def _message(chance: Random, threads: int) -> Message:
         after_seconds=chance.random() * 2 if chance.random() < 0.25 else 0.0,
         cancel_after=chance.random() * 2 if chance.random() < 0.2 else None,
     )
+
+
+def _width(chance: Random, spread: float) -> int:
+    return chance.randint(2, 6) if chance.random() < spread else 1
 
 
 def _fault(chance: Random, processes: int) -> Fault:

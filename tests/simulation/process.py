@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -76,9 +77,17 @@ class Process:
         around: what it shares with the others.
         name: for the trace.
         worker_id: drawn by whoever starts it.
+        labels: what its worker has.
     """
 
-    def __init__(self, around: Surroundings, name: str, worker_id: UUID) -> None:
+    def __init__(
+        self,
+        around: Surroundings,
+        name: str,
+        worker_id: UUID,
+        labels: Sequence[str] = (),
+    ) -> None:
+        self._labels = labels
         self._around = around
         self.name = name
         self.member = Member(worker_id, name, "worker", "0")
@@ -185,7 +194,9 @@ class Process:
                 entry=ScriptedEntry,
             ),
             times=rules.times,
-            rules=rules.worker,
+            rules=replace(
+                rules.worker, desk=replace(rules.worker.desk, labels=self._labels)
+            ),
             faults=faults,
             clock=self._loop.time,
             chance=around.chance,
@@ -285,9 +296,9 @@ class ProcessFaults(SimulatedFaults):
             case _:
                 await asyncio.sleep(around.chance.random() * 0.3)
 
-    async def node(self, run_id: UUID, step: int, token: int) -> None:
+    async def node(self, task_id: str, token: int) -> None:
         """See `SimulatedFaults.node`."""
-        self._around.witness.node(self._process.name, run_id, step, token)
+        self._around.witness.node(self._process.name, task_id, token)
 
     async def die(self) -> None:
         """See `SimulatedFaults.die`."""

@@ -31,7 +31,7 @@ from tests.simulation.loop import ThreadLoop, World
 from tests.simulation.plan import ATTEMPTS_MAX, FAULTS_SECONDS, Fault, Message, Plan
 from tests.simulation.plan import LEASE_SECONDS, Update
 from tests.simulation.process import Process, Surroundings
-from tests.simulation.script import GRAPH, catalogue
+from tests.simulation.script import GPU, GRAPH, catalogue
 from tests.simulation.store.accepting import MemoryRuns, MemoryThreads
 from tests.simulation.store.tables import Tables
 from tests.simulation.store.working import (
@@ -198,7 +198,9 @@ class Simulation:
 
     def _start(self, place: int) -> Process:
         worker_id = self._draw_id()
-        return Process(self._around, f"p{place}.{worker_id.int}", worker_id)
+        name = f"p{place}.{worker_id.int}"
+        labels = [GPU] if place == 0 else []
+        return Process(self._around, name, worker_id, labels)
 
     def _befall(self, fault: Fault) -> None:
         process = self._places[fault.process]
@@ -321,7 +323,7 @@ class Simulation:
         checkpoints = self._wire.to(self._store.checkpoints, self._client)
         head = await checkpoints.get(TENANT, str(fence.thread_id), "")
         applied = () if head is None else head.checkpoint["channel_values"]["applied"]
-        made = {"id": name, "channel_values": {"applied": (*applied, (name, 0))}}
+        made = {"id": name, "channel_values": {"applied": (*applied, (name, 0, ()))}}
         parent = None if head is None else head.checkpoint["id"]
         put = Put(
             "",
@@ -342,6 +344,7 @@ class Simulation:
         tables = self._store.tables
         return (
             not tables.activations
+            and not tables.supersteps
             and not self._wire.writing
             and not tables.timers
             and all(run.status in TERMINAL for run in tables.runs.values())
@@ -384,18 +387,23 @@ class Simulation:
         told = [e.data for e in self._store.tables.events.get((TENANT, thread_id), ())]
         order: list[int] = []
         for run in self._store.tables.of_thread.get((TENANT, thread_id), ()):
-            run_id = run.new.run_id
-            steps = [step for by, step in applied if by == run_id]
-            whole = list(range(-1, len(run.new.kwargs["seconds"])))
+            run_id, supersteps = run.new.run_id, run.new.kwargs["supersteps"]
+            given = {step: found for by, step, found in applied if by == run_id}
+            steps = list(given)
+            whole = list(range(-1, len(supersteps)))
             if steps != whole[: len(steps)]:
                 wrong(f"run {run_id} has applied {steps}")
             if run.status is RunStatus.SUCCESS and steps != whole:
                 wrong(f"run {run_id} has succeeded and applied {steps} only")
+            for step in steps[1:]:
+                tasks = [f"{run_id}/{step}/{n}" for n in range(len(supersteps[step]))]
+                if list(given[step]) != tasks:
+                    wrong(f"superstep {step} of {run_id} has applied {given[step]}")
             events = [data for data in told if data.startswith(f"{run_id}/")]
             if events != [f"{run_id}/{step}" for step in steps if step >= 0]:
                 wrong(f"run {run_id} has applied {steps} and told {events}")
             if steps and not run.new.after_seconds:
-                order.append([by for by, _ in applied].index(run_id))
+                order.append([by for by, _, _ in applied].index(run_id))
         if order != sorted(order):
             wrong(f"runs of thread {thread_id} are applied out of their order")
 

@@ -83,7 +83,7 @@ def test_seeds_give_the_same_again_whatever_was_played_before() -> None:
 
 def test_a_failing_seed_says_how_to_see_it_again() -> None:
     class NothingIsReady(Tables):
-        def ready(self, graphs: object) -> list:  # type: ignore[override]
+        def ready(self, *_: object) -> list:  # type: ignore[override]
             return []
 
     outcome = simulate(plan_of(3), Build(tables=NothingIsReady))

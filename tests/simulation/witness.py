@@ -15,7 +15,7 @@ from uuid import UUID
 from threadmill.errors import Error
 
 if TYPE_CHECKING:
-    from threadmill.checkpoints.base import Commit, Put
+    from threadmill.checkpoints.base import Commit, Committed, Put
     from threadmill.domain.fence import Fence
     from threadmill.stores.records import Accepted, Cancelled, Claim, Ending, Lost
 
@@ -46,8 +46,9 @@ class Witness:
         self._tokens: dict[UUID, int] = {}
         self._newest: dict[UUID, int] = {}
         self._held: dict[UUID, int] = {}
-        self._acting: dict[UUID, int] = {}
-        self._losses: Counter[UUID | None] = Counter()
+        self._losses: Counter[UUID] = Counter()
+        self._of_token: dict[int, UUID] = {}
+        self._results: set[str] = set()
         self._begun: dict[UUID, list[UUID]] = {}
 
     # --- the trace -------------------------------------------------------------------
@@ -109,16 +110,17 @@ class Witness:
         for claim in cast("Sequence[Claim]", result):
             if claim.activation_id in self._held:
                 self._wrong(f"{claim.activation_id} is claimed while it is held")
-            if claim.token <= self._newest.get(claim.thread_id, 0):
-                self._wrong(f"token {claim.token} does not rise along its thread")
             if claim.run_id in self.ended:
                 self._wrong(f"run {claim.run_id} is claimed after its end")
-            if self._losses[claim.run_id] >= self._attempts_max:
-                self.counts["claims of a spent run"] += 1
-            self._held[claim.activation_id] = claim.token
-            self._tokens[claim.activation_id] = claim.token
-            self._acting[claim.run_id] = claim.token
-            self._newest[claim.thread_id] = claim.token
+            self._given_out(claim.thread_id, claim.activation_id, claim.token)
+
+    def _given_out(self, thread_id: UUID, activation_id: UUID, token: int) -> None:
+        """Somebody holds the activation from now on, and under this token."""
+        if token <= self._newest.get(thread_id, 0):
+            self._wrong(f"token {token} does not rise along its thread")
+        self._held[activation_id] = self._tokens[activation_id] = token
+        self._newest[thread_id] = token
+        self._of_token[token] = activation_id
 
     def _begin(self, args: Any, kwargs: Any, result: object) -> None:
         del kwargs, result
@@ -133,30 +135,57 @@ class Witness:
         begun.append(claim.run_id)
 
     def _commit(self, args: Any, kwargs: Any, result: object) -> None:
-        del kwargs, result
+        del kwargs
         _tenant, _thread, commit, fence = args
         if fence is None:
             return
         self._wrote(fence, commit)
         if commit.release:
-            self._let_go(fence)
+            self._let_go(fence.activation_id, fence.token)
+        committed = cast("Committed", result)
+        if commit.plan is not None:
+            self._held.pop(fence.activation_id, None)
+            self.counts["supersteps spread"] += 1
+        for activation_id, token in sorted(
+            committed.planned.values(), key=lambda right: right[1]
+        ):
+            self._given_out(fence.thread_id, activation_id, token)
+        if commit.ended is not None:
+            self._tasks_end(fence, commit)
+        if committed.join is not None:
+            self.counts["supersteps joined by who ended the last task"] += 1
+            self._given_out(fence.thread_id, *committed.join)
+
+    def _tasks_end(self, fence: Fence, commit: Commit) -> None:
+        assert commit.ended is not None
+        rights = dict(fence.rights)
+        for activation_id in commit.ended.activations:
+            if activation_id not in rights:
+                self._wrong(f"{activation_id} is ended by somebody who holds it not")
+            self._held.pop(activation_id, None)
+        for result in commit.writes:
+            if result.task_id in self._results:
+                self._wrong(f"the result of {result.task_id} is committed twice")
+            self._results.add(result.task_id)
 
     def _wrote(self, fence: Fence, commit: Commit) -> None:
-        if self._tokens.get(fence.activation_id, fence.token) != fence.token:
-            self._wrong(
-                f"a stale holder writes: token {fence.token} of run {fence.run_id}, "
-                f"{self._tokens[fence.activation_id]} was given out"
-            )
+        for activation_id, token in fence.rights:
+            newest = self._tokens.get(activation_id, token)
+            if newest != token:
+                self._wrong(
+                    f"a stale holder writes: token {token} of run {fence.run_id}, "
+                    f"{newest} was given out"
+                )
         if fence.run_id in self.ended:
             self._wrong(f"run {fence.run_id} writes after its end")
         for put in commit.puts:
             self._put(fence, put)
         if commit.release:
-            self._losses[fence.run_id] = 0
+            self._losses[fence.activation_id] = 0
         elif commit.puts:
             # Whoever was re-opened already and gets on is lost once since then.
             held = self._held.get(fence.activation_id) == fence.token
-            self._losses[fence.run_id] = 0 if held else 1
+            self._losses[fence.activation_id] = 0 if held else 1
 
     def _put(self, fence: Fence, put: Put) -> None:
         thread, checkpoint = fence.thread_id, put.checkpoint
@@ -171,27 +200,27 @@ class Witness:
         now = checkpoint["channel_values"]["applied"]
         if now[:-1] != before:
             self._wrong(f"checkpoint {checkpoint['id']} loses what was applied before")
-        if now[-1] in before:
+        if now[-1][:2] in {item[:2] for item in before}:
             self._wrong(f"{now[-1]} is applied twice")
         self._heads[thread], self.applied[thread] = checkpoint["id"], now
 
-    def _let_go(self, fence: Fence) -> None:
-        if self._held.get(fence.activation_id) == fence.token:
-            del self._held[fence.activation_id]
+    def _let_go(self, activation_id: UUID, token: int) -> bool:
+        if self._held.get(activation_id) != token:
+            return False
+        del self._held[activation_id]
+        return True
 
     def _release(self, args: Any, kwargs: Any, result: object) -> None:
         del result
-        fence: Fence = args[0]
-        if self._held.get(fence.activation_id) != fence.token:
-            return
-        self._let_go(fence)
-        self._losses[fence.run_id] += kwargs["count_attempt"]
+        for activation_id, token in cast("Fence", args[0]).rights:
+            if self._let_go(activation_id, token):
+                self._losses[activation_id] += kwargs["count_attempt"]
 
     def _reopen(self, args: Any, kwargs: Any, result: object) -> None:
         del args, kwargs
         for lost in cast("Sequence[Lost]", result):
             self._held.pop(lost.activation_id, None)
-            self._losses[lost.run_id] += 1
+            self._losses[lost.activation_id] += 1
 
     def _begin_update(self, args: Any, kwargs: Any, result: object) -> None:
         del args, kwargs
@@ -205,15 +234,15 @@ class Witness:
         if len(args) > 2:
             self._wrote_last(fence, args[2])
         self._end(fence.run_id, ending.event.value)
-        self._held.pop(fence.activation_id, None)
         message = (ending.error or {}).get("message", "")
-        if "gave up" in message and self._losses[fence.run_id] < self._attempts_max:
+        lost = max(self._losses[activation_id] for activation_id, _ in fence.rights)
+        if "gave up" in message and lost < self._attempts_max:
             self._wrong(f"run {fence.run_id} is given up too early")
 
     def _wrote_last(self, fence: Fence, rest: Commit) -> None:
-        losses = self._losses[fence.run_id]
+        losses = self._losses[fence.activation_id]
         self._wrote(fence, rest)
-        self._losses[fence.run_id] = losses
+        self._losses[fence.activation_id] = losses
 
     def _cancel(self, args: Any, kwargs: Any, result: object) -> None:
         del args, kwargs
@@ -230,12 +259,14 @@ class Witness:
 
     # --- what graphs do --------------------------------------------------------------
 
-    def node(self, who: str, run_id: UUID, step: int, token: int) -> None:
+    def node(self, who: str, task_id: str, token: int) -> None:
         """A node begins."""
-        self.note(who, "runs node", f" {step} of {run_id.int} under token {token}")
+        self.note(who, "runs node", f" {task_id} under token {token}")
+        activation_id = self._of_token[token]
+        lost = self._losses[activation_id]
         # A stale holder, thawed, may begin a node before it learns that it is one.
-        if self._acting[run_id] == token and self._losses[run_id] >= self._attempts_max:
-            self._wrong(f"a node runs after {self._losses[run_id]} losses of {run_id}")
+        if self._held.get(activation_id) == token and lost >= self._attempts_max:
+            self._wrong(f"a node of {task_id} runs after {lost} losses")
 
 
 def _shown(args: Sequence[Any], result: object) -> str:
