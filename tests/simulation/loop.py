@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
+import warnings
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -225,12 +226,15 @@ class ThreadLoop(asyncio.AbstractEventLoop):
         self._world.failures.append(f"{self.name}: {context['message']}: {error!r}")
 
     def close(self) -> None:
-        for coro in self._made:
-            try:
-                coro.close()
-            except (RuntimeError, ValueError):
-                continue  # it waits for something while it ends; nobody looks any more
-        self._made.clear()
+        with warnings.catch_warnings():
+            # Work that was to be awaited by what never began.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            for coro in self._made:
+                try:
+                    coro.close()
+                except (RuntimeError, ValueError):
+                    continue  # it waits while it ends; nobody looks any more
+            self._made.clear()
 
     def get_debug(self) -> bool:
         return False

@@ -50,6 +50,13 @@ class AnyToken(Tables):
         return row
 
 
+class FirstRightOnly(Tables):
+    """Of an attempt at several tasks only the first is looked at."""
+
+    def fenced(self, fence: Fence) -> ActivationRow:
+        return super().fenced(replace(fence, also=()))
+
+
 class OldToken(Tables):
     """A claim of what was re-opened goes on under the token that it had."""
 
@@ -168,6 +175,35 @@ class EventsOutsideTheFence(OfStore):
             return await super().commit(tenant, thread_id, replace(commit, events=()), fence)
 
 
+class JoinTooEarly(OfStore):
+    """Who ends a task joins the superstep when one other task is left."""
+
+    class checkpoints_class(MemoryCheckpoints):  # noqa: N801
+        async def commit(self, *given: Any) -> Committed:
+            for superstep in self._tables.supersteps.values():
+                if superstep.remaining == 2 and self._tables.chance.random() < 0.2:
+                    superstep.remaining = 1
+            return await super().commit(*given)
+
+
+class LostCount(OfStore):
+    """Two that end tasks at once read one number of what remains, and both write it."""
+
+    class checkpoints_class(MemoryCheckpoints):  # noqa: N801
+        async def commit(
+            self,
+            tenant: str,
+            thread_id: str,
+            commit: Commit,
+            fence: Fence | None = None,
+        ) -> Committed:
+            committed = await super().commit(tenant, thread_id, commit, fence)
+            if committed.remaining and fence is not None and fence.run_id is not None:
+                if self._tables.chance.random() < 0.1:
+                    self._tables.supersteps[tenant, fence.run_id].remaining += 1
+            return committed
+
+
 class FinishOutsideTheFence(OfStore):
     """A run is ended by whoever has claimed it at some time."""
 
@@ -230,6 +266,9 @@ class NeverEndsUpdates(Sweep):
 MUTANTS: Final[Mapping[str, Build]] = MappingProxyType(
     {
         "any token": Build(tables=AnyToken),
+        "first right only": Build(tables=FirstRightOnly),
+        "join too early": Build(store=JoinTooEarly),
+        "lost count": Build(store=LostCount),
         "old token": Build(tables=OldToken),
         "forgotten queue": Build(tables=ForgottenQueue),
         "two holders": Build(tables=TwoHolders),

@@ -25,7 +25,7 @@ from threadmill.worker.worker import WorkerRules
 
 ATTEMPTS_MAX = 3
 LEASE_SECONDS = 2.0
-FAULTS_SECONDS = 4.0
+FAULTS_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def plan_of(seed: int) -> Plan:
         seed=seed,
         threads=threads,
         processes=processes,
-        messages=[_message(chance, threads) for _ in range(chance.randint(2, 6))],
+        messages=[_message(chance, threads) for _ in range(chance.randint(2, 5))],
         updates=[
             Update(
                 chance.random() * FAULTS_SECONDS,
@@ -190,7 +190,7 @@ def _message(chance: Random, threads: int) -> Message:
 
 
 def _width(chance: Random, spread: float) -> int:
-    return chance.randint(2, 6) if chance.random() < spread else 1
+    return chance.randint(2, 5) if chance.random() < spread else 1
 
 
 def _fault(chance: Random, processes: int) -> Fault:
