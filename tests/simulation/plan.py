@@ -160,15 +160,15 @@ def _rules(chance: Random) -> ProcessRules:
             batch=50,
         ),
         limits=EntryLimits(stop_seconds=0.5),
-        point_chance=0.08 * _on(chance),
+        point_chance=0.1 * _on(chance),
     )
 
 
 def _message(chance: Random, threads: int) -> Message:
     steps = chance.randint(1, 4)
-    longest = chance.choice([0.02, 0.3, 1.0])
+    longest = chance.choice([0.02, 0.4, 1.5])
     rejects = chance.random() < 0.1
-    spread = chance.choice([0.0, 0.0, 0.5])
+    spread = chance.choice([0.0, 0.3, 0.8])
     return Message(
         at=chance.random() * FAULTS_SECONDS * 0.7,
         thread=chance.randrange(threads),

@@ -287,10 +287,10 @@ class ProcessFaults(SimulatedFaults):
             return
         around.witness.note(self._process.name, f"meets a fault at {point}")
         lease = around.rules.times.lease_seconds
-        match around.chance.randrange(3):
+        match around.chance.randrange(4):
             case 0:
                 await self.die()
-            case 1:
+            case 1 | 2:
                 self._process.freeze(around.chance.uniform(0.9, 2.1) * lease)
                 await asyncio.sleep(0)
             case _:
