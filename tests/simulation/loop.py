@@ -92,6 +92,12 @@ class World:
 
     def run(self, *, over: Callable[[], bool], until: float) -> bool:
         """Lets things happen until it is over; False if it is not by that instant."""
+        try:
+            return self._run(over, until)
+        finally:
+            events._set_running_loop(None)
+
+    def _run(self, over: Callable[[], bool], until: float) -> bool:
         turns, due = self._turns, self._due
         while True:
             while turns:
@@ -161,8 +167,6 @@ class ThreadLoop(asyncio.AbstractEventLoop):
         except Exception as error:  # noqa: BLE001 - as a loop does: told, not raised
             self._world.failures.append(f"{self.name}: a callback raised {error!r}")
             self._want_turn()
-        finally:
-            events._set_running_loop(None)
 
     def _want_turn(self) -> None:
         if not self._waits and self._ready and not self._frozen:

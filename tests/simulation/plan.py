@@ -83,7 +83,7 @@ def plan_of(seed: int) -> Plan:
     """
     chance = Random(seed)
     threads = chance.randint(1, 3)
-    processes = chance.randint(2, 3)
+    processes = chance.choice([2, 2, 3])
     return Plan(
         seed=seed,
         threads=threads,
@@ -129,7 +129,7 @@ def _wire(chance: Random) -> WireRules:
 def _rules(chance: Random) -> ProcessRules:
     return ProcessRules(
         times=LeaseTimes(
-            lease_seconds=LEASE_SECONDS, renew_seconds=0.6, margin_seconds=0.3
+            lease_seconds=LEASE_SECONDS, renew_seconds=0.8, margin_seconds=0.3
         ),
         worker=WorkerRules(
             slots=chance.randint(1, 3),
@@ -150,9 +150,9 @@ def _rules(chance: Random) -> ProcessRules:
             shun_seconds=0.4,
         ),
         sweep=SweepRules(
-            sweep_seconds=1.0,
-            presence_seconds=0.5,
-            free_seconds=0.3,
+            sweep_seconds=1.4,
+            presence_seconds=0.6,
+            free_seconds=0.4,
             lease_seconds=LEASE_SECONDS,
             backoff_seconds=0.1,
             attempts_max=ATTEMPTS_MAX,

@@ -75,14 +75,14 @@ class Wire:
         """The port as a thread sees it from afar."""
         return cast("T", _Remote(self, port, loop))
 
-    async def call(
+    def call(
         self,
         loop: ThreadLoop,
         method: Callable[..., Coroutine[Any, Any, Any]],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> Any:
-        """Carries one call out, over there."""
+    ) -> asyncio.Future[Any]:
+        """Carries one call out, over there; gives its answer, to be awaited."""
         answer = asyncio.Future[Any](loop=loop)
         self.writing += method.__name__ in WRITING
         rules, draw = self._rules, self._chance.random()
@@ -94,7 +94,7 @@ class Wire:
             silent = draw < rules.lost_chance + rules.unanswered_chance
             call = (loop, method, args, kwargs, answer, silent)
             self._world.after(there, self._arrive, *call)
-        return await answer
+        return answer
 
     def _seconds(self) -> float:
         rules, draw = self._rules, self._chance.random()
@@ -142,10 +142,10 @@ class _Remote:
         self._port = port
         self._loop = loop
 
-    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+    def __getattr__(self, name: str) -> Callable[..., asyncio.Future[Any]]:
         method = getattr(self._port, name)
 
-        def call(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        def call(*args: Any, **kwargs: Any) -> asyncio.Future[Any]:
             return self._wire.call(self._loop, method, args, kwargs)
 
         self.__dict__[name] = call
