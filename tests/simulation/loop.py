@@ -36,7 +36,7 @@ class Handle:
     ) -> None:
         self._callback = callback
         self._args = args
-        self._context = context or contextvars.copy_context()
+        self._context = context
         self._when = when
         self.called_off = False
 
@@ -53,8 +53,15 @@ class Handle:
         return self._when
 
     def run(self) -> None:
-        """Calls it, unless it was called off."""
-        if not self.called_off:
+        """Calls it, unless it was called off.
+
+        Tasks bring their contexts; nothing else here looks at one.
+        """
+        if self.called_off:
+            return
+        if self._context is None:
+            self._callback(*self._args)
+        else:
             self._context.run(self._callback, *self._args)
 
 
@@ -72,11 +79,13 @@ class World:
     def at(self, instant: float, callback: Callable[..., None], *args: Any) -> None:
         """Calls `callback` at that instant, after what was asked for before."""
         self._drawn += 1
-        heapq.heappush(self._due, (max(instant, self.now), self._drawn, callback, args))
+        instant = instant if instant > self.now else self.now
+        heapq.heappush(self._due, (instant, self._drawn, callback, args))
 
     def after(self, seconds: float, callback: Callable[..., None], *args: Any) -> None:
         """Calls `callback` so much later."""
-        self.at(self.now + seconds, callback, *args)
+        self._drawn += 1
+        heapq.heappush(self._due, (self.now + seconds, self._drawn, callback, args))
 
     def thread(self, name: str, *, began: float = 0.0, rate: float = 1.0) -> ThreadLoop:
         """A new thread; its clock shows `began` at the world's zero, and runs so fast.

@@ -172,7 +172,9 @@ class EventsOutsideTheFence(OfStore):
         ) -> Committed:
             if fence is not None and fence.run_id is not None:
                 self._tables.tell(fence, commit.events)
-            return await super().commit(tenant, thread_id, replace(commit, events=()), fence)
+            return await super().commit(
+                tenant, thread_id, replace(commit, events=()), fence
+            )
 
 
 class JoinTooEarly(OfStore):

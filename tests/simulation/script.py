@@ -22,15 +22,15 @@ from langgraph.graph import END, START, StateGraph
 from threadmill.checkpoints.base import Put, Stored, Writes
 from threadmill.config import GraphSpec
 from threadmill.domain.fence import Fence
-from threadmill.engine.activation.desk import Desk
 from threadmill.engine.activation.entry import Entry, EntryLimits, Stores
 from threadmill.engine.activation.resume import is_reentry, results
-from threadmill.engine.activation.share import Parked, Place, Share
+from threadmill.engine.activation.places import Sharing, place_of
+from threadmill.engine.activation.share import Parked, Share
 from threadmill.engine.activation.tap import Tap
 from threadmill.engine.activation.writer import Writer
 from threadmill.engine.graphs import GraphCatalogue, LoadedGraph
 from threadmill.faults import Faults
-from threadmill.stores.records import Claim, Run
+from threadmill.stores.records import Run
 from threadmill.streams.base import NewEvent
 
 GRAPH: Final = "graph"
@@ -101,25 +101,19 @@ class ScriptedEntry(Entry):
         head: Stored | None,
         fence: Fence,
         stores: Stores,
-        hand_over: Callable[[], bool],
-        desk: Desk,
-        place: Place,
-        claims: Sequence[Claim],
-        planned: bool,
-        on_ready: Callable[[], None],
+        sharing: Sharing,
         limits: EntryLimits,
         first_claim: bool,
         told: object,
         on_events: Callable[[], None],
         faults: Faults | None = None,
     ) -> None:
-        del graph, told, planned
+        del graph, told
         self._run = run
         self._head = head
         self._limits = limits
-        self._hand_over = hand_over
+        self._hand_over = sharing.hand_over
         self._reentry = is_reentry(head, run.run_id)
-        self._last = None if head is None else head.checkpoint["id"]
         self._loop = asyncio.get_running_loop()
         self._loose = asyncio.Event()
         self._modes = []
@@ -139,18 +133,12 @@ class ScriptedEntry(Entry):
             faults=self._simulated,
         )
         self._share = Share(
-            place=place,
-            desk=desk,
+            sharing=sharing,
             writer=self._writer,
             tap=self._tap,
             store=stores.checkpoints,
-            claims=claims,
             head=head,
-            head_id=lambda: self._last,
-            hand_over=hand_over,
-            on_ready=on_ready,
         )
-        self._writer.ends = self._share
 
     async def _is_at_breakpoint(self) -> bool:
         return False
@@ -223,8 +211,8 @@ class ScriptedEntry(Entry):
         written = [("applied", task.id)]
         if self._share.is_elsewhere(task.id):
             return written
-        assert self._last is not None  # the input's checkpoint, at least
-        result = Writes("", self._last, task.id, "", written)
+        assert self._share.head_id is not None  # the input's checkpoint, at least
+        result = Writes("", self._share.head_id, task.id, "", written)
         ends = self._share.ends(task.id, written)
         if alone and ends is None and not self._run.kwargs["eager"]:
             self._writer.hold(result)
@@ -234,7 +222,7 @@ class ScriptedEntry(Entry):
 
     async def _work(self, task: ScriptedTask) -> None:
         kwargs, step = self._run.kwargs, task.step
-        row = self._share._rows.get(repr(task.path)) if self._share.spread else None
+        row = self._share._rows.get(place_of(task.path)) if self._share.spread else None
         await self._simulated.node(
             task.id, self.fence.token if row is None else row.token
         )
@@ -264,12 +252,12 @@ class ScriptedEntry(Entry):
                 "",
                 cast("Any", checkpoint),
                 cast("Any", {"step": step, "source": source}),
-                self._last,
-                self._last,
+                self._share.head_id,
+                self._share.head_id,
             ),
             leaving=leaving,
         )
-        self._last = cast("str", checkpoint["id"])
+        self._share.head_id = cast("str", checkpoint["id"])
         if step >= 0:
             self._script.tell(f"{self._run.run_id}/{step}")
         return applied

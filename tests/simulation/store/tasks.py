@@ -48,9 +48,7 @@ def end_tasks(tables: Tables, held: ActivationRow, ended: EndOfTasks) -> Committ
     assert held.run_id is not None
     run = (held.tenant, held.run_id)
     gone = [
-        row
-        for row in tables.of_run(*run)
-        if row.activation_id in ended.activations
+        row for row in tables.of_run(*run) if row.activation_id in ended.activations
     ]
     for row in gone:
         del tables.activations[row.activation_id]
