@@ -19,7 +19,7 @@ import warnings
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 
 class Handle:
@@ -71,18 +71,20 @@ class World:
     def __init__(self) -> None:
         self.now = 0.0
         self.failures: list[str] = []
-        self._due: list[tuple[float, int, Callable[..., None], Any]] = []
+        self._due: list[tuple[float, int, Callable[..., object], Any]] = []
         self._drawn = 0
         self._turns: deque[ThreadLoop] = deque()
         self._loops: list[ThreadLoop] = []
 
-    def at(self, instant: float, callback: Callable[..., None], *args: Any) -> None:
+    def at(self, instant: float, callback: Callable[..., object], *args: Any) -> None:
         """Calls `callback` at that instant, after what was asked for before."""
         self._drawn += 1
-        instant = instant if instant > self.now else self.now
+        instant = max(self.now, instant)
         heapq.heappush(self._due, (instant, self._drawn, callback, args))
 
-    def after(self, seconds: float, callback: Callable[..., None], *args: Any) -> None:
+    def after(
+        self, seconds: float, callback: Callable[..., object], *args: Any
+    ) -> None:
         """Calls `callback` so much later."""
         self._drawn += 1
         heapq.heappush(self._due, (self.now + seconds, self._drawn, callback, args))
@@ -130,8 +132,11 @@ class World:
         self._turns.append(loop)
 
 
-class ThreadLoop(asyncio.AbstractEventLoop):
-    """The event loop of one simulated thread; see `World.thread`."""
+class ThreadLoop:
+    """The event loop of one simulated thread; see `World.thread`.
+
+    Of an event loop it has what asyncio itself and the code under test use.
+    """
 
     def __init__(self, world: World, name: str, began: float, rate: float) -> None:
         self.name = name
@@ -169,7 +174,7 @@ class ThreadLoop(asyncio.AbstractEventLoop):
         """Runs what is ready, and what becomes ready by that."""
         self._waits = False
         ready = self._ready
-        events._set_running_loop(self)
+        events._set_running_loop(self)  # type: ignore[arg-type]
         try:
             while ready and not self._frozen:
                 ready.popleft().run()
@@ -193,7 +198,7 @@ class ThreadLoop(asyncio.AbstractEventLoop):
         """Its monotonic clock."""
         return self._began + self._world.now * self._rate
 
-    def call_soon(  # type: ignore[override]  # a handle of ours
+    def call_soon(
         self, callback: Callable[..., Any], *args: Any, context: Any = None
     ) -> Handle:
         handle = Handle(callback, args, context)
@@ -202,9 +207,9 @@ class ThreadLoop(asyncio.AbstractEventLoop):
             self._want_turn()
         return handle
 
-    call_soon_threadsafe = call_soon  # type: ignore[assignment]
+    call_soon_threadsafe = call_soon
 
-    def call_at(  # type: ignore[override]
+    def call_at(
         self,
         when: float,
         callback: Callable[..., Any],
@@ -215,7 +220,7 @@ class ThreadLoop(asyncio.AbstractEventLoop):
         self._world.at((when - self._began) / self._rate, self._fire, handle)
         return handle
 
-    def call_later(  # type: ignore[override]
+    def call_later(
         self,
         delay: float,
         callback: Callable[..., Any],
@@ -225,10 +230,10 @@ class ThreadLoop(asyncio.AbstractEventLoop):
         return self.call_at(self.time() + delay, callback, *args, context=context)
 
     def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.Future(loop=self)
+        return asyncio.Future(loop=cast("Any", self))
 
     def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
-        task = asyncio.Task(coro, loop=self, **options)
+        task = asyncio.Task(coro, loop=cast("Any", self), **options)
         # A killed thread's tasks stay where they are.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         self._made.append(coro)

@@ -7,7 +7,7 @@ switch in the code under test.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
@@ -24,7 +24,6 @@ from tests.simulation.store.working import (
 )
 from threadmill.checkpoints.base import Commit, Committed, Put, RunState, Stored
 from threadmill.domain.fence import Fence
-from threadmill.domain.run import ThreadStatus
 from threadmill.engine.sweep import Sweep
 from threadmill.errors import LeaseLost
 from threadmill.stores.records import (
@@ -67,7 +66,7 @@ class OldToken(Tables):
 class ForgottenQueue(Tables):
     """A run that ends frees its thread and does not look who waits."""
 
-    def oldest_that_may_go(self, tenant: str, thread_id: UUID) -> None:  # type: ignore[override]
+    def oldest_that_may_go(self, tenant: str, thread_id: UUID) -> None:
         del tenant, thread_id
 
 
@@ -75,147 +74,120 @@ class TwoHolders(Tables):
     """Whoever accepts a run starts it, whether the thread is free or not."""
 
     def add_timer(self, tenant: str, ref: str, due_at: float) -> None:
+        del due_at
         self.activate(tenant, self.runs[tenant, UUID(ref)].new)
 
 
-class OfStore(Store):
-    """A store in which one port is another."""
-
-    dispatcher_class: type[MemoryDispatcher] = MemoryDispatcher
-    runs_class: type[MemoryRuns] = MemoryRuns
-    checkpoints_class: type[MemoryCheckpoints] = MemoryCheckpoints
-    run_states_class: type[MemoryRunStates] = MemoryRunStates
-
-    def __init__(self, tables: Tables) -> None:
-        super().__init__(tables)
-        self.dispatcher = self.dispatcher_class(tables)
-        self.runs = self.runs_class(tables)
-        self.checkpoints = self.checkpoints_class(tables)
-        self.run_states = self.run_states_class(tables, self.dispatcher)
-
-
-class ReleaseByAnybody(OfStore):
+class ReleaseByAnybody(MemoryDispatcher):
     """Who gives a claim back need not be who holds it."""
 
-    class dispatcher_class(MemoryDispatcher):  # noqa: N801
-        async def release(self, fence: Fence, **how: Any) -> None:
-            row = self._tables.activations.get(fence.activation_id)
-            if row is not None:
-                fence = replace(fence, token=row.token)
-            await super().release(fence, **how)
+    async def release(self, fence: Fence, **how: Any) -> None:
+        row = self._tables.activations.get(fence.activation_id)
+        if row is not None:
+            fence = replace(fence, token=row.token)
+        await super().release(fence, **how)
 
 
-class UncountedLoss(OfStore):
+class UncountedLoss(MemoryDispatcher):
     """What is lost with a worker counts as no attempt."""
 
-    class dispatcher_class(MemoryDispatcher):  # noqa: N801
-        async def reopen(self, dead: Sequence[UUID], **how: Any) -> Sequence[Lost]:
-            lost = await super().reopen(dead, **how)
-            for one in lost:
-                self._tables.activations[one.activation_id].attempt = 0
-            return [replace(one, attempt=0) for one in lost]
+    async def reopen(self, dead: Sequence[UUID], **how: Any) -> Sequence[Lost]:
+        lost = await super().reopen(dead, **how)
+        for one in lost:
+            self._tables.activations[one.activation_id].attempt = 0
+        return [replace(one, attempt=0) for one in lost]
 
 
-class TimerGoneWhenTaken(OfStore):
+class TimerGoneWhenTaken(MemoryDispatcher):
     """A timer is deleted by whoever takes it, before it is carried out."""
 
-    class dispatcher_class(MemoryDispatcher):  # noqa: N801
-        async def due(self, *, hold_seconds: float, limit: int) -> Sequence[Timer]:
-            due = await super().due(hold_seconds=hold_seconds, limit=limit)
-            for timer in due:
-                del self._tables.timers[timer.tenant, timer.ref]
-            return due
+    async def due(self, *, hold_seconds: float, limit: int) -> Sequence[Timer]:
+        due = await super().due(hold_seconds=hold_seconds, limit=limit)
+        for timer in due:
+            del self._tables.timers[timer.tenant, timer.ref]
+        return due
 
 
-class ClaimTwice(OfStore):
+class ClaimTwice(MemoryDispatcher):
     """A claim does not mark what it takes: SKIP LOCKED was forgotten."""
 
-    class dispatcher_class(MemoryDispatcher):  # noqa: N801
-        async def claim(self, *given: Any, **how: Any) -> Sequence[Claim]:
-            claims = await super().claim(*given, **how)
-            for claim in claims:
-                if self._tables.chance.random() < 0.1:
-                    self._tables.activations[claim.activation_id].state = "ready"
-            return claims
+    async def claim(self, *given: Any, **how: Any) -> Sequence[Claim]:
+        claims = await super().claim(*given, **how)
+        for claim in claims:
+            if self._tables.chance.random() < 0.1:
+                self._tables.activations[claim.activation_id].state = "ready"
+        return claims
 
 
-class CancelLeavesActivation(OfStore):
+class CancelLeavesActivation(MemoryRuns):
     """A cancelled run's activation stays to be claimed."""
 
-    class runs_class(MemoryRuns):  # noqa: N801
-        async def cancel(self, tenant: str, thread_id: UUID, run_id: UUID) -> Cancelled:
-            kept = dict(self._tables.activations)
-            cancelled = await super().cancel(tenant, thread_id, run_id)
-            self._tables.activations.update(kept)
-            return cancelled
+    async def cancel(self, tenant: str, thread_id: UUID, run_id: UUID) -> Cancelled:
+        kept = dict(self._tables.activations)
+        cancelled = await super().cancel(tenant, thread_id, run_id)
+        self._tables.activations.update(kept)
+        return cancelled
 
 
-class NoIdempotency(OfStore):
+class NoIdempotency(MemoryRuns):
     """Who asks again under a key gets another run."""
 
-    class runs_class(MemoryRuns):  # noqa: N801
-        async def accept(self, tenant: str, new: NewRun) -> Accepted:
-            self._tables.keys.clear()
-            return await super().accept(tenant, new)
+    async def accept(self, tenant: str, new: NewRun) -> Accepted:
+        self._tables.keys.clear()
+        return await super().accept(tenant, new)
 
 
-class EventsOutsideTheFence(OfStore):
+class EventsOutsideTheFence(MemoryCheckpoints):
     """What a commit tells is stored even if the commit is refused."""
 
-    class checkpoints_class(MemoryCheckpoints):  # noqa: N801
-        async def commit(
-            self,
-            tenant: str,
-            thread_id: str,
-            commit: Commit,
-            fence: Fence | None = None,
-        ) -> Committed:
-            if fence is not None and fence.run_id is not None:
-                self._tables.tell(fence, commit.events)
-            return await super().commit(
-                tenant, thread_id, replace(commit, events=()), fence
-            )
+    async def commit(
+        self,
+        tenant: str,
+        thread_id: str,
+        commit: Commit,
+        fence: Fence | None = None,
+    ) -> Committed:
+        if fence is not None and fence.run_id is not None:
+            self._tables.tell(fence, commit.events)
+        return await super().commit(
+            tenant, thread_id, replace(commit, events=()), fence
+        )
 
 
-class JoinTooEarly(OfStore):
+class JoinTooEarly(MemoryCheckpoints):
     """Who ends a task joins the superstep when one other task is left."""
 
-    class checkpoints_class(MemoryCheckpoints):  # noqa: N801
-        async def commit(self, *given: Any) -> Committed:
-            for superstep in self._tables.supersteps.values():
-                if superstep.remaining == 2 and self._tables.chance.random() < 0.2:
-                    superstep.remaining = 1
-            return await super().commit(*given)
+    async def commit(self, *given: Any) -> Committed:
+        for superstep in self._tables.supersteps.values():
+            if superstep.remaining == 2 and self._tables.chance.random() < 0.2:
+                superstep.remaining = 1
+        return await super().commit(*given)
 
 
-class LostCount(OfStore):
+class LostCount(MemoryCheckpoints):
     """Two that end tasks at once read one number of what remains, and both write it."""
 
-    class checkpoints_class(MemoryCheckpoints):  # noqa: N801
-        async def commit(
-            self,
-            tenant: str,
-            thread_id: str,
-            commit: Commit,
-            fence: Fence | None = None,
-        ) -> Committed:
-            committed = await super().commit(tenant, thread_id, commit, fence)
-            if committed.remaining and fence is not None and fence.run_id is not None:
-                if self._tables.chance.random() < 0.1:
-                    self._tables.supersteps[tenant, fence.run_id].remaining += 1
-            return committed
+    async def commit(
+        self,
+        tenant: str,
+        thread_id: str,
+        commit: Commit,
+        fence: Fence | None = None,
+    ) -> Committed:
+        committed = await super().commit(tenant, thread_id, commit, fence)
+        twice = committed.remaining and self._tables.chance.random() < 0.1
+        if twice and fence is not None and fence.run_id is not None:
+            self._tables.supersteps[tenant, fence.run_id].remaining += 1
+        return committed
 
 
-class FinishOutsideTheFence(OfStore):
+class FinishOutsideTheFence(MemoryRunStates):
     """A run is ended by whoever has claimed it at some time."""
 
-    class run_states_class(MemoryRunStates):  # noqa: N801
-        async def finish(
-            self, fence: Fence, ending: Ending, rest: Commit
-        ) -> Next | None:
-            row = self._tables.activations.get(fence.activation_id)
-            held = fence if row is None else replace(fence, token=row.token)
-            return finish(self._tables, held, ending, rest)
+    async def finish(self, fence: Fence, ending: Ending, rest: Commit) -> Next | None:
+        row = self._tables.activations.get(fence.activation_id)
+        held = fence if row is None else replace(fence, token=row.token)
+        return finish(self._tables, held, ending, rest)
 
 
 class AnyHead(Tables):
@@ -225,25 +197,24 @@ class AnyHead(Tables):
         del tenant, thread_id, puts
 
 
-class RememberedState(OfStore):
+class RememberedState(MemoryRunStates):
     """A worker goes on from the state of a thread that it remembers.
 
     The comparison of the head finds that out; here it is gone as well (`AnyHead`).
     """
 
-    class run_states_class(MemoryRunStates):  # noqa: N801
-        def __init__(self, tables: Tables, dispatcher: MemoryDispatcher) -> None:
-            super().__init__(tables, dispatcher)
-            self._remembered: dict[tuple[UUID | None, UUID], Stored] = {}
+    def __init__(self, tables: Tables, dispatcher: MemoryDispatcher) -> None:
+        super().__init__(tables, dispatcher)
+        self._remembered: dict[tuple[UUID | None, UUID], Stored] = {}
 
-        async def begin(self, claim: Claim) -> RunState:
-            state = await super().begin(claim)
-            worker = self._tables.activations[claim.activation_id].worker_id
-            if state.at is None:
-                return state
-            key = (worker, claim.thread_id)
-            at = self._remembered.setdefault(key, state.at)
-            return RunState(state.run, at)
+    async def begin(self, claim: Claim) -> RunState:
+        state = await super().begin(claim)
+        worker = self._tables.activations[claim.activation_id].worker_id
+        if state.at is None:
+            return state
+        key = (worker, claim.thread_id)
+        at = self._remembered.setdefault(key, state.at)
+        return RunState(state.run, at)
 
 
 class KeepsStrangers(Worker):
@@ -265,37 +236,53 @@ class NeverEndsUpdates(Sweep):
             await super()._heal(lost)
 
 
+def store_with(
+    *,
+    runs: type[MemoryRuns] = MemoryRuns,
+    dispatcher: type[MemoryDispatcher] = MemoryDispatcher,
+    checkpoints: type[MemoryCheckpoints] = MemoryCheckpoints,
+    run_states: type[MemoryRunStates] = MemoryRunStates,
+) -> Callable[[Tables], Store]:
+    """A store in which one port is another."""
+
+    def make(tables: Tables) -> Store:
+        store = Store(tables)
+        store.runs = runs(tables)
+        store.dispatcher = dispatcher(tables)
+        store.checkpoints = checkpoints(tables)
+        store.run_states = run_states(tables, store.dispatcher)
+        return store
+
+    return make
+
+
 MUTANTS: Final[Mapping[str, Build]] = MappingProxyType(
     {
         "any token": Build(tables=AnyToken),
         "first right only": Build(tables=FirstRightOnly),
-        "join too early": Build(store=JoinTooEarly),
-        "lost count": Build(store=LostCount),
+        "join too early": Build(store=store_with(checkpoints=JoinTooEarly)),
+        "lost count": Build(store=store_with(checkpoints=LostCount)),
         "old token": Build(tables=OldToken),
         "forgotten queue": Build(tables=ForgottenQueue),
         "two holders": Build(tables=TwoHolders),
-        "release by anybody": Build(store=ReleaseByAnybody),
-        "uncounted loss": Build(store=UncountedLoss),
-        "timer gone when taken": Build(store=TimerGoneWhenTaken),
-        "claim twice": Build(store=ClaimTwice),
-        "cancel leaves the activation": Build(store=CancelLeavesActivation),
-        "no idempotency": Build(store=NoIdempotency),
-        "events outside the fence": Build(store=EventsOutsideTheFence),
-        "finish outside the fence": Build(store=FinishOutsideTheFence),
-        "remembered state": Build(store=RememberedState, tables=AnyHead),
+        "release by anybody": Build(store=store_with(dispatcher=ReleaseByAnybody)),
+        "uncounted loss": Build(store=store_with(dispatcher=UncountedLoss)),
+        "timer gone when taken": Build(store=store_with(dispatcher=TimerGoneWhenTaken)),
+        "claim twice": Build(store=store_with(dispatcher=ClaimTwice)),
+        "cancel leaves the activation": Build(
+            store=store_with(runs=CancelLeavesActivation)
+        ),
+        "no idempotency": Build(store=store_with(runs=NoIdempotency)),
+        "events outside the fence": Build(
+            store=store_with(checkpoints=EventsOutsideTheFence)
+        ),
+        "finish outside the fence": Build(
+            store=store_with(run_states=FinishOutsideTheFence)
+        ),
+        "remembered state": Build(
+            store=store_with(run_states=RememberedState), tables=AnyHead
+        ),
         "keeps strangers": Build(worker=KeepsStrangers),
         "never ends updates": Build(sweep=NeverEndsUpdates),
     }
 )
-
-
-def first_seed(build: Build, seeds: range) -> tuple[int, Any] | None:
-    """The first seed that finds the mutant out, and what it saw."""
-    from tests.simulation.plan import plan_of
-    from tests.simulation.simulation import simulate
-
-    for seed in seeds:
-        outcome = simulate(plan_of(seed), build)
-        if outcome.violations:
-            return seed, outcome
-    return None

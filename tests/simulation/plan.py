@@ -195,8 +195,10 @@ def _width(chance: Random, spread: float) -> int:
 
 def _fault(chance: Random, processes: int) -> Fault:
     kind = chance.choice(
-        ["kill", "kill", "freeze", "freeze", "block", "drain", "session", "outage"]
-        + ["restart"]
+        [
+            *("kill", "kill", "freeze", "freeze", "block"),
+            *("drain", "session", "outage", "restart"),
+        ]
     )
     seconds = {
         "kill": chance.random(),

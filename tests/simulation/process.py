@@ -8,15 +8,15 @@ the worker is what `RenewalThread` does.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from tests.simulation.bus import Bus
-from tests.simulation.loop import ThreadLoop, World
+from tests.simulation.loop import World
 from tests.simulation.script import ScriptedEntry, SimulatedFaults
 from tests.simulation.store.working import MemoryMembers
 from tests.simulation.wire import Wire
@@ -243,7 +243,7 @@ class Process:
             self._session_broke = False
             try:
                 around.store.tables.locks.add(self._lock_key)
-                while not self._ended and not self._session_broke:
+                while self._holds_session():
                     asked_at = self._renewal.time()
                     held = await members.renew(
                         self.member,
@@ -258,6 +258,9 @@ class Process:
                 self._free_lock()
             self._broken_at = self._renewal.time()
             await asyncio.sleep(_RECONNECT_SECONDS)
+
+    def _holds_session(self) -> bool:
+        return not (self._ended or self._session_broke)
 
     async def _rest(self, seconds: float) -> None:
         """Waits so long, or until the session breaks."""

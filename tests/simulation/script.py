@@ -18,13 +18,14 @@ from typing import Any, Final, cast
 
 from langgraph.errors import GraphDrained
 from langgraph.graph import END, START, StateGraph
+from typing_extensions import TypedDict
 
 from threadmill.checkpoints.base import Put, Stored, Writes
 from threadmill.config import GraphSpec
 from threadmill.domain.fence import Fence
 from threadmill.engine.activation.entry import Entry, EntryLimits, Stores
-from threadmill.engine.activation.resume import is_reentry, results
 from threadmill.engine.activation.places import Sharing, place_of
+from threadmill.engine.activation.resume import is_reentry, results
 from threadmill.engine.activation.share import Parked, Share
 from threadmill.engine.activation.tap import Tap
 from threadmill.engine.activation.writer import Writer
@@ -93,7 +94,7 @@ class ScriptedTask:
 class ScriptedEntry(Entry):
     """An `Entry` whose graph is the script in its run's kwargs; see `script_of`."""
 
-    def __init__(  # noqa: PLR0913, PLR0917
+    def __init__(
         self,
         graph: object,
         *,
@@ -149,7 +150,8 @@ class ScriptedEntry(Entry):
     async def _drive(self, given: Any) -> None:
         del given
         supersteps: Sequence[Sequence[float]] = self._run.kwargs["supersteps"]
-        step, applied = -1, ()
+        step = -1
+        applied: Sequence[Any] = ()
         if self._head is not None:
             applied = self._head.checkpoint["channel_values"]["applied"]
         if self._reentry and self._head is not None:
@@ -302,9 +304,13 @@ def script_of(
     }
 
 
+class _State(TypedDict):
+    pass
+
+
 def catalogue() -> GraphCatalogue:
     """What workers have loaded: one graph that is never entered, but for its labels."""
-    graph = StateGraph(dict)
+    graph = StateGraph(_State)
     graph.add_node(NODE, lambda state: state)
     needs = {"threadmill": {"labels": [GPU]}}
     graph.add_node(GPU, lambda state: state, metadata=needs)

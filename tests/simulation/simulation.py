@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from random import Random
 from typing import Any, Final, NoReturn, cast
 from uuid import UUID
@@ -27,9 +27,16 @@ from uuid import UUID
 import structlog
 
 from tests.simulation.bus import Bus
-from tests.simulation.loop import ThreadLoop, World
-from tests.simulation.plan import ATTEMPTS_MAX, FAULTS_SECONDS, Fault, Message, Plan
-from tests.simulation.plan import LEASE_SECONDS, Update
+from tests.simulation.loop import World
+from tests.simulation.plan import (
+    ATTEMPTS_MAX,
+    FAULTS_SECONDS,
+    LEASE_SECONDS,
+    Fault,
+    Message,
+    Plan,
+    Update,
+)
 from tests.simulation.process import Process, Surroundings
 from tests.simulation.script import GPU, GRAPH, catalogue
 from tests.simulation.store.accepting import MemoryRuns, MemoryThreads
@@ -76,7 +83,7 @@ class Build:
     """What is put together; mutants put something else in."""
 
     tables: type[Tables] = Tables
-    store: type[Store] = Store
+    store: Callable[[Tables], Store] = Store
     worker: type[Worker] = Worker
     sweep: type[Sweep] = Sweep
 
@@ -100,12 +107,12 @@ class Outcome:
 
     def report(self) -> str:
         """What a failing test shows."""
+        command = f"python -m tests.simulation --verbose --seed {self.seed}"
         return "\n".join(
             [
                 f"seed {self.seed} violates what must always hold:",
                 *(f"  {violation}" for violation in self.violations),
-                f"replay it: .venv/bin/python -m tests.simulation --seed {self.seed} "
-                "--verbose",
+                f"replay it: .venv/bin/{command}",
             ]
         )
 
@@ -166,9 +173,9 @@ class Simulation:
     def play(self) -> Outcome:
         """Lets it all happen."""
         for message in self._plan.messages:
-            self._client_does(message.at, lambda m=message: self._ask(m))
+            self._client_does(message.at, partial(self._ask, message))
         for update in self._plan.updates:
-            self._client_does(update.at, lambda u=update: self._update(u))
+            self._client_does(update.at, partial(self._update, update))
         for fault in self._plan.faults:
             self._waits += 1
             self._world.at(fault.at, self._befall, fault)

@@ -29,7 +29,8 @@ def sleeper(seen: list[Any], world: World, *, naps: int = 3) -> Any:
 
 
 def test_a_thread_sleeps_by_its_own_clock() -> None:
-    world, seen = World(), []
+    world = World()
+    seen: list[float] = []
     fast = world.thread("fast", began=1e6, rate=2.0)
     play((fast, sleeper(seen, world)), world=world)
     assert seen == [0.5, 1.0, 1.5]
@@ -38,7 +39,8 @@ def test_a_thread_sleeps_by_its_own_clock() -> None:
 
 
 def test_a_frozen_thread_goes_on_where_it_was() -> None:
-    world, seen = World(), []
+    world = World()
+    seen: list[float] = []
     one = world.thread("one")
     world.at(1.5, one.freeze, 5.0)
     world.at(2.0, one.freeze, 1.0)
@@ -47,7 +49,8 @@ def test_a_frozen_thread_goes_on_where_it_was() -> None:
 
 
 def test_a_killed_thread_does_nothing_more_and_says_nothing() -> None:
-    world, seen = World(), []
+    world = World()
+    seen: list[float] = []
     one, other = world.thread("one"), world.thread("other")
     world.at(1.5, one.kill)
     play(
@@ -61,7 +64,8 @@ def test_a_killed_thread_does_nothing_more_and_says_nothing() -> None:
 
 
 def test_timeouts_and_cancellations_work_as_anywhere() -> None:
-    world, seen = World(), []
+    world = World()
+    seen: list[float] = []
 
     async def main() -> None:
         try:

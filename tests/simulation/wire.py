@@ -83,7 +83,7 @@ class Wire:
         kwargs: dict[str, Any],
     ) -> asyncio.Future[Any]:
         """Carries one call out, over there; gives its answer, to be awaited."""
-        answer = asyncio.Future[Any](loop=loop)
+        answer = loop.create_future()
         self.writing += method.__name__ in WRITING
         rules, draw = self._rules, self._chance.random()
         there = self._seconds()

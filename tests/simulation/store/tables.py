@@ -15,6 +15,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+from threadmill.checkpoints.base import ANY_HEAD
 from threadmill.domain.run import RunEvent, RunStatus, ThreadStatus, sources, target
 from threadmill.errors import Error, HeadMoved, LeaseLost
 from threadmill.stores.records import NewRun, Next, Run
@@ -252,7 +253,7 @@ class Tables:
             head = moved.get(put.ns)
             if head is None and (row := self.heads.get((tenant, thread_id, put.ns))):
                 head = row.put.checkpoint["id"]
-            if put.expected_head != "" and put.expected_head != head:
+            if put.expected_head not in {ANY_HEAD, head}:
                 raise HeadMoved
             moved[put.ns] = put.checkpoint["id"]
 
