@@ -190,6 +190,7 @@ class Process:
                 limits=rules.limits,
                 stream=cast("Any", around.store.stream),
                 blocking=cast("Any", None),
+                effects=cast("Any", None),
                 faults=faults,
                 entry=ScriptedEntry,
             ),

@@ -61,7 +61,7 @@ class RunRow:
     started_at: float | None = None
     finished_at: float | None = None
 
-    def record(self, now: float = 0.0) -> Run:
+    def record(self, now: float = 0.0, lost_by: str | None = None) -> Run:
         """What the ports hand out."""
         started = self.started_at
         return Run(
@@ -85,6 +85,7 @@ class RunRow:
             finished_at=None if self.finished_at is None else moment(self.finished_at),
             running_seconds=0.0 if started is None else now - started,
             labels=self.new.labels,
+            lost_by=lost_by,
         )
 
 

@@ -60,7 +60,7 @@ class MemoryDispatcher:
     async def begin(self, claim: Claim) -> Run:
         """See `Dispatcher.begin`."""
         tables = self._tables
-        tables.fenced(_fence_of(claim))
+        lost_by = tables.fenced(_fence_of(claim)).cause
         run = tables.runs[claim.tenant, claim.run_id]
         now = tables.clock()
         if run.status not in sources(RunEvent.CLAIM) or (
@@ -70,7 +70,7 @@ class MemoryDispatcher:
             raise InvariantViolated(msg)
         if claim.kind == "task":
             run.attempt += claim.attempt > 1
-            return run.record(now)
+            return run.record(now, lost_by)
         if run.status is RunStatus.PENDING:
             where = (claim.tenant, str(claim.thread_id), "")
             head = tables.heads.get(where)
@@ -83,7 +83,7 @@ class MemoryDispatcher:
             run.started_at = now
         run.attempt += run.status is RunStatus.PENDING or claim.attempt > 1
         run.status, run.updated_at = target(RunEvent.CLAIM), now
-        return run.record(now)
+        return run.record(now, lost_by)
 
     def _at_its_superstep(self, run: RunRow) -> bool:
         """The tasks of a run are those of the thread's head."""
