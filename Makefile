@@ -11,6 +11,10 @@ BIN := .venv/bin
 PYTEST_WORKERS ?= 2
 PYTEST_ARGS ?=
 
+# Of `make simulate`; `make test` plays the seeds from 0 to 9,999.
+SEEDS ?= 10000
+FIRST ?= 0
+
 .PHONY: help
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +48,10 @@ test: setup ## run all tests (PYTEST_ARGS="-k name" selects)
 test-oldest: ## run the tests marked "langgraph" on the oldest one allowed
 	@scripts/setup .venv-oldest requirements-oldest.lock
 	.venv-oldest/bin/pytest -n $(PYTEST_WORKERS) -m langgraph $(PYTEST_ARGS)
+
+.PHONY: simulate
+simulate: setup ## play schedules of faults in virtual time (SEEDS=10000 FIRST=0)
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST)
 
 .PHONY: bench
 bench: setup ## measure runs against LangGraph's own PostgreSQL saver

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
 from langgraph.checkpoint.base import CheckpointMetadata, empty_checkpoint
 
 from threadmill.checkpoints.base import Commit, Put
@@ -26,6 +27,10 @@ from threadmill.streams.postgres import PostgresStream
 
 TENANT = "default"
 GRAPH = "graph"
+
+# Tests of what the coordination of processes rests on: they run on PostgreSQL and on
+# the store of the simulator (tests/simulation), which may differ in nothing of it.
+contract = pytest.mark.contract
 
 _ACTIVATIONS = Query(
     "activations",
@@ -92,6 +97,7 @@ class RunStore:
         self.threads = PostgresThreads(database)
         self.dead_letters = PostgresDeadLetters(database, retention)
         self.stream = PostgresStream(database)
+        self.checkpoints = PostgresCheckpoints(database)
 
     # --- doing -------------------------------------------------------------------
 
@@ -124,11 +130,14 @@ class RunStore:
 
     async def carry_out_due(self) -> Sequence[str]:
         """Lets every timer be due and carries it out; returns their kinds."""
-        await self._write(_MAKE_DUE)
+        await self.make_timers_due()
         timers = await self.dispatcher.due(hold_seconds=60, limit=100)
         for timer in timers:
             await self.dispatcher.carry_out([timer])
         return sorted(timer.kind for timer in timers)
+
+    async def make_timers_due(self) -> None:
+        await self._write(_MAKE_DUE)
 
     async def let_leases_expire(self) -> None:
         await self._write(_LET_EXPIRE)
@@ -188,6 +197,5 @@ async def put(store: RunStore, fence: Fence, step: int, parent: str | None) -> s
     metadata = CheckpointMetadata(step=step)
     new = Put("", checkpoint, metadata, parent, expected_head=parent)
     commit = Commit(puts=(new,))
-    checkpoints = PostgresCheckpoints(store.database)
-    await checkpoints.commit(TENANT, str(fence.thread_id), commit, fence)
+    await store.checkpoints.commit(TENANT, str(fence.thread_id), commit, fence)
     return checkpoint_id

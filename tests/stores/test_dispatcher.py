@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.stores.run_store import GRAPH, TENANT, RunStore, put
+from tests.stores.run_store import GRAPH, TENANT, RunStore, contract, put
 from threadmill.domain.run import TERMINAL, RunEvent, RunStatus, ThreadStatus
 from threadmill.drivers.postgres.database import Database, Limits
 from threadmill.engine.activate import fence_of
@@ -23,6 +23,7 @@ from threadmill.streams.base import NewEvent
 # --------------------------------------------------------------------------- claiming
 
 
+@contract
 async def test_only_graphs_that_are_loaded_are_claimed(store: RunStore) -> None:
     await store.accept(await store.thread())
     worker = uuid4()
@@ -35,6 +36,7 @@ async def test_only_graphs_that_are_loaded_are_claimed(store: RunStore) -> None:
     assert activation["state"] == "leased"
 
 
+@contract
 async def test_no_more_than_asked_for(store: RunStore) -> None:
     for _ in range(5):
         await store.accept(await store.thread())
@@ -43,6 +45,7 @@ async def test_no_more_than_asked_for(store: RunStore) -> None:
     assert await store.claim(10) == []
 
 
+@contract
 async def test_several_claimers_take_everything_once(store: RunStore) -> None:
     for _ in range(30):
         await store.accept(await store.thread())
@@ -52,6 +55,7 @@ async def test_several_claimers_take_everything_once(store: RunStore) -> None:
     assert sorted(Counter(claimed).values()) == [1] * 30
 
 
+@contract
 async def test_tokens_rise_along_a_thread(store: RunStore) -> None:
     thread_id = await store.thread()
     tokens = []
@@ -69,6 +73,7 @@ async def test_tokens_rise_along_a_thread(store: RunStore) -> None:
 # -------------------------------------------------------------------------- beginning
 
 
+@contract
 async def test_a_begun_run_is_running(store: RunStore) -> None:
     await store.accept(await store.thread())
     _, run = await store.begin()
@@ -78,6 +83,7 @@ async def test_a_begun_run_is_running(store: RunStore) -> None:
     assert (run.start_checkpoint, run.start_step) == (None, -2)
 
 
+@contract
 async def test_beginning_after_a_loss_is_another_attempt(store: RunStore) -> None:
     await store.accept(await store.thread())
     worker = uuid4()
@@ -88,6 +94,7 @@ async def test_beginning_after_a_loss_is_another_attempt(store: RunStore) -> Non
     assert second.started_at == first.started_at
 
 
+@contract
 async def test_beginning_needs_the_claim(store: RunStore) -> None:
     thread_id = await store.thread()
     run = await store.accept(thread_id)
@@ -100,6 +107,7 @@ async def test_beginning_needs_the_claim(store: RunStore) -> None:
     assert await store.statuses(thread_id) == ["interrupted"]
 
 
+@contract
 async def test_a_run_starts_at_the_head_or_where_it_forks_off(store: RunStore) -> None:
     thread_id = await store.thread()
     await store.accept(thread_id)
@@ -118,6 +126,7 @@ async def test_a_run_starts_at_the_head_or_where_it_forks_off(store: RunStore) -
     assert (run.start_checkpoint, run.start_step) == (two, 5)
 
 
+@contract
 async def test_a_run_ends_at_its_own_last_checkpoint(store: RunStore) -> None:
     thread_id = await store.thread()
     first = await store.accept(thread_id)
@@ -140,6 +149,7 @@ async def test_a_run_ends_at_its_own_last_checkpoint(store: RunStore) -> None:
 # ----------------------------------------------------------------------------- ending
 
 
+@contract
 @pytest.mark.parametrize(
     ("event", "status", "thread_status"),
     [
@@ -173,6 +183,7 @@ async def test_an_ending_shows_in_run_thread_and_stream(
     assert await store.activations() == []
 
 
+@contract
 async def test_the_next_run_clears_the_threads_error(store: RunStore) -> None:
     thread_id = await store.thread()
     await store.accept(thread_id)
@@ -185,6 +196,7 @@ async def test_the_next_run_clears_the_threads_error(store: RunStore) -> None:
     assert (thread.status, thread.error) == (ThreadStatus.IDLE, None)
 
 
+@contract
 async def test_a_stale_token_ends_nothing(store: RunStore) -> None:
     thread_id = await store.thread()
     await store.accept(thread_id)
@@ -204,6 +216,7 @@ async def test_a_stale_token_ends_nothing(store: RunStore) -> None:
 # ------------------------------------------------------------------------- giving back
 
 
+@contract
 async def test_what_is_given_back_uncounted_is_a_first_attempt(store: RunStore) -> None:
     await store.accept(await store.thread())
     for _ in range(3):
@@ -216,6 +229,7 @@ async def test_what_is_given_back_uncounted_is_a_first_attempt(store: RunStore) 
         await store.dispatcher.release(fence_of(claim), count_attempt=True)
 
 
+@contract
 async def test_what_is_given_back_with_a_pause_waits(store: RunStore) -> None:
     await store.accept(await store.thread())
     (claim,) = await store.claim()
@@ -225,6 +239,7 @@ async def test_what_is_given_back_with_a_pause_waits(store: RunStore) -> None:
     assert await store.claim() == []
 
 
+@contract
 async def test_only_the_holder_gives_back(store: RunStore) -> None:
     await store.accept(await store.thread())
     worker = uuid4()
@@ -239,6 +254,7 @@ async def test_only_the_holder_gives_back(store: RunStore) -> None:
 # ------------------------------------------------------------------------- re-opening
 
 
+@contract
 async def test_the_dead_are_reopened_and_nobody_else(store: RunStore) -> None:
     dead, alive = uuid4(), uuid4()
     for _ in range(2):
@@ -254,6 +270,7 @@ async def test_the_dead_are_reopened_and_nobody_else(store: RunStore) -> None:
     assert again.token > lost.token
 
 
+@contract
 async def test_expired_leases_are_reopened(store: RunStore) -> None:
     await store.accept(await store.thread())
     await store.claim()
@@ -262,6 +279,7 @@ async def test_expired_leases_are_reopened(store: RunStore) -> None:
     assert len(await store.dispatcher.reopen([], backoff_seconds=0, limit=10)) == 1
 
 
+@contract
 async def test_several_sweeps_at_once_reopen_once(store: RunStore) -> None:
     for _ in range(12):
         await store.accept(await store.thread())
@@ -274,6 +292,7 @@ async def test_several_sweeps_at_once_reopen_once(store: RunStore) -> None:
     assert sorted(Counter(reopened).values()) == [1] * 12
 
 
+@contract
 async def test_the_first_loss_is_repeated_at_once_later_ones_after_a_pause(
     store: RunStore,
 ) -> None:
@@ -286,6 +305,7 @@ async def test_the_first_loss_is_repeated_at_once_later_ones_after_a_pause(
     assert await store.claim() == []
 
 
+@contract
 async def test_an_update_whose_caller_is_gone_is_held_to_be_ended(
     store: RunStore,
 ) -> None:
@@ -304,6 +324,7 @@ async def test_an_update_whose_caller_is_gone_is_held_to_be_ended(
 # ------------------------------------------------------------------------ many at once
 
 
+@contract
 async def test_of_cancel_and_finish_at_once_one_wins(store: RunStore) -> None:
     for _ in range(25):
         thread_id = await store.thread()
@@ -328,6 +349,7 @@ async def test_of_cancel_and_finish_at_once_one_wins(store: RunStore) -> None:
         await store.runs.cancel(TENANT, thread_id, following.run_id)
 
 
+@contract
 async def test_of_two_owners_at_once_one_ends_the_run(store: RunStore) -> None:
     for _ in range(15):
         worker = uuid4()

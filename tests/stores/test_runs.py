@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.stores.run_store import TENANT, RunStore, new_run
+from tests.stores.run_store import TENANT, RunStore, contract, new_run
 from threadmill.domain.multitask import MultitaskStrategy
 from threadmill.domain.run import RunStatus, ThreadStatus
 from threadmill.errors import (
@@ -25,6 +25,7 @@ REJECT = MultitaskStrategy.REJECT
 # -------------------------------------------------------------------------- accepting
 
 
+@contract
 async def test_a_run_on_a_free_thread_is_ready_at_once(store: RunStore) -> None:
     thread_id = await store.thread()
     run = await store.accept(thread_id)
@@ -37,6 +38,7 @@ async def test_a_run_on_a_free_thread_is_ready_at_once(store: RunStore) -> None:
     assert thread.status is ThreadStatus.BUSY
 
 
+@contract
 async def test_later_runs_wait_in_the_order_of_acceptance(store: RunStore) -> None:
     thread_id = await store.thread()
     accepted = [await store.accept(thread_id) for _ in range(4)]
@@ -50,6 +52,7 @@ async def test_later_runs_wait_in_the_order_of_acceptance(store: RunStore) -> No
     assert ran == [run.run_id for run in accepted]
 
 
+@contract
 async def test_fifty_at_once_keep_an_order_without_gaps(store: RunStore) -> None:
     thread_id = await store.thread()
     accepted = await asyncio.gather(*(store.accept(thread_id) for _ in range(50)))
@@ -58,6 +61,7 @@ async def test_fifty_at_once_keep_an_order_without_gaps(store: RunStore) -> None
     assert await store.holder(thread_id) in {run.run_id for run in accepted}
 
 
+@contract
 async def test_a_thread_that_is_not_there_is_refused_or_made(store: RunStore) -> None:
     thread_id = uuid4()
     with pytest.raises(NotFound):
@@ -68,6 +72,7 @@ async def test_a_thread_that_is_not_there_is_refused_or_made(store: RunStore) ->
     assert sorted(run.seq for run in made) == list(range(1, 9))
 
 
+@contract
 async def test_a_runs_id_is_taken_once(store: RunStore) -> None:
     thread_id, run_id = await store.thread(), uuid4()
     await store.accept(thread_id, run_id=run_id)
@@ -76,6 +81,7 @@ async def test_a_runs_id_is_taken_once(store: RunStore) -> None:
     assert len(await store.statuses(thread_id)) == 1
 
 
+@contract
 async def test_what_a_run_says_of_its_thread_is_merged(store: RunStore) -> None:
     thread_id = await store.thread()
     await store.accept(thread_id, thread_metadata={"graph_id": "a", "kept": 1})
@@ -84,6 +90,7 @@ async def test_what_a_run_says_of_its_thread_is_merged(store: RunStore) -> None:
     assert thread.metadata == {"graph_id": "b", "kept": 1}
 
 
+@contract
 async def test_another_tenant_sees_nothing(store: RunStore) -> None:
     thread_id = await store.thread()
     run = await store.accept(thread_id)
@@ -99,6 +106,7 @@ async def test_another_tenant_sees_nothing(store: RunStore) -> None:
 # ------------------------------------------------------------------------ idempotency
 
 
+@contract
 async def test_a_key_gives_the_same_run(store: RunStore) -> None:
     thread_id = await store.thread()
     first = new_run(thread_id, idempotency_key="k", body_hash=b"body")
@@ -110,6 +118,7 @@ async def test_a_key_gives_the_same_run(store: RunStore) -> None:
     assert len(await store.statuses(thread_id)) == 1
 
 
+@contract
 async def test_many_at_once_under_one_key_make_one_run(store: RunStore) -> None:
     thread_id = await store.thread()
     accepted = await asyncio.gather(
@@ -125,6 +134,7 @@ async def test_many_at_once_under_one_key_make_one_run(store: RunStore) -> None:
     assert len(await store.statuses(thread_id)) == 1
 
 
+@contract
 async def test_a_key_with_another_body_is_refused(store: RunStore) -> None:
     thread_id = await store.thread()
     await store.accept(thread_id, idempotency_key="k", body_hash=b"one")
@@ -132,6 +142,7 @@ async def test_a_key_with_another_body_is_refused(store: RunStore) -> None:
         await store.accept(thread_id, idempotency_key="k", body_hash=b"two")
 
 
+@contract
 async def test_a_refused_request_does_not_take_its_key(store: RunStore) -> None:
     thread_id = await store.thread()
     await store.accept(thread_id)
@@ -152,6 +163,7 @@ async def test_a_key_is_free_again_after_its_time(store: RunStore) -> None:
 # ------------------------------------------------------------------------ busy threads
 
 
+@contract
 async def test_reject_refuses_a_thread_with_a_run_or_a_queue(store: RunStore) -> None:
     thread_id = await store.thread()
     run = await store.accept(thread_id, strategy=REJECT)
@@ -165,6 +177,7 @@ async def test_reject_refuses_a_thread_with_a_run_or_a_queue(store: RunStore) ->
     assert (run.seq, again.seq) == (1, 2)
 
 
+@contract
 async def test_of_many_that_reject_at_once_one_passes(store: RunStore) -> None:
     thread_id = await store.thread()
 
@@ -180,6 +193,7 @@ async def test_of_many_that_reject_at_once_one_passes(store: RunStore) -> None:
     assert len(await store.statuses(thread_id)) == 1
 
 
+@contract
 async def test_a_full_queue_refuses(store: RunStore) -> None:
     thread_id = await store.thread()
     await store.accept(thread_id, queue_max=2)
@@ -195,6 +209,7 @@ async def test_a_full_queue_refuses(store: RunStore) -> None:
 # ----------------------------------------------------------------------------- delays
 
 
+@contract
 async def test_a_delayed_run_leaves_the_thread_free(store: RunStore) -> None:
     thread_id = await store.thread()
     delayed = await store.accept(thread_id, after_seconds=3600)
@@ -208,6 +223,7 @@ async def test_a_delayed_run_leaves_the_thread_free(store: RunStore) -> None:
     assert ("promote", str(delayed.run_id)) in await store.timers()
 
 
+@contract
 async def test_a_delayed_run_begins_when_it_is_due(store: RunStore) -> None:
     thread_id = await store.thread()
     delayed = await store.accept(thread_id, after_seconds=0.001)
@@ -216,6 +232,7 @@ async def test_a_delayed_run_begins_when_it_is_due(store: RunStore) -> None:
     assert run.run_id == delayed.run_id
 
 
+@contract
 async def test_a_delayed_run_waits_for_a_busy_thread(store: RunStore) -> None:
     thread_id = await store.thread()
     await store.accept(thread_id)
@@ -228,6 +245,7 @@ async def test_a_delayed_run_waits_for_a_busy_thread(store: RunStore) -> None:
     assert following.run_id == delayed.run_id
 
 
+@contract
 async def test_cancelling_a_delayed_run_lets_a_free_thread_be(store: RunStore) -> None:
     thread_id = await store.thread()
     delayed = await store.accept(thread_id, after_seconds=3600)
@@ -239,6 +257,7 @@ async def test_cancelling_a_delayed_run_lets_a_free_thread_be(store: RunStore) -
     assert await store.activations(thread_id) == []
 
 
+@contract
 async def test_a_free_thread_shows_nothing_of_a_cancelled_delayed_run(
     store: RunStore,
 ) -> None:
@@ -269,6 +288,7 @@ async def test_a_list_is_newest_first_by_pages_and_status(store: RunStore) -> No
     assert await page(10, 0, "success") == []
 
 
+@contract
 async def test_a_run_is_found_on_its_own_thread_only(store: RunStore) -> None:
     thread_id, other = await store.thread(), await store.thread()
     run = await store.accept(thread_id)
@@ -294,6 +314,7 @@ async def test_only_an_ended_run_is_deleted(store: RunStore) -> None:
 # -------------------------------------------------------------------------- cancelling
 
 
+@contract
 async def test_cancelling_a_running_run_hands_the_thread_on(store: RunStore) -> None:
     thread_id = await store.thread()
     first, second = [await store.accept(thread_id) for _ in range(2)]
@@ -309,6 +330,7 @@ async def test_cancelling_a_running_run_hands_the_thread_on(store: RunStore) -> 
         await store.finish(fence)
 
 
+@contract
 async def test_cancelling_a_waiting_run_takes_it_out_of_the_queue(
     store: RunStore,
 ) -> None:
@@ -325,6 +347,7 @@ async def test_cancelling_a_waiting_run_takes_it_out_of_the_queue(
     assert await store.statuses(thread_id) == ["success", "interrupted", "pending"]
 
 
+@contract
 async def test_the_last_cancelled_run_leaves_an_interrupted_thread(
     store: RunStore,
 ) -> None:
@@ -337,6 +360,7 @@ async def test_the_last_cancelled_run_leaves_an_interrupted_thread(
     assert await store.activations(thread_id) == []
 
 
+@contract
 async def test_what_has_ended_cannot_be_cancelled(store: RunStore) -> None:
     thread_id, other = await store.thread(), await store.thread()
     run = await store.accept(thread_id)
@@ -351,6 +375,7 @@ async def test_what_has_ended_cannot_be_cancelled(store: RunStore) -> None:
     assert await store.statuses(thread_id) == ["success"]
 
 
+@contract
 async def test_reject_looks_at_runs_that_may_begin_only(store: RunStore) -> None:
     thread_id = await store.thread()
     await store.accept(thread_id, after_seconds=3600)

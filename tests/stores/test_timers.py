@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.stores.run_store import GRAPH, TENANT, RunStore, put
+from tests.stores.run_store import GRAPH, TENANT, RunStore, contract, put
 from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.domain.run import RunEvent
 from threadmill.errors import InvariantViolated, NotFound
@@ -14,6 +14,7 @@ from threadmill.stores.records import Timer
 from threadmill.streams.base import NewEvent
 
 
+@contract
 async def test_a_timer_that_is_taken_is_left_alone_for_a_while(store: RunStore) -> None:
     thread_id = await store.thread()
     await store.accept(thread_id, after_seconds=0.001)
@@ -24,6 +25,7 @@ async def test_a_timer_that_is_taken_is_left_alone_for_a_while(store: RunStore) 
     assert await store.timers() == []
 
 
+@contract
 async def test_a_timer_of_a_run_that_has_begun_changes_nothing(store: RunStore) -> None:
     """The delayed run was promoted by the end of another, before its timer."""
     thread_id = await store.thread()
@@ -39,6 +41,7 @@ async def test_a_timer_of_a_run_that_has_begun_changes_nothing(store: RunStore) 
     assert len(await store.activations(thread_id)) == 1
 
 
+@contract
 async def test_a_timer_may_be_carried_out_twice(store: RunStore) -> None:
     await store.accept(await store.thread(), after_seconds=0.001)
     (timer,) = await store.dispatcher.due(hold_seconds=60, limit=10)
@@ -82,11 +85,13 @@ async def test_a_stateless_runs_thread_goes_with_all_it_held(store: RunStore) ->
     assert await checkpoints.get(TENANT, str(thread_id), "") is None
 
 
+@contract
 async def test_a_timer_of_a_run_that_is_gone_is_dropped(store: RunStore) -> None:
     timer = Timer(TENANT, "promote", str(uuid4()))
     assert await store.dispatcher.carry_out([timer]) == []
 
 
+@contract
 async def test_a_timer_of_an_unknown_kind_is_our_bug(store: RunStore) -> None:
     with pytest.raises(InvariantViolated):
         await store.dispatcher.carry_out([Timer(TENANT, "unknown", "ref")])
@@ -133,6 +138,7 @@ async def test_a_deleted_runs_events_go_with_it(store: RunStore) -> None:
     assert await store.timers() == []
 
 
+@contract
 async def test_a_cancelled_delayed_run_leaves_no_timer(store: RunStore) -> None:
     thread_id = await store.thread()
     run = await store.accept(thread_id, after_seconds=3600, kwargs={"stream_mode": []})

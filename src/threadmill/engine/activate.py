@@ -122,6 +122,7 @@ class Activate:
         blocking: the checkpoints for subgraphs that nodes call by `invoke`.
         effects: where nodes record what they do outside.
         faults: what tests make happen at named points.
+        entry: what drives a graph; the simulator's does it without LangGraph.
     """
 
     def __init__(
@@ -139,6 +140,7 @@ class Activate:
         blocking: SyncCheckpoints,
         effects: EffectPorts,
         faults: Faults | None = None,
+        entry: type[Entry] = Entry,
     ) -> None:
         self._graphs = graphs
         self._dispatcher = dispatcher
@@ -153,6 +155,7 @@ class Activate:
         self._effects = effects
         self._bursts_only: set[str] = set()
         self._faults = faults or Faults()
+        self._enters = entry
 
     async def carry_out(self, attempt: Attempt) -> None:
         """Runs one claim to its end, its hand-over, or its loss.
@@ -234,7 +237,7 @@ class Activate:
         self, attempt: Attempt, fence: Fence, run: Run, head: Stored | None, graph: Any
     ) -> Entry:
         claim, stays = attempt.claim, self._stays(run.graph_id, graph)
-        return Entry(
+        return self._enters(
             graph,
             run=run,
             head=head,

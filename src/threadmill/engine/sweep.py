@@ -71,6 +71,8 @@ class Sweep:
         rules: how often.
         undisturbed: whether this process's own session has not broken for so many
             seconds; else free locks of others say nothing.
+        clock: monotonic seconds.
+        chance: spreads the looks of many processes.
     """
 
     def __init__(
@@ -82,6 +84,8 @@ class Sweep:
         hints: Hints,
         rules: SweepRules,
         undisturbed: Callable[[float], bool],
+        clock: Callable[[], float] = time.monotonic,
+        chance: random.Random | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._members = members
@@ -89,6 +93,8 @@ class Sweep:
         self._hints = hints
         self._rules = rules
         self._undisturbed = undisturbed
+        self._clock = clock
+        self._chance = chance or random.Random()  # noqa: S311 - no secret depends on it
         self._free_since: dict[UUID, float] = {}
 
     async def run(self) -> None:
@@ -107,7 +113,7 @@ class Sweep:
                 _log.warning("sweep.failed", cause=str(error))
             except Exception:  # noqa: BLE001 - a loop that ends would heal nothing more
                 _log.exception("sweep.broken")
-            await asyncio.sleep(seconds * random.uniform(0.7, 1.3))  # noqa: S311
+            await asyncio.sleep(seconds * self._chance.uniform(0.7, 1.3))
 
     async def look(self) -> None:
         """Expired leases, due timers, members that fell silent."""
@@ -137,7 +143,7 @@ class Sweep:
         if not self._undisturbed(settle_seconds):
             self._free_since.clear()
             return
-        now = time.monotonic()
+        now = self._clock()
         free = await self._members.absent(settle_seconds=settle_seconds)
         self._free_since = {
             member: self._free_since.get(member, now) for member in free
@@ -209,5 +215,7 @@ class Sweep:
 def _together(due: Sequence[Timer]) -> Sequence[Sequence[Timer]]:
     """What is carried out as one: deletions by kind, anything else by itself."""
     alone = [[timer] for timer in due if timer.kind not in EXPIRIES]
-    kinds = ([timer for timer in due if timer.kind == kind] for kind in EXPIRIES)
+    kinds = (
+        [timer for timer in due if timer.kind == kind] for kind in sorted(EXPIRIES)
+    )
     return [*alone, *filter(None, kinds)]

@@ -43,6 +43,7 @@ class WorkerDesk:
         claim: claims tasks of a run.
         contended: whether others wait for this worker's slots.
         draining: whether the worker is going away.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class WorkerDesk:
         claim: Callable[[UUID, int], Awaitable[Sequence[Claim]]],
         contended: Callable[[], bool],
         draining: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.labels: Collection[str] = frozenset(rules.labels)
         self.tasks_at_once = rules.tasks_at_once
@@ -66,13 +68,14 @@ class WorkerDesk:
         self._claim = claim
         self._contended = contended
         self._draining = draining
-        self._started_at = time.monotonic()
+        self._clock = clock
+        self._started_at = clock()
 
     def leaves(self) -> bool:
         """See `Desk.leaves`."""
         if self._draining():
             return True
-        long = time.monotonic() - self._started_at >= self._slice_seconds
+        long = self._clock() - self._started_at >= self._slice_seconds
         return long and self._contended()
 
     def has_room(self) -> bool:

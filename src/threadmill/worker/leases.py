@@ -8,7 +8,7 @@ works on is given back, or renewing would keep it for ever.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -35,10 +35,14 @@ class Leases:
 
     Args:
         times: of leases.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, times: LeaseTimes) -> None:
+    def __init__(
+        self, times: LeaseTimes, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._times = times
+        self._clock = clock
         self._leases: dict[Key, _Lease] = {}
         self._ending: set[Key] = set()
         self._claiming = 0
@@ -49,10 +53,10 @@ class Leases:
         """While a claim is under way, what is held is not known; gives its start."""
         self._claiming += 1
         try:
-            yield time.monotonic()
+            yield self._clock()
         finally:
             self._claiming -= 1
-            self._claimed_at = time.monotonic()
+            self._claimed_at = self._clock()
 
     def add(self, claims: Sequence[Claim], asked_at: float, stop: Stop) -> None:
         """Holds what was claimed.
@@ -78,7 +82,7 @@ class Leases:
             default=0.0,
         )
         for claim in claims:
-            self._leases[claim.key] = _Lease(time.monotonic(), deadline, stop)
+            self._leases[claim.key] = _Lease(self._clock(), deadline, stop)
 
     def ending(self, keys: Collection[Key]) -> None:
         """A commit is about to end these, and perhaps leases others instead."""
@@ -90,7 +94,7 @@ class Leases:
             self._leases.pop(key, None)
         if self._ending & set(keys):
             self._ending -= set(keys)
-            self._claimed_at = time.monotonic()
+            self._claimed_at = self._clock()
 
     def drop_all(self, stop: Stop) -> None:
         """The attempt has ended."""
@@ -122,7 +126,7 @@ class Leases:
 
     def stop_expired(self) -> None:
         """Gives up what could not be renewed, before the database gives it away."""
-        now = time.monotonic()
+        now = self._clock()
         for lease in list(self._leases.values()):
             if now >= lease.deadline_at:
                 lease.stop.request(StopReason.LEASE_LOST)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
@@ -78,6 +79,8 @@ class Worker:
         times: of leases.
         rules: slots and pauses.
         faults: what tests make happen at named points.
+        clock: monotonic seconds.
+        chance: spreads the looks of many workers.
     """
 
     def __init__(
@@ -90,6 +93,8 @@ class Worker:
         times: LeaseTimes,
         rules: WorkerRules,
         faults: Faults,
+        clock: Callable[[], float] = time.monotonic,
+        chance: random.Random | None = None,
     ) -> None:
         self._worker_id = worker_id
         self._graphs = graphs
@@ -98,9 +103,11 @@ class Worker:
         self._times = times
         self._rules = rules
         self._faults = faults
+        self._clock = clock
+        self._chance = chance or random.Random()  # noqa: S311 - no secret depends on it
         self._wake = asyncio.Event()
         self._slots = Slots(rules.slots, on_free=self._on_free)
-        self._leases = Leases(times)
+        self._leases = Leases(times, clock)
         self._attempts: dict[Attempt, asyncio.Task[None]] = {}
         self._contended = False
         self._claimed = 0
@@ -184,7 +191,7 @@ class Worker:
     async def _wait(self) -> None:
         try:
             async with asyncio.timeout(
-                self._rules.poll_seconds * random.uniform(0.5, 1.0)  # noqa: S311
+                self._rules.poll_seconds * self._chance.uniform(0.5, 1.0)
             ):
                 await self._wake.wait()
         except TimeoutError:
@@ -200,6 +207,7 @@ class Worker:
             claim=lambda run_id, n: self._claim(n, [run_id]),
             contended=lambda: self._contended,
             draining=self._draining.is_set,
+            clock=self._clock,
         )
         self._leases.add(claims, asked_at, stop)
         self._claimed += len(claims)

@@ -266,14 +266,26 @@ class Share:
     async def _claim(self, n: int) -> Sequence[Claim]:
         run_id = self._base.run_id
         assert run_id is not None  # noqa: S101  # an entry is a run's
+        before = set(self._rows)
         try:
             found = await self._desk.claim(run_id, n)
         except Error:
             return ()  # somebody else will take them
+        if not before & set(self._rows):
+            found = self._of_this_superstep(found)
         self._rows |= {c.task_path: c for c in found if c.task_path is not None}
         self._hold()
         self._admit()
         return found
+
+    def _of_this_superstep(self, found: Sequence[Claim]) -> Sequence[Claim]:
+        """Who holds no task cannot know that the run has not gone on meanwhile.
+
+        What belongs to a later superstep is let go; the worker gives it back.
+        """
+        ours = [claim for claim in found if claim.task_id in self._waiting]
+        self._desk.let_go([claim.key for claim in found if claim not in ours])
+        return ours
 
     def _admit(self) -> None:
         """Lets those run whose activations this entry holds."""
@@ -459,9 +471,8 @@ class Share:
     async def _guarded(self, work: Any) -> None:
         try:
             await work
-        except Error:
-            return  # the writer remembers, and the entry ends by it
         except Exception as error:  # noqa: BLE001 - our bug must end the entry, too
+            # Also a read that failed: nobody else goes on, and the lease is renewed.
             self._writer.refuse(error)
 
     @property
