@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 from uuid import uuid4
 
+from chaos.fleet import Process
 from tests.acceptance.verify import settle
 from tests.fixtures.cluster import Cluster
 
@@ -64,30 +65,32 @@ async def test_a_wide_superstep_runs_on_all_workers_at_once(cluster: Cluster) ->
     assert sum(_who(cluster, "join").values()) == 1
 
 
+async def _spread(cluster: Cluster) -> tuple[str, Process]:
+    """A superstep that two of three workers have filled themselves with; one of them."""
+    await _fleet(cluster)
+    thread = await _submit(cluster, hold="work", n=2 * SLOTS)
+    await cluster.until_begun("work", 2 * SLOTS)
+    return thread, cluster.worker_of(cluster.begun()[-1]["pid"])
+
+
 async def test_a_worker_that_dies_takes_its_own_tasks_along_only(
     cluster: Cluster,
 ) -> None:
-    await _fleet(cluster)
-    thread = await _submit(cluster, hold="work")
-    await cluster.until_begun("work", TASKS)
-    victim = cluster.workers[1]
+    thread, victim = await _spread(cluster)
     await victim.kill()
-    await cluster.until_begun("work", TASKS + SLOTS)
+    lost = _who(cluster)[victim.pid]
+    await cluster.until_begun("work", 2 * SLOTS + lost)
     await _check(cluster, thread)
-    assert _who(cluster)[victim.pid] == SLOTS
-    assert sum(_who(cluster).values()) == TASKS + SLOTS
+    assert sum(_who(cluster).values()) == 2 * SLOTS + lost
 
 
 async def test_a_frozen_workers_tasks_run_elsewhere_and_it_changes_nothing(
     cluster: Cluster,
 ) -> None:
     cluster.env.update(THREADMILL_LEASE_SECONDS="2", THREADMILL_RENEW_SECONDS="0.5")
-    await _fleet(cluster)
-    thread = await _submit(cluster, hold="work")
-    await cluster.until_begun("work", TASKS)
-    frozen = cluster.workers[1]
+    thread, frozen = await _spread(cluster)
     frozen.send(signal.SIGSTOP)
-    await cluster.until_begun("work", TASKS + SLOTS)
+    await cluster.until_begun("work", 2 * SLOTS + _who(cluster)[frozen.pid])
     await _check(cluster, thread)
     frozen.send(signal.SIGCONT)
     after = await _submit(cluster)

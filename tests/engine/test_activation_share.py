@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypedDict
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from langgraph.graph import START, StateGraph
@@ -19,7 +19,7 @@ from tests.engine.engine_store import TENANT, EngineStore
 from threadmill.domain.run import RunStatus
 from threadmill.engine.activate import Attempt
 from threadmill.engine.activation.stop import StopReason
-from threadmill.stores.records import Claim, Run
+from threadmill.stores.records import Claim, Run, Superstep
 from threadmill.testing.engine import EngineDriver, TestDesk, attempt_of
 from threadmill.testing.process import Process
 
@@ -112,8 +112,8 @@ class Story:
     ) -> tuple[Attempt, asyncio.Task[None]]:
         """A process works on what it has claimed."""
 
-        async def more(run_id: UUID, n: int) -> Sequence[Claim]:
-            return await self.driver.claim(process, n, run_id) if takes_more else ()
+        async def more(of: Superstep, n: int) -> Sequence[Claim]:
+            return await self.driver.claim(process, n, of) if takes_more else ()
 
         attempt = attempt_of(*claims, desk=TestDesk(tasks_at_once=keeps, claims=more))
         return attempt, asyncio.create_task(self.driver.work(process, attempt))
@@ -396,8 +396,8 @@ async def test_a_process_that_wants_to_leave_takes_no_more(
     story = await _planned(engine_store, 4, keeps=1)
     process, claims = await story.claim(1)
 
-    async def more(run_id: UUID, n: int) -> Sequence[Claim]:
-        return await story.driver.claim(process, n, run_id)
+    async def more(of: Superstep, n: int) -> Sequence[Claim]:
+        return await story.driver.claim(process, n, of)
 
     desk = TestDesk(tasks_at_once=1, claims=more, leaving=lambda: leaves)
     await story.driver.work(process, attempt_of(*claims, desk=desk))

@@ -72,10 +72,10 @@ _SPREAD = Query(
       SELECT tenant_id, run_id, thread_id, 'c', 5, 3 FROM step
     )
     INSERT INTO threadmill.activation
-      (tenant_id, activation_id, thread_id, run_id, kind, graph_id, task_id, node,
-       labels, state, not_before, worker_id, lease_until)
+      (tenant_id, activation_id, thread_id, run_id, kind, graph_id, task_id,
+       checkpoint_id, node, labels, state, not_before, worker_id, lease_until)
     SELECT step.tenant_id, gen_random_uuid(), step.thread_id, step.run_id, 'task',
-           step.graph_id, t.node, t.node, t.labels, t.state, t.at,
+           step.graph_id, t.node, 'c', t.node, t.labels, t.state, t.at,
            CASE t.state WHEN 'leased' THEN %(worker_id)s END,
            CASE t.state WHEN 'leased' THEN now() + interval '1 min' END
       FROM step, (VALUES ('a', '{}'::text[], 'leased', now()),

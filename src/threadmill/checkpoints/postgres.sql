@@ -100,10 +100,10 @@ WITH step AS (
          remaining = excluded.remaining, created_at = now()
 ), tasks AS (
   INSERT INTO threadmill.activation
-    (tenant_id, activation_id, thread_id, run_id, kind, graph_id, task_id, task_path,
-     node, labels, state, token, worker_id, lease_until, attempt, not_before)
+    (tenant_id, activation_id, thread_id, run_id, kind, graph_id, checkpoint_id,
+     task_id, task_path, node, labels, state, token, worker_id, lease_until, attempt, not_before)
   SELECT step.tenant_id, gen_random_uuid(), step.thread_id, step.run_id, 'task',
-         step.graph_id, n.task_id, n.task_path, n.node, string_to_array(n.labels, ','),
+         step.graph_id, %(checkpoint_id)s, n.task_id, n.task_path, n.node, string_to_array(n.labels, ','),
          CASE WHEN n.mine THEN 'leased' ELSE 'ready' END,
          CASE WHEN n.mine THEN nextval('threadmill.token_seq') ELSE 0 END,
          CASE WHEN n.mine THEN step.worker_id END,

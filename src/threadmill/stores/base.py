@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         NewRun,
         Next,
         Run,
+        Superstep,
         Thread,
         ThreadFilter,
         Timer,
@@ -225,7 +226,8 @@ class Dispatcher(Protocol):
         lease_seconds: float,
         *,
         labels: Sequence[str] = (),
-        runs: Sequence[UUID] | None = None,
+        of: Superstep | None = None,
+        tasks: bool = True,
     ) -> Sequence[Claim]:
         """Takes up to `n` ready activations of these graphs.
 
@@ -235,7 +237,8 @@ class Dispatcher(Protocol):
             n: how many at most.
             lease_seconds: how long the claims hold.
             labels: the worker's; what needs another one is left.
-            runs: only tasks of these runs' supersteps.
+            tasks: whether tasks of supersteps are wanted, too.
+            of: only tasks of this superstep, not of what the run has got to since.
         """
         ...
 

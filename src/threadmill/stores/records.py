@@ -161,6 +161,14 @@ class Cancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class Superstep:
+    """A superstep that is spread: of which run, and at which checkpoint."""
+
+    run_id: UUID
+    checkpoint_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """What the dispatcher returns: ids, the token, and which attempt this is.
 

@@ -38,7 +38,7 @@ from threadmill.engine.activation.entry import EntryLimits
 from threadmill.engine.effects import EffectPorts
 from threadmill.engine.graphs import GraphCatalogue, LoadedGraph
 from threadmill.stores.base import Dispatcher, Runs
-from threadmill.stores.records import Claim, NewRun, Run
+from threadmill.stores.records import Claim, NewRun, Run, Superstep
 from threadmill.streams.base import Stream
 from threadmill.testing.process import (
     BlockingOf,
@@ -193,16 +193,16 @@ class EngineDriver:
         return Process(fault, self._on_commit)
 
     async def claim(
-        self, process: Process, n: int = 1, run_id: UUID | None = None
+        self, process: Process, n: int = 1, of: Superstep | None = None
     ) -> Sequence[Claim]:
-        """Whatever is ready for that process; with a run, tasks of its superstep."""
+        """Whatever is ready for that process, or tasks of a superstep."""
         return await self._dispatcher.claim(
             process.worker_id,
             self._graphs.ids,
             n,
             _LEASE_SECONDS,
             labels=self._labels,
-            runs=None if run_id is None else [run_id],
+            of=of,
         )
 
     async def work(self, process: Process, attempt: Attempt) -> None:
@@ -273,10 +273,10 @@ class EngineDriver:
         raise AssertionError(msg)
 
     def _desk(self, process: Process, chance: Random) -> TestDesk:
-        async def some(run_id: UUID, n: int) -> Sequence[Claim]:
+        async def some(of: Superstep, n: int) -> Sequence[Claim]:
             if process.died.is_set() or chance.random() < _LEFT_TO_OTHERS:
                 return ()
-            return await self.claim(process, min(n, chance.randint(1, 3)), run_id)
+            return await self.claim(process, min(n, chance.randint(1, 3)), of)
 
         return TestDesk(
             labels=self._labels, tasks_at_once=chance.randint(1, 3), claims=some
@@ -319,7 +319,7 @@ class TestDesk:
         labels: what its worker has.
         tasks_at_once: tasks of one superstep that the attempt takes at first.
         tasks_max: tasks of one superstep that it takes at all.
-        claims: claims more tasks of a run; without it there are none.
+        claims: claims more tasks of a superstep; without it there are none.
         leaving: whether the worker is going away.
     """
 
@@ -328,7 +328,7 @@ class TestDesk:
     labels: Collection[str] = ()
     tasks_at_once: int = 1000
     tasks_max: int = 1000
-    claims: Callable[[UUID, int], Awaitable[Sequence[Claim]]] | None = None
+    claims: Callable[[Superstep, int], Awaitable[Sequence[Claim]]] | None = None
     leaving: Callable[[], bool] = lambda: False
 
     def leaves(self) -> bool:
@@ -339,9 +339,9 @@ class TestDesk:
         """See `Desk.has_room`."""
         return True
 
-    async def claim(self, run_id: UUID, n: int) -> Sequence[Claim]:
+    async def claim(self, of: Superstep, n: int) -> Sequence[Claim]:
         """See `Desk.claim`."""
-        return await self.claims(run_id, n) if self.claims is not None else ()
+        return await self.claims(of, n) if self.claims is not None else ()
 
     def hold(self, claims: Sequence[Claim]) -> None:
         """See `Desk.hold`."""

@@ -6,11 +6,10 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 if TYPE_CHECKING:
     from threadmill.engine.activation.stop import Stop
-    from threadmill.stores.records import Claim
+    from threadmill.stores.records import Claim, Superstep
     from threadmill.worker.leases import Key, Leases
     from threadmill.worker.slots import Slot
 
@@ -40,7 +39,7 @@ class WorkerDesk:
         leases: the worker's.
         stop: the attempt's switch.
         slot: the attempt's.
-        claim: claims tasks of a run.
+        claim: claims tasks of a superstep.
         contended: whether others wait for this worker's slots.
         draining: whether the worker is going away.
         clock: monotonic seconds.
@@ -53,7 +52,7 @@ class WorkerDesk:
         leases: Leases,
         stop: Stop,
         slot: Slot,
-        claim: Callable[[UUID, int], Awaitable[Sequence[Claim]]],
+        claim: Callable[[Superstep, int], Awaitable[Sequence[Claim]]],
         contended: Callable[[], bool],
         draining: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
@@ -82,10 +81,10 @@ class WorkerDesk:
         """See `Desk.has_room`."""
         return not self._slot.is_full
 
-    async def claim(self, run_id: UUID, n: int) -> Sequence[Claim]:
+    async def claim(self, of: Superstep, n: int) -> Sequence[Claim]:
         """See `Desk.claim`."""
         with self._leases.claiming() as asked_at:
-            claims = await self._claim(run_id, n)
+            claims = await self._claim(of, n)
             self._leases.add(claims, asked_at, self._stop)
         return claims
 

@@ -25,6 +25,7 @@ Key = tuple[UUID, int]
 
 @dataclass(slots=True)
 class _Lease:
+    is_task: bool
     claimed_at: float
     deadline_at: float
     stop: Stop
@@ -68,7 +69,7 @@ class Leases:
         """
         for claim in claims:
             self._leases[claim.key] = _Lease(
-                asked_at, self._times.deadline(asked_at), stop
+                claim.kind == "task", asked_at, self._times.deadline(asked_at), stop
             )
 
     def follow(self, claims: Sequence[Claim], stop: Stop) -> None:
@@ -82,7 +83,9 @@ class Leases:
             default=0.0,
         )
         for claim in claims:
-            self._leases[claim.key] = _Lease(self._clock(), deadline, stop)
+            self._leases[claim.key] = _Lease(
+                claim.kind == "task", self._clock(), deadline, stop
+            )
 
     def ending(self, keys: Collection[Key]) -> None:
         """A commit is about to end these, and perhaps leases others instead."""
@@ -99,6 +102,11 @@ class Leases:
     def drop_all(self, stop: Stop) -> None:
         """The attempt has ended."""
         self.drop([key for key, lease in self._leases.items() if lease.stop is stop])
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks of spread supersteps are held."""
+        return sum(lease.is_task for lease in self._leases.values())
 
     def stop_of(self, key: Key) -> Stop | None:
         """The switch of the attempt that holds it."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from threadmill.engine.graphs import GraphCatalogue
     from threadmill.faults import Faults
     from threadmill.stores.base import Dispatcher
-    from threadmill.stores.records import Claim
+    from threadmill.stores.records import Claim, Superstep
 
 _log = structlog.get_logger(__name__)
 
@@ -110,6 +110,7 @@ class Worker:
         self._leases = Leases(times, clock)
         self._attempts: dict[Attempt, asyncio.Task[None]] = {}
         self._contended = False
+        self._left_tasks = False
         self._claimed = 0
         self._giving_back: set[asyncio.Task[None]] = set()
         self._draining = asyncio.Event()
@@ -152,13 +153,16 @@ class Worker:
     async def _claim_some(self) -> bool:
         """Claims for the free slots; True if it may be worth looking again at once."""
         free = self._slots.free
-        graphs = self._graphs.ids
-        if free <= 0 or not graphs:
+        if free <= 0 or not self._graphs.ids:
             return False
+        # Tasks of one superstep share a slot, and still a worker that has taken as many
+        # as it has slots leaves the rest to the others.
+        room = self._rules.slots - self._leases.tasks
+        wanted = min(free, room) if room > 0 else free
         try:
             with self._leases.claiming() as asked_at:
                 await self._faults.at("claim.before")
-                claims = await self._claim(free)
+                claims = await self._claim(wanted, tasks=room > 0)
                 if claims:
                     await self._faults.at("claim.after")
                 for together in by_run(claims):
@@ -167,12 +171,12 @@ class Worker:
             _log.warning("worker.claim_failed", cause=str(error))
             await asyncio.sleep(self._rules.retry_seconds)
             return True
-        # Tasks of one run share a slot, so there may be slots left and more to claim.
-        self._contended = len(claims) == free
+        self._left_tasks = room <= 0
+        self._contended = len(claims) == wanted
         return self._contended and self._slots.free > 0
 
     async def _claim(
-        self, n: int, runs: Sequence[UUID] | None = None
+        self, n: int, of: Superstep | None = None, *, tasks: bool = True
     ) -> Sequence[Claim]:
         return await self._dispatcher.claim(
             self._worker_id,
@@ -180,12 +184,13 @@ class Worker:
             n,
             self._times.lease_seconds,
             labels=self._rules.desk.labels,
-            runs=runs,
+            of=of,
+            tasks=tasks,
         )
 
     def _on_free(self) -> None:
         # Nobody waits for the slot unless the last look filled them all.
-        if self._contended or self._draining.is_set():
+        if self._contended or self._left_tasks or self._draining.is_set():
             self._wake.set()
 
     async def _wait(self) -> None:
@@ -204,7 +209,7 @@ class Worker:
             leases=self._leases,
             stop=stop,
             slot=slot,
-            claim=lambda run_id, n: self._claim(n, [run_id]),
+            claim=lambda of, n: self._claim(n, of),
             contended=lambda: self._contended,
             draining=self._draining.is_set,
             clock=self._clock,

@@ -18,7 +18,7 @@ from uuid import UUID
 from threadmill.checkpoints.base import ANY_HEAD
 from threadmill.domain.run import RunEvent, RunStatus, ThreadStatus, sources, target
 from threadmill.errors import Error, HeadMoved, LeaseLost
-from threadmill.stores.records import NewRun, Next, Run
+from threadmill.stores.records import NewRun, Next, Run, Superstep
 
 if TYPE_CHECKING:
     from threadmill.checkpoints.base import Commit, PlannedTask, Put, Writes
@@ -106,6 +106,7 @@ class ActivationRow:
     lease_until: float = 0.0
     attempt: int = 0
     task: PlannedTask | None = None
+    superstep: Superstep | None = None
     labels: Sequence[str] = ()
     avoid: UUID | None = None
     avoid_until: float = 0.0
@@ -363,7 +364,9 @@ class Tables:
         worker_id: UUID,
         graphs: Sequence[str],
         labels: Sequence[str],
-        runs: Sequence[UUID] | None,
+        of: Superstep | None,
+        *,
+        tasks: bool,
     ) -> Sequence[ActivationRow]:
         """What a worker may claim now, oldest first; see `Dispatcher.claim`."""
         now = self.clock()
@@ -375,7 +378,8 @@ class Tables:
             and row.graph_id in graphs
             and set(row.labels) <= set(labels)
             and (row.avoid != worker_id or row.avoid_until <= now)
-            and (runs is None or (row.kind == "task" and row.run_id in runs))
+            and (tasks or row.kind != "task")
+            and (of is None or row.superstep == of)
             and not self.locked()
         ]
         return sorted(found, key=lambda row: row.not_before)

@@ -6,6 +6,7 @@ import math
 
 from tests.simulation.store.tables import ActivationRow, SuperstepRow, Tables
 from threadmill.checkpoints.base import Committed, EndOfTasks, Plan, PlannedTask
+from threadmill.stores.records import Superstep
 
 
 def plan(tables: Tables, step: ActivationRow, planned: Plan) -> Committed:
@@ -15,7 +16,8 @@ def plan(tables: Tables, step: ActivationRow, planned: Plan) -> Committed:
     width = len(planned.tasks)
     superstep = SuperstepRow(planned.checkpoint_id, width)
     tables.supersteps[step.tenant, step.run_id] = superstep
-    rows = [_task(tables, step, task) for task in planned.tasks]
+    at = planned.checkpoint_id
+    rows = [_task(tables, step, at, task) for task in planned.tasks]
     return Committed(
         planned={
             task.task_path: (row.activation_id, row.token)
@@ -25,7 +27,10 @@ def plan(tables: Tables, step: ActivationRow, planned: Plan) -> Committed:
     )
 
 
-def _task(tables: Tables, step: ActivationRow, task: PlannedTask) -> ActivationRow:
+def _task(
+    tables: Tables, step: ActivationRow, at: str, task: PlannedTask
+) -> ActivationRow:
+    assert step.run_id is not None
     row = ActivationRow(
         step.tenant,
         tables.ids(),
@@ -35,6 +40,7 @@ def _task(tables: Tables, step: ActivationRow, task: PlannedTask) -> ActivationR
         step.graph_id,
         math.inf if task.waits else tables.clock(),
         task=task,
+        superstep=Superstep(step.run_id, at),
         labels=task.labels,
     )
     if task.mine:

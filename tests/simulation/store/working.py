@@ -25,7 +25,16 @@ from threadmill.domain.run import (
     thread_after,
 )
 from threadmill.errors import Conflict, InvariantViolated, LeaseLost
-from threadmill.stores.records import Claim, Ending, Lost, Member, Next, Run, Timer
+from threadmill.stores.records import (
+    Claim,
+    Ending,
+    Lost,
+    Member,
+    Next,
+    Run,
+    Superstep,
+    Timer,
+)
 from threadmill.streams.base import Event
 
 # Whoever asked for the dead holds their updates, to end them.
@@ -47,11 +56,12 @@ class MemoryDispatcher:
         lease_seconds: float,
         *,
         labels: Sequence[str] = (),
-        runs: Sequence[UUID] | None = None,
+        of: Superstep | None = None,
+        tasks: bool = True,
     ) -> Sequence[Claim]:
         """See `Dispatcher.claim`."""
         tables = self._tables
-        rows = tables.ready(worker_id, graphs, labels, runs)[:n]
+        rows = tables.ready(worker_id, graphs, labels, of, tasks=tasks)[:n]
         until = tables.clock() + lease_seconds
         for row in rows:
             row.lease(tables.draw_token(), worker_id, until)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from threadmill.stores.records import Claim
+from threadmill.stores.records import Claim, Superstep
 
 
 class Desk(Protocol):
@@ -35,8 +35,8 @@ class Desk(Protocol):
         """Whether what is taken runs at once, and does not queue for a thread."""
         ...
 
-    async def claim(self, run_id: UUID, n: int) -> Sequence[Claim]:
-        """Claims up to `n` tasks of the run's superstep, and holds them.
+    async def claim(self, of: Superstep, n: int) -> Sequence[Claim]:
+        """Claims up to `n` tasks of a superstep, and holds them.
 
         Raises:
             Unavailable: the store does not answer.

@@ -49,7 +49,7 @@ from threadmill.engine.activation.resume import (
 from threadmill.engine.activation.tap import Tap
 from threadmill.engine.activation.writer import Writer
 from threadmill.errors import Error, LeaseLost
-from threadmill.stores.records import Claim
+from threadmill.stores.records import Claim, Superstep
 
 Result = Sequence[tuple[str, Any]]
 
@@ -264,28 +264,17 @@ class Share:
         return not self._desk.leaves() and self._desk.has_room()
 
     async def _claim(self, n: int) -> Sequence[Claim]:
-        run_id = self._base.run_id
+        run_id, checkpoint_id = self._base.run_id, self.head_id
         assert run_id is not None  # noqa: S101  # an entry is a run's
-        before = set(self._rows)
+        assert checkpoint_id is not None  # noqa: S101  # there are tasks
         try:
-            found = await self._desk.claim(run_id, n)
+            found = await self._desk.claim(Superstep(run_id, checkpoint_id), n)
         except Error:
             return ()  # somebody else will take them
-        if not before & set(self._rows):
-            found = self._of_this_superstep(found)
         self._rows |= {c.task_path: c for c in found if c.task_path is not None}
         self._hold()
         self._admit()
         return found
-
-    def _of_this_superstep(self, found: Sequence[Claim]) -> Sequence[Claim]:
-        """Who holds no task cannot know that the run has not gone on meanwhile.
-
-        What belongs to a later superstep is let go; the worker gives it back.
-        """
-        ours = [claim for claim in found if claim.task_id in self._waiting]
-        self._desk.let_go([claim.key for claim in found if claim not in ours])
-        return ours
 
     def _admit(self) -> None:
         """Lets those run whose activations this entry holds."""

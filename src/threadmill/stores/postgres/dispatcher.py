@@ -13,7 +13,16 @@ from threadmill.stores.postgres.erase import erase_thread
 from threadmill.stores.postgres.rows import claim_of, run_of
 from threadmill.stores.postgres.runs import RUNS, add_end, add_promote, next_of
 from threadmill.stores.postgres.threads import THREADS
-from threadmill.stores.records import Claim, Ending, Lost, Next, Retention, Run, Timer
+from threadmill.stores.records import (
+    Claim,
+    Ending,
+    Lost,
+    Next,
+    Retention,
+    Run,
+    Superstep,
+    Timer,
+)
 from threadmill.streams.postgres_append import add_events
 
 if TYPE_CHECKING:
@@ -45,7 +54,8 @@ class PostgresDispatcher:
         lease_seconds: float,
         *,
         labels: Sequence[str] = (),
-        runs: Sequence[UUID] | None = None,
+        of: Superstep | None = None,
+        tasks: bool = True,
     ) -> Sequence[Claim]:
         """See `Dispatcher.claim`."""
         async with self._database.system_tx() as tx:
@@ -56,7 +66,9 @@ class PostgresDispatcher:
                 labels=list(labels),
                 n=n,
                 lease_seconds=lease_seconds,
-                runs=None if runs is None else list(runs),
+                run_id=of.run_id if of is not None else None,
+                checkpoint_id=of.checkpoint_id if of is not None else None,
+                tasks=tasks,
             )
         return [claim_of(row) for row in claimed.rows]
 

@@ -3,7 +3,7 @@
 -- name: claim
 SELECT * FROM threadmill.claim(%(worker_id)s, %(graphs)s::text[], %(labels)s::text[],
                                %(n)s, make_interval(secs => %(lease_seconds)s),
-                               %(runs)s::uuid[])
+                               %(run_id)s::uuid, %(checkpoint_id)s::text, %(tasks)s)
 
 -- name: lock_run
 SELECT 1 FROM threadmill.run

@@ -18,17 +18,19 @@ CREATE TABLE threadmill.superstep (
 ) WITH (fillfactor = 50);
 
 -- `task_path` is LangGraph's place of the task in its superstep, which the task shares
--- with the handler of its errors. `avoid` lost this activation: for a while, others are
+-- with the handler of its errors; `checkpoint_id` is its superstep's. `avoid` lost this activation: for a while, others are
 -- preferred. `cause` says why the last attempt ended without progress.
 ALTER TABLE threadmill.activation
   ADD COLUMN task_id text,
   ADD COLUMN task_path text,
+  ADD COLUMN checkpoint_id text,
   ADD COLUMN node text,
   ADD COLUMN labels text[] NOT NULL DEFAULT '{}',
   ADD COLUMN avoid uuid,
   ADD COLUMN avoid_until timestamptz,
   ADD COLUMN cause text,
-  ADD CONSTRAINT activation_task CHECK ((kind = 'task') = (task_id IS NOT NULL)),
+  ADD CONSTRAINT activation_task CHECK
+    ((kind = 'task') = (task_id IS NOT NULL AND checkpoint_id IS NOT NULL)),
   ADD CONSTRAINT activation_run CHECK ((kind = 'update') = (run_id IS NULL));
 ALTER TABLE threadmill.activation
   DROP CONSTRAINT activation_kind_check,
@@ -168,10 +170,11 @@ BEGIN
 END $$;
 
 -- Claims up to `n` ready activations of graphs that the worker has loaded, whose
--- labels it has all. Each draws its own token and counts an attempt. With `runs`, only
--- tasks of these.
+-- labels it has all. Each draws its own token and counts an attempt. With a run, only
+-- tasks of its superstep at that checkpoint.
 CREATE FUNCTION threadmill.claim(
-  worker uuid, loaded text[], able text[], n integer, lease interval, runs uuid[]
+  worker uuid, loaded text[], able text[], n integer, lease interval, run uuid,
+  at_checkpoint text, tasks boolean
 ) RETURNS TABLE (
   tenant_id text, activation_id uuid, thread_id uuid, run_id uuid, kind text,
   task_id text, task_path text, token bigint, attempt integer
@@ -186,7 +189,9 @@ BEGIN
        AND r.graph_id = ANY (claim.loaded) AND r.labels <@ claim.able
        AND (r.avoid IS DISTINCT FROM claim.worker
             OR r.avoid_until <= clock_timestamp())
-       AND (claim.runs IS NULL OR r.kind = 'task' AND r.run_id = ANY (claim.runs))
+       AND (claim.tasks OR r.kind <> 'task')
+       AND (claim.run IS NULL
+            OR r.run_id = claim.run AND r.checkpoint_id = claim.at_checkpoint)
      ORDER BY r.not_before
      LIMIT claim.n
        FOR UPDATE SKIP LOCKED)
