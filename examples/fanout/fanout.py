@@ -1,16 +1,21 @@
 """Map and reduce with `Send`: one task per text, all in one superstep.
 
-The results of the tasks commit one by one. A worker that dies after nine of ten texts
-leaves one to do: the nine are not counted again.
+The tasks run on all workers that have room, and their results commit one by one. A worker
+that dies after nine of ten texts leaves one to do: the nine are not counted again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import operator
+import os
+import socket
 from typing import Annotated, Any, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
+
+SECONDS = 0.3
 
 
 class State(TypedDict, total=False):
@@ -33,9 +38,10 @@ def split(state: State) -> list[Send]:
 
 
 async def count(part: Part) -> State:
-    """Counts one text's words; a real one would be slow here."""
-    text = part["text"]
-    return {"counts": [{"text": text, "words": len(text.split())}]}
+    """Counts one text's words, and says where; a real one would be slow here."""
+    text, here = part["text"], f"{socket.gethostname()}:{os.getpid()}"
+    await asyncio.sleep(SECONDS)
+    return {"counts": [{"text": text, "words": len(text.split()), "worker": here}]}
 
 
 def add_up(state: State) -> State:

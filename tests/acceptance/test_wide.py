@@ -66,7 +66,7 @@ async def test_a_wide_superstep_runs_on_all_workers_at_once(cluster: Cluster) ->
 
 
 async def _spread(cluster: Cluster) -> tuple[str, Process]:
-    """A superstep that two of three workers have filled themselves with; one of them."""
+    """A superstep that fills two of three workers, and one of these."""
     await _fleet(cluster)
     thread = await _submit(cluster, hold="work", n=2 * SLOTS)
     await cluster.until_begun("work", 2 * SLOTS)

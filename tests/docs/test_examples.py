@@ -51,6 +51,21 @@ async def test_an_example_prints_what_its_page_shows(
     assert sorted(printed.splitlines()) == sorted(shown.splitlines())
 
 
+async def test_many_texts_are_counted_by_all_workers(
+    fresh_database_uri: str, tmp_path: Path
+) -> None:
+    async with served("fanout", fresh_database_uri, tmp_path, slots=8) as cluster:
+        await asyncio.gather(*(cluster.start_worker() for _ in range(2)))
+        url = cluster.servers[0].url
+        script = EXAMPLES / "fanout" / "across.py"
+        code, printed = await asyncio.to_thread(run, script, {"THREADMILL_URL": url})
+    assert code == 0, printed
+    counted = [int(n) for n in re.findall(r"counted (\d+) texts", printed)]
+    assert sum(counted) == 24
+    assert len(counted) > 1
+    assert "72 words in 24 texts" in printed
+
+
 async def test_the_conversation_goes_on_whichever_server_is_asked(
     fresh_database_uri: str, tmp_path: Path
 ) -> None:
@@ -141,11 +156,12 @@ def test_a_demo_that_is_stopped_leaves_no_process_behind(
 
 @asynccontextmanager
 async def served(
-    example: str, database_uri: str, folder: Path
+    example: str, database_uri: str, folder: Path, slots: int = 10
 ) -> AsyncIterator[Cluster]:
     """A server and a worker for an example."""
     config = EXAMPLES / example / "langgraph.json"
     cluster = Cluster(database_uri, config, folder)
+    cluster.env["THREADMILL_SLOTS"] = str(slots)
     try:
         await asyncio.gather(cluster.start_server(), cluster.start_worker())
         yield cluster

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,7 +93,7 @@ def test_seeds_give_the_same_again_whatever_was_played_before() -> None:
 
 def test_a_failing_seed_says_how_to_see_it_again() -> None:
     class NothingIsReady(Tables):
-        def ready(self, *_: object) -> list:
+        def ready(self, *_: Any, **__: Any) -> list:
             return []
 
     outcome = simulate(plan_of(3), Build(tables=NothingIsReady))
