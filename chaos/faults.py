@@ -15,12 +15,16 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from chaos.arena import AFTERMATH_SECONDS, LEASE_SECONDS, WANTED, Arena, Outage, Skipped
-from chaos.fleet import Process
+from chaos.fleet import NotReadyError, Process
+from threadmill.faults import POINTS
 
 FaultOf = Callable[[Arena, str], Awaitable[None]]
 
 _BEYOND_LEASE_SECONDS = LEASE_SECONDS + 2.5
 _SKEW_SECONDS = 3600
+_DOOM_SECONDS = 8.0
+# Those that a worker comes by.
+_POINTS: Final = sorted(point for point in POINTS if not point.startswith("accept"))
 _LOAD_SECONDS = 1.0
 _RESETS = 8
 _POLL_SECONDS = 0.05
@@ -167,6 +171,21 @@ async def skew(arena: Arena, kind: str) -> None:
     await leaves.ended()
 
 
+async def kill_at_a_point(arena: Arena, kind: str) -> None:
+    """A worker joins that dies at one of the code's own named points."""
+    point = arena.chooser.choice(_POINTS)
+    times = arena.chooser.randint(1, 5)
+    try:
+        doomed = await arena.start("worker", THREADMILL_FAULTS=f"{point}=kill@{times}")
+    except NotReadyError:
+        return  # it was as quick as that
+    async with _befalls(arena, kind, doomed):
+        try:
+            await doomed.ended(_DOOM_SECONDS)
+        except TimeoutError:
+            await doomed.kill()
+
+
 def _message(kind_of_message: str, seconds: float) -> FaultOf:
     """The harm is done by a node, and logged by it where others may feel it.
 
@@ -257,6 +276,7 @@ FAULTS: Final[Mapping[str, FaultOf]] = {
     "connections exhausted": exhaust,
     "rolling restart": roll,
     "clock an hour off": skew,
+    "killed at a named point": kill_at_a_point,
     "event loop blocked": _message("block", 1.5),
     "node holds the GIL": _message("gil", LEASE_SECONDS),
     "out of memory": _message("oom", 2.0),

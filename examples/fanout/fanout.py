@@ -1,7 +1,8 @@
 """Map and reduce with `Send`: one task per text, all in one superstep.
 
-The tasks run on all workers that have room, and their results commit one by one. A worker
-that dies after nine of ten texts leaves one to do: the nine are not counted again.
+The tasks run on all workers that have room, and their results commit one by one. A
+worker that dies after nine of ten texts leaves one to do: the nine are not counted
+again.
 """
 
 from __future__ import annotations

@@ -155,9 +155,12 @@ async def open_core(
     try:
         members = PostgresMembers(database, present=direct_uri(settings) is not None)
         lock_key = await members.join(member)
-        hints = PostgresHints(database, origin=str(member.worker_id))
+        faults = Faults(os.environ.get("THREADMILL_FAULTS", ""))
+        hints = PostgresHints(database, origin=str(member.worker_id), faults=faults)
         await hints.start()
-        core = _core(settings, graphs, member, lock_key, database, members, hints)
+        core = _core(
+            settings, graphs, member, lock_key, database, members, hints, faults
+        )
         try:
             yield core
         finally:
@@ -177,6 +180,7 @@ def _core(
     database: Database,
     members: PostgresMembers,
     hints: PostgresHints,
+    faults: Faults,
 ) -> Core:
     retention = retention_of(settings)
     codec = Codec(state_bytes_max=settings.state_bytes_max)
@@ -204,7 +208,7 @@ def _core(
         stream=PostgresStream(database),
         hints=hints,
         operations=operations_over(database, hints, settings),
-        faults=Faults(os.environ.get("THREADMILL_FAULTS", "")),
+        faults=faults,
     )
 
 

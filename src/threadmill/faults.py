@@ -4,11 +4,11 @@ A guarantee about crashes is worth what its narrowest window is worth, and rando
 rarely find that window. So the code names its windows: passing one,
 ``await faults.at("commit.after")``, does nothing unless THREADMILL_FAULTS names it::
 
-    THREADMILL_FAULTS="commit.before=kill@3,finish.after=pause:2@10%"
+    THREADMILL_FAULTS="commit.before=kill@3,finish.after=pause:2s@10%"
 
-`kill` ends the process as SIGKILL does, `freeze` stops it as SIGSTOP does, `pause:S`
-waits S seconds. ``@3`` means the third time only, ``@10%`` by chance, nothing means
-every time.
+`kill` ends the process as SIGKILL does, `freeze` stops it as SIGSTOP does, `pause:2s`
+waits two seconds (also `pause:50ms`). ``@3`` means the third time only, ``@10%`` by
+chance, nothing means every time.
 """
 
 from __future__ import annotations
@@ -22,20 +22,24 @@ from typing import Final
 
 from threadmill.errors import BadSetting
 
-POINTS: Final = frozenset(
-    {
-        "claim.before",
-        "claim.after",
-        "begin.after",
-        "commit.before",
-        "commit.after",
-        "release.before",
-        "finish.before",
-        "finish.after",
-        "accept.before",
-        "accept.after",
-    }
+_SIDES: Final = ("before", "after")
+# Each in two places: before what it names, and after.
+STEPS: Final = (
+    "accept",  # a server stores a run
+    "claim",  # a worker asks for work
+    "load",  # an attempt begins: the run and its state are read
+    "node",  # a node of the user's runs
+    "put_writes",  # LangGraph hands over a task's result
+    "put",  # LangGraph hands over a checkpoint
+    "commit",  # what was handed over becomes durable
+    "append",  # a commit that tells events
+    "plan",  # a commit that spreads a superstep
+    "join",  # a commit that ends tasks of one
+    "finish",  # a run ends
+    "release",  # an activation is handed back
+    "notify",  # hints are published
 )
+POINTS: Final = frozenset(f"{step}.{side}" for step in STEPS for side in _SIDES)
 _ACTIONS: Final = frozenset({"kill", "freeze", "pause"})
 
 
@@ -69,8 +73,13 @@ class Faults:
             _parse(part.strip()) for part in specification.split(",") if part.strip()
         )
 
+    def __bool__(self) -> bool:
+        return bool(self._faults)
+
     async def at(self, point: str) -> None:
         """Passes a point."""
+        if not self._faults:
+            return
         fault = self._faults.get(point)
         if fault is None or not fault.is_due():
             return
@@ -87,13 +96,13 @@ def _parse(part: str) -> tuple[str, _Fault]:
     action, _, seconds = what.partition(":")
     if point not in POINTS or action not in _ACTIONS:
         msg = (
-            f"THREADMILL_FAULTS: '{part}' is not point=action[:seconds][@n|@n%]; "
+            f"THREADMILL_FAULTS: '{part}' is not point=action[:time][@n|@n%]; "
             f"points are {', '.join(sorted(POINTS))}; "
             f"actions are {', '.join(sorted(_ACTIONS))}"
         )
         raise BadSetting(msg)
     try:
-        fault = _Fault(action, float(seconds or 0))
+        fault = _Fault(action, _seconds(seconds))
         if when.endswith("%"):
             fault.chance = float(when[:-1]) / 100
         elif when:
@@ -102,3 +111,9 @@ def _parse(part: str) -> tuple[str, _Fault]:
         msg = f"THREADMILL_FAULTS: '{part}' has a number that is none"
         raise BadSetting(msg) from None
     return point, fault
+
+
+def _seconds(time: str) -> float:
+    if time.endswith("ms"):
+        return float(time[:-2]) / 1000
+    return float(time.removesuffix("s") or 0)

@@ -78,7 +78,7 @@ async def test_killed_around_each_commit(
     server, standby = await asyncio.gather(cluster.start_server(), _standby(cluster))
     points = [f"commit.{moment}=kill@{n + 1}" for n in range(COMMITS)]
     points += [f"finish.{moment}=kill@1"]
-    points += ["claim.after=kill@1"] if moment == "after" else ["begin.after=kill@1"]
+    points += ["claim.after=kill@1"] if moment == "after" else ["load.after=kill@1"]
     sent = {}
     for point in points:
         victim = await cluster.start_worker(THREADMILL_FAULTS=point)

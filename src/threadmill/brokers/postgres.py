@@ -22,6 +22,7 @@ import structlog
 from threadmill.drivers.postgres.reach import Outage
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.errors import Error
+from threadmill.faults import Faults
 
 if TYPE_CHECKING:
     from threadmill.brokers.base import HintReceiver
@@ -43,11 +44,15 @@ class PostgresHints:
     Args:
         database: publishes; needs no session of its own.
         origin: names this process; its own hints do not come back to it.
+        faults: what tests make happen when hints are published.
     """
 
-    def __init__(self, database: Database, *, origin: str) -> None:
+    def __init__(
+        self, database: Database, *, origin: str, faults: Faults | None = None
+    ) -> None:
         self._database = database
         self._origin = origin
+        self._faults = faults or Faults()
         self._local: list[HintReceiver] = []
         self._waiting: dict[str, None] = {}
         self._wake = asyncio.Event()
@@ -108,8 +113,10 @@ class PostgresHints:
             batch = list(self._waiting)[:_BATCH_MAX]
             for payload in batch:
                 del self._waiting[payload]
+            await self._faults.at("notify.before")
             async with self._database.system_tx() as tx:
                 tx.add(NOTIFY.notify, channel=_CHANNEL, payloads=batch)
+            await self._faults.at("notify.after")
 
 
 class PostgresListener:

@@ -194,9 +194,10 @@ class Activate:
             dead = NewDeadLetter(cause=describe(error), attempts=attempts)
             await self._finish(fence, RunEvent.FAIL, error, dead=dead)
             return
+        await self._faults.at("load.before")
         begun = await self._run_states.begin(claim)
         run, head = begun.run, begun.at
-        await self._faults.at("begin.after")
+        await self._faults.at("load.after")
         held.fence = _with_attempt(held.fence, run)
         try:
             await self._enter(attempt, held, run, head)
@@ -388,6 +389,7 @@ class Activate:
         except Unavailable:
             # The lease runs out by itself.
             return
+        await self._faults.at("release.after")
 
 
 @dataclass(slots=True)

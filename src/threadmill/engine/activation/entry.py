@@ -166,11 +166,8 @@ class Entry:
         self._loop = asyncio.get_running_loop()
         self._loose = asyncio.Event()
         self._control = RunControl()
-        config = run.kwargs.get("config") or {}
         self._modes = list(run.kwargs.get("stream_mode") or ())
-        self._steps = StepLimit.of(
-            config, graph.config or {}, limits.recursion_limit, run.start_step
-        )
+        self._steps = StepLimit.of(run, graph.config or {}, limits.recursion_limit)
         self._tap = self._new_tap(told or Told())
         self._writer = Writer(
             store=stores.checkpoints,
@@ -202,12 +199,13 @@ class Entry:
         )
         self._tasks = TaskStarter(
             recursion_limit=self._steps.limit,
-            max_concurrency=config.get("max_concurrency"),
+            max_concurrency=sharing.at_once,
             on_start=self._tap.task_runs,
             share=self._share,
             before_run=self._writer.settle,
             finished=results(head) if head is not None and self._reentry else {},
             handlers=self._tap.handlers(),
+            faults=self._writer.faults,
         )
         self._graph = _bound(graph, self._saver)
         self._stuck: set[asyncio.Task[Any]] = set()

@@ -146,6 +146,7 @@ class ActivationSaver(ReadingSaver):
     ) -> RunnableConfig:
         """Commits a subgraph's checkpoint; the root's waits, see above."""
         put = self._put_of(config, checkpoint, metadata)
+        await self._writer.faults.at("put.before")
         if not put.ns and metadata.get("source") == "loop":
             await self._superstep_is_ours()
         leaves = not put.ns and self._leaves(metadata)
@@ -158,6 +159,7 @@ class ActivationSaver(ReadingSaver):
             self._writer.hold(put, leaving=leaves)
             self._expected = self._share.head_id = checkpoint["id"]
             self.step = metadata["step"]
+        await self._writer.faults.at("put.after")
         return config_of(self._thread, put.ns, checkpoint["id"])
 
     async def aput_writes(
@@ -169,6 +171,7 @@ class ActivationSaver(ReadingSaver):
     ) -> None:
         """Commits a task's result, unless the checkpoint that follows may carry it."""
         item = self._writes_of(config, writes, task_id, task_path)
+        await self._writer.faults.at("put_writes.before")
         if not item.ns and self._share.is_elsewhere(task_id):
             return
         self._tap.writes_follow(item.ns, task_id)
@@ -178,6 +181,7 @@ class ActivationSaver(ReadingSaver):
             self._writer.hold(item)
             return
         await self._at_home(self._writer.commit(item, ends=ends))
+        await self._writer.faults.at("put_writes.after")
 
     async def alist(
         self,

@@ -8,9 +8,12 @@ the run is given up.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from langgraph.errors import ErrorCode, GraphRecursionError, create_error_message
+
+if TYPE_CHECKING:
+    from threadmill.stores.records import Run
 
 # LangGraph counts one superstep for the input and one more to stop at.
 _AROUND: Final = 2
@@ -45,19 +48,17 @@ class StepLimit:
         self._last_step = start_step + limit + _AROUND
 
     @classmethod
-    def of(
-        cls, asked: Mapping[str, Any], own: Mapping[str, Any], default: int, start: int
-    ) -> StepLimit:
+    def of(cls, run: Run, own: Mapping[str, Any], default: int) -> StepLimit:
         """The run's own, else the graph's, else the default.
 
         Args:
-            asked: the run's config.
+            run: as begun.
             own: the config that the graph was bound to.
             default: what a run gets that does not say.
-            start: the step that the run began at.
         """
+        asked = run.kwargs.get("config") or {}
         limit = asked.get("recursion_limit") or own.get("recursion_limit") or default
-        return cls(int(limit), start_step=start)
+        return cls(int(limit), start_step=run.start_step)
 
     def left_at(self, step: int) -> int:
         """The recursion limit for an entry at a checkpoint of this step."""

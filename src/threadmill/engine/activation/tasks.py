@@ -21,6 +21,7 @@ from threadmill.engine.activation.exits import EXITS, enter_node, failure_of
 from threadmill.engine.activation.identity import TASK_KEY
 from threadmill.engine.activation.places import is_call, place_of
 from threadmill.engine.activation.share import Share
+from threadmill.faults import Faults
 
 KEY: Final = "__pregel_runner_submit"
 
@@ -39,6 +40,7 @@ class TaskStarter:
         handlers: callback handlers of every task. Given to the root they would be
             taken out: LangGraph keeps an outer stream's handlers away from a graph
             that is not its task.
+        faults: what tests make happen before and after a node.
     """
 
     def __init__(
@@ -51,9 +53,11 @@ class TaskStarter:
         before_run: Callable[[], Awaitable[None]],
         finished: Mapping[str, Sequence[tuple[str, Any]]],
         handlers: Sequence[BaseCallbackHandler] = (),
+        faults: Faults,
     ) -> None:
         self._finished = finished
         self._handlers = handlers
+        self._faults = faults
         self._recursion_limit = recursion_limit
         self._max_concurrency = max_concurrency
         self._on_start = on_start
@@ -110,10 +114,13 @@ class TaskStarter:
             if args[0].name != START:
                 # That one only spreads the input; after a crash it does so again.
                 await self._before_run()
+            await self._faults.at("node.before")
             try:
-                return await fn(*args, **kwargs)
+                result = await fn(*args, **kwargs)
             except EXITS as error:
                 raise failure_of(args[0].name, error) from error
+            await self._faults.at("node.after")
+            return result
 
     def _gate(self, task: Any) -> AbstractAsyncContextManager[Any]:
         if not self._max_concurrency:

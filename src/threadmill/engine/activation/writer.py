@@ -91,7 +91,7 @@ class Writer:
         self._tap = tap
         self._progressed = progressed
         self._on_events = on_events
-        self._faults = faults
+        self.faults = faults
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
         self._queue: list[_Waiting] = []
@@ -234,14 +234,14 @@ class Writer:
         if commit.is_empty:
             return Committed()
         try:
-            await self._faults.at("commit.before")
+            await self._pass(commit, "before")
             committed = await self._store.commit(
                 self.fence.tenant, self._thread, commit, self.fence
             )
         except BaseException as error:
             self.refuse(error)
             raise
-        await self._faults.at("commit.after")
+        await self._pass(commit, "after")
         self.released = self.released or commit.release
         self._progressed = self._progressed or commit.progress
         if commit.ended is not None and self.ends is not None:
@@ -249,6 +249,16 @@ class Writer:
         if commit.events:
             self._on_events()
         return committed
+
+    async def _pass(self, commit: Commit, side: str) -> None:
+        """Passes the named points of a commit."""
+        await self.faults.at(f"commit.{side}")
+        if commit.events:
+            await self.faults.at(f"append.{side}")
+        if commit.plan is not None:
+            await self.faults.at(f"plan.{side}")
+        if commit.ended is not None:
+            await self.faults.at(f"join.{side}")
 
     def _take(self, *, all_of_it: bool = False, past_mark: bool = False) -> Commit:
         taken = [w for w in self._queue if all_of_it or not w.leaving]
