@@ -18,14 +18,23 @@ from psycopg import sql
 from rich.console import Console
 from rich.table import Table
 
-from bench.contenders import Contender, in_process, served
+from bench import spread
+from bench.contenders import Contender, InProcess, Served, in_process, served
 from bench.flights import Flights, counting_proxy
+from bench.spread import CASES, Shared, ask
 from threadmill.drivers.embedded import EmbeddedPostgres
 from threadmill.drivers.postgres.migrate import migrate
 
 _NAMES = ("in-process", "burst", "node")
 _CLIENTS = (1, 8, 32)
 _STATS_SECONDS = 11
+# What shares supersteps: how it is shown, its dispatch, workers and their slots.
+_SHARING = (
+    ("in-process", "", 0, 0),
+    ("burst, 1 worker", "burst", 1, 10),
+    ("burst, 3 workers", "burst", 3, 8),
+    ("node, 2 workers", "node", 2, 10),
+)
 
 
 @dataclass
@@ -164,6 +173,35 @@ async def run(args: argparse.Namespace, console: Console) -> dict[str, Measured]
     return results
 
 
+async def share(args: argparse.Namespace, console: Console) -> dict[str, list[Shared]]:
+    """How supersteps are shared, by LangGraph alone and by workers."""
+    with (
+        tempfile.TemporaryDirectory() as name,
+        EmbeddedPostgres(Path(name) / "pg") as server,
+    ):
+        async with AsyncExitStack() as stack:
+            found: dict[str, InProcess | Served] = {}
+            for title, dispatch, workers, slots in _SHARING:
+                place = Path(name) / title.replace(" ", "-").replace(",", "")
+                place.mkdir()
+                uri = await _database(server, place.name if dispatch else title, None)
+                found[title] = await stack.enter_async_context(
+                    served(uri, dispatch, place, workers=workers, slots=slots)
+                    if dispatch
+                    else in_process(uri)
+                )
+            results = {title: [Shared() for _ in CASES] for title in found}
+            for number in range(args.rounds * 2 + 1):
+                console.print(
+                    f"sharing, round {number} of {args.rounds * 2}", style="dim"
+                )
+                for title, contender in found.items():
+                    for case, into in zip(CASES, results[title], strict=True):
+                        # The first round warms up.
+                        await ask(case, contender.ask, into if number else Shared())
+    return results
+
+
 def table(results: dict[str, Measured]) -> Table:
     """One column per contender; ratios to the first in brackets."""
     shown = Table(title="a turn of three nodes on a new thread")
@@ -200,9 +238,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="rounds of all")
     parser.add_argument("--turns", type=int, default=40, help="turns per round")
+    parser.add_argument("--only", choices=("turns", "sharing"), help="one table")
     args = parser.parse_args()
     console = Console()
-    console.print(table(asyncio.run(run(args, console))))
+    if args.only != "sharing":
+        console.print(table(asyncio.run(run(args, console))))
+    if args.only != "turns":
+        console.print(spread.table(asyncio.run(share(args, console))))
 
 
 if __name__ == "__main__":

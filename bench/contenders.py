@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from langgraph_sdk import get_client
 from psycopg_pool import AsyncConnectionPool
 
 from bench.graphs import INPUT, builder
+from bench.wide import BUILDERS
 
 _PROGRAM = Path(sys.executable).with_name("threadmill")
 _READY_SECONDS = 30.0
@@ -55,12 +56,18 @@ class InProcess:
     """`ainvoke` with LangGraph's AsyncPostgresSaver over a pool."""
 
     graph: Any
+    shared: Mapping[str, Any]
     name: str = "in-process"
 
     async def turn(self) -> None:
         """See `Contender.turn`."""
         config = {"configurable": {"thread_id": str(uuid4())}}
         check(await self.graph.ainvoke(INPUT, config, durability="sync"))
+
+    async def ask(self, graph: str, given: Mapping[str, Any]) -> Any:
+        """Runs one of the graphs whose supersteps may be shared."""
+        config = {"configurable": {"thread_id": str(uuid4())}}
+        return await self.shared[graph].ainvoke(given, config, durability="sync")
 
     def cpu_seconds(self) -> float:
         """See `Contender.cpu_seconds`."""
@@ -83,6 +90,12 @@ class Served:
             )
         )
 
+    async def ask(self, graph: str, given: Mapping[str, Any]) -> Any:
+        """Runs one of the graphs whose supersteps may be shared."""
+        return await self.client.runs.wait(
+            str(uuid4()), graph, input=given, if_not_exists="create"
+        )
+
     def cpu_seconds(self) -> float:
         """See `Contender.cpu_seconds`."""
         return sum(p.cpu_times().user + p.cpu_times().system for p in self.processes)
@@ -99,21 +112,25 @@ async def in_process(uri: str) -> AsyncIterator[InProcess]:
     ) as pool:
         saver = AsyncPostgresSaver(pool)  # type: ignore[arg-type]
         await saver.setup()
-        yield InProcess(builder.compile(checkpointer=saver))
+        shared = {n: b.compile(checkpointer=saver) for n, b in BUILDERS.items()}
+        yield InProcess(builder.compile(checkpointer=saver), shared)
 
 
 @asynccontextmanager
 async def served(
-    uri: str, dispatch: str, folder: Path, *, workers: int = 1
+    uri: str, dispatch: str, folder: Path, *, workers: int = 1, slots: int = 10
 ) -> AsyncIterator[Served]:
     """Threadmill as it is run: one server, some workers."""
     config = folder / "langgraph.json"
     here = Path(__file__).with_name("graphs.py")
-    config.write_text(json.dumps({"graphs": {"bench": f"{here}:graph"}}))
+    wide = here.with_name("wide.py")
+    graphs = {"bench": f"{here}:graph"} | {n: f"{wide}:{n}" for n in BUILDERS}
+    config.write_text(json.dumps({"graphs": graphs}))
     env = {
         **os.environ,
         "DATABASE_URI": uri,
         "THREADMILL_DISPATCH": dispatch,
+        "THREADMILL_SLOTS": str(slots),
         "LOG_LEVEL": "WARNING",
     }
     async with AsyncExitStack() as stack:
