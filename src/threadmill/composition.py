@@ -261,7 +261,11 @@ def build_worker(core: Core) -> Worker:
             grace_seconds=settings.drain_grace_seconds,
             desk=DeskRules(
                 labels=core.member.labels,
-                tasks_at_once=min(settings.slots, threads_of_slot(settings.slots)),
+                tasks_at_once=min(
+                    settings.slots,
+                    threads_of_slot(settings.slots),
+                    settings.tasks_max,
+                ),
                 tasks_max=settings.tasks_max,
                 slice_seconds=settings.slice_seconds,
             ),

@@ -31,9 +31,9 @@ from threadmill.stores.records import (
     Cancelled,
     Claim,
     Ending,
+    Finished,
     Lost,
     NewRun,
-    Next,
     Timer,
 )
 from threadmill.worker.worker import Worker
@@ -184,7 +184,7 @@ class LostCount(MemoryCheckpoints):
 class FinishOutsideTheFence(MemoryRunStates):
     """A run is ended by whoever has claimed it at some time."""
 
-    async def finish(self, fence: Fence, ending: Ending, rest: Commit) -> Next | None:
+    async def finish(self, fence: Fence, ending: Ending, rest: Commit) -> Finished:
         row = self._tables.activations.get(fence.activation_id)
         held = fence if row is None else replace(fence, token=row.token)
         return finish(self._tables, held, ending, rest)

@@ -130,6 +130,7 @@ class ScriptedEntry(Entry):
             fence=fence,
             tap=self._tap,
             progressed=first_claim,
+            labels=(),
             on_events=on_events,
             faults=self._simulated,
         )

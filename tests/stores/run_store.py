@@ -126,7 +126,8 @@ class RunStore:
     async def finish(
         self, fence: Fence, event: RunEvent = RunEvent.SUCCEED, **ending: Any
     ) -> Next | None:
-        return await self.dispatcher.finish(fence, Ending(event, **ending))
+        finished = await self.dispatcher.finish(fence, Ending(event, **ending))
+        return finished.next
 
     async def carry_out_due(self) -> Sequence[str]:
         """Lets every timer be due and carries it out; returns their kinds."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from threadmill.checkpoints.configs import Address
     from threadmill.domain.fence import Fence
-    from threadmill.stores.records import Claim, Ending, Next, Run
+    from threadmill.stores.records import Claim, Ending, Finished, Run
     from threadmill.streams.base import NewEvent
 
 # An unset value: "the head may be anything", as opposed to "there is none yet".
@@ -144,8 +144,9 @@ class Commit:
         events: appended to the thread's stream in this order.
         release: hand the activation back as ready, the token kept until the next
             claim.
-        labels: what the next claim of a released activation needs.
         progress: the attempt made progress, so it counts as a first attempt again.
+        labels: what a worker needs to take the activation next, if it is released or
+            has made progress.
         plan: the superstep's tasks become claimable one by one; the fence's
             activation is gone.
         ended: tasks that are done with this commit.
@@ -268,7 +269,7 @@ class RunStates(Protocol):
         """
         ...
 
-    async def finish(self, fence: Fence, ending: Ending, rest: Commit) -> Next | None:
+    async def finish(self, fence: Fence, ending: Ending, rest: Commit) -> Finished:
         """Commits `rest` and does `Dispatcher.finish`, in one transaction.
 
         Raises:

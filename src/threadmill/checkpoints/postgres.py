@@ -347,10 +347,11 @@ def _add_fence(
         tx.add(SQL.fence_all, ids=list(ids), tokens=list(tokens), **run)
         return
     claimed = {**run, "activation_id": fence.activation_id, "token": fence.token}
-    if commit.release:
-        tx.add(SQL.fence_and_release, labels=list(commit.labels), **claimed)
+    if commit.release or commit.progress:
+        query = SQL.fence_and_release if commit.release else SQL.fence_and_progress
+        tx.add(query, labels=list(commit.labels), **claimed)
     else:
-        tx.add(SQL.fence_and_progress if commit.progress else SQL.fence, **claimed)
+        tx.add(SQL.fence, **claimed)
 
 
 def _add_plan(tx: Transaction, fence: Fence, plan: Plan) -> Result:

@@ -37,16 +37,19 @@ SELECT threadmill.require(
          'lease_lost', 'not every task is held any more')
 
 -- name: fence_and_progress
--- The attempt has got somewhere: it counts as a first one again.
+-- The attempt has got somewhere: it counts as a first one again, and what the node
+-- behind it needed, what follows does not.
 WITH held AS (
   SELECT FROM threadmill.activation
    WHERE tenant_id = %(tenant)s AND activation_id = %(activation_id)s
      AND thread_id = %(thread_id)s AND token = %(token)s
      FOR UPDATE
 ), counted AS (
-  UPDATE threadmill.activation SET attempt = 1
+  UPDATE threadmill.activation
+     SET attempt = 1, labels = %(labels)s::text[], cause = NULL
    WHERE tenant_id = %(tenant)s AND activation_id = %(activation_id)s
-     AND thread_id = %(thread_id)s AND token = %(token)s AND attempt <> 1
+     AND thread_id = %(thread_id)s AND token = %(token)s
+     AND (attempt <> 1 OR labels <> %(labels)s::text[])
 )
 SELECT threadmill.require(EXISTS (SELECT FROM held), 'lease_lost',
          format('activation %%s is no longer held by token %%s',

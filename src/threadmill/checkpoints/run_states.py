@@ -16,9 +16,10 @@ from threadmill.stores.postgres.dispatcher import (
     add_close,
     add_ending,
     begun_run,
+    finished,
 )
 from threadmill.stores.postgres.rows import run_of
-from threadmill.stores.postgres.runs import RUNS, next_of
+from threadmill.stores.postgres.runs import RUNS
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from threadmill.checkpoints.base import Commit
     from threadmill.checkpoints.postgres import PostgresCheckpoints
     from threadmill.domain.fence import Fence
-    from threadmill.stores.records import Claim, Ending, Next, Retention
+    from threadmill.stores.records import Claim, Ending, Finished, Retention
 
 
 class PostgresRunStates:
@@ -49,14 +50,14 @@ class PostgresRunStates:
             head = self._checkpoints.add_get(tx, str(claim.thread_id))
         return RunState(begun_run(claim, begun), self._checkpoints.got(head))
 
-    async def finish(self, fence: Fence, ending: Ending, rest: Commit) -> Next | None:
+    async def finish(self, fence: Fence, ending: Ending, rest: Commit) -> Finished:
         """See `RunStates.finish`. Lock order: thread, run, activation, head, stream."""
         ending = replace(ending, events=[*rest.events, *ending.events])
         async with self._database.tenant_tx(fence.tenant) as tx:
-            add_close(tx, fence)
+            closed = add_close(tx, fence)
             self._checkpoints.add_state(tx, str(fence.thread_id), rest, fence)
             promoted = add_ending(tx, fence, ending, self._retention)
-        return next_of(promoted.one)
+        return finished(closed, promoted)
 
     async def look(self, tenant: str, run_id: UUID, thread_id: UUID) -> RunState:
         """See `RunStates.look`. A run that ends between both reads has no state yet."""

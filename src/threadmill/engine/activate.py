@@ -182,6 +182,10 @@ class Activate:
         except Error as error:
             log.exception("attempt.broken")
             await self._give_back(held.fence, delay_seconds=pause, cause=named(error))
+        except Exception as error:
+            log.exception("attempt.crashed")
+            cause = f"{type(error).__name__} in the worker; its log has more"
+            await self._give_back(held.fence, delay_seconds=pause, cause=cause)
 
     async def _carry_out(self, attempt: Attempt, held: Held) -> None:
         claim = max(attempt.claims, key=lambda claim: claim.attempt)
@@ -191,7 +195,9 @@ class Activate:
             fence = _with_attempt(held.fence, run)
             attempts = claim.attempt - 1
             error = spent(attempts, run.lost_by)
-            dead = NewDeadLetter(cause=describe(error), attempts=attempts)
+            dead = NewDeadLetter(
+                cause=describe(error), attempts=attempts, node=claim.node
+            )
             await self._finish(fence, RunEvent.FAIL, error, dead=dead)
             return
         await self._faults.at("load.before")
@@ -237,7 +243,11 @@ class Activate:
     async def _entry(
         self, attempt: Attempt, fence: Fence, run: Run, head: Stored | None, graph: Any
     ) -> Entry:
-        claim, stays = attempt.claim, self._stays(run.graph_id, graph)
+        claim = attempt.claim
+        replays = bool(run.kwargs.get("checkpoint")) and not is_reentry(
+            head, run.run_id
+        )
+        stays = self._stays(run.graph_id, graph)
         return self._enters(
             graph,
             run=run,
@@ -257,9 +267,11 @@ class Activate:
                 labels_of=lambda node: labels_of(graph, node),
                 labelled=any(labels_of(graph, node) for node in graph.nodes),
                 at_once=(run.kwargs.get("config") or {}).get("max_concurrency"),
-                spreads=not stays,
+                stays=stays,
+                replays=replays,
                 hand_over=lambda: (
-                    not stays and (self._rules.per_superstep or attempt.desk.leaves())
+                    stays is None
+                    and (self._rules.per_superstep or attempt.desk.leaves())
                 ),
                 on_ready=lambda: self._hints.ready(run.graph_id),
             ),
@@ -270,11 +282,11 @@ class Activate:
             on_events=lambda: self._hints.moved(fence.tenant, fence.thread_id),
         )
 
-    def _stays(self, graph_id: str, graph: Any) -> bool:
-        """Whether leaving between or within supersteps would lose state."""
+    def _stays(self, graph_id: str, graph: Any) -> str | None:
+        """Why leaving between or within supersteps would lose state, if it would."""
         untracked = untracked_channels(graph)
         if not untracked:
-            return False
+            return None
         if graph_id not in self._bursts_only:
             self._bursts_only.add(graph_id)
             _log.warning(
@@ -284,7 +296,7 @@ class Activate:
                 problem="UntrackedValue channels live in one process only: runs of "
                 "this graph are not handed over between supersteps",
             )
-        return True
+        return f"UntrackedValue channels ({', '.join(untracked)}) live in one process"
 
     async def _told(
         self, claims: Sequence[Claim], run: Run, head: Stored | None
@@ -360,14 +372,16 @@ class Activate:
         described = describe(error) if error is not None else None
         last = [NewEvent("error", encode(described))] if described else []
         await self._faults.at("finish.before")
-        goes_on = await self._run_states.finish(
+        finished = await self._run_states.finish(
             fence,
             Ending(event, error=described, events=last, dead=dead),
             rest or Commit(),
         )
         await self._faults.at("finish.after")
         self._hints.moved(fence.tenant, fence.thread_id)
-        self._hint_next(goes_on)
+        for activation_id, token in finished.stopped:
+            self._hints.stop(activation_id, token)
+        self._hint_next(finished.next)
 
     def _hint_next(self, goes_on: Next | None) -> None:
         if goes_on is not None:
@@ -389,6 +403,8 @@ class Activate:
         except Unavailable:
             # The lease runs out by itself.
             return
+        if not delay_seconds:
+            self._hints.ready("")
         await self._faults.at("release.after")
 
 

@@ -45,6 +45,7 @@ class SweepRules:
         free_seconds: how long a lock must be free before its member is dead.
         lease_seconds: a lease; also how long a started database may settle.
         backoff_seconds: unit of the doubling pause between attempts.
+        shun_seconds: how much longer a worker leaves to others what it has lost.
         attempts_max: losses without progress after which a run fails.
         timer_hold_seconds: how long a taken timer is not taken by others.
         batch: rows per look.
@@ -55,6 +56,7 @@ class SweepRules:
     free_seconds: float = 0.25
     lease_seconds: float = 10.0
     backoff_seconds: float = 0.25
+    shun_seconds: float = 2.0
     attempts_max: int = 5
     timer_hold_seconds: float = 30.0
     batch: int = 200
@@ -163,6 +165,7 @@ class Sweep:
         reopened = await self._dispatcher.reopen(
             dead,
             backoff_seconds=self._rules.backoff_seconds,
+            shun_seconds=self._rules.shun_seconds,
             limit=self._rules.batch,
         )
         for lost in reopened:
@@ -193,7 +196,7 @@ class Sweep:
         elif lost.attempt >= self._rules.attempts_max:
             error = describe(spent(lost.attempt, lost.cause))
             dead = NewDeadLetter(cause=error, attempts=lost.attempt, node=lost.node)
-            goes_on = await self._dispatcher.finish(
+            finished = await self._dispatcher.finish(
                 fence,
                 Ending(
                     RunEvent.FAIL,
@@ -203,7 +206,9 @@ class Sweep:
                 ),
             )
             self._hints.moved(lost.tenant, lost.thread_id)
-            self._hint_next(goes_on)
+            for activation_id, token in finished.stopped:
+                self._hints.stop(activation_id, token)
+            self._hint_next(finished.next)
         else:
             self._hints.ready("")
 

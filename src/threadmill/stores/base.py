@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Cancelled,
         Claim,
         Ending,
+        Finished,
         Json,
         Lost,
         Member,
@@ -272,7 +273,7 @@ class Dispatcher(Protocol):
         """
         ...
 
-    async def finish(self, fence: Fence, ending: Ending) -> Next | None:
+    async def finish(self, fence: Fence, ending: Ending) -> Finished:
         """Ends the run and hands its thread to the next one, in one transaction.
 
         Raises:

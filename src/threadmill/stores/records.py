@@ -147,6 +147,19 @@ class Next:
 
 
 @dataclass(frozen=True, slots=True)
+class Finished:
+    """What the end of a run leaves to be told.
+
+    Args:
+        next: the run that goes on, if any.
+        stopped: (activation id, token) of what others were doing for the run.
+    """
+
+    next: Next | None = None
+    stopped: Sequence[tuple[UUID, int]] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Cancelled:
     """A run ended from outside.
 
@@ -177,6 +190,7 @@ class Claim:
             there, `task` runs one task of one.
         task_id: LangGraph's id of the task, for `task`.
         task_path: its place in the superstep, see `place_of`.
+        node: its node's name.
     """
 
     tenant: str
@@ -188,6 +202,7 @@ class Claim:
     kind: str = "step"
     task_id: str | None = None
     task_path: str | None = None
+    node: str | None = None
 
     @property
     def key(self) -> tuple[UUID, int]:

@@ -35,7 +35,7 @@ from threadmill.stores.effects import (
     Outcome,
     SyncEffects,
 )
-from threadmill.stores.records import Claim, Ending, Next
+from threadmill.stores.records import Claim, Ending, Finished
 
 T = TypeVar("T")
 
@@ -284,7 +284,7 @@ class RunStatesOf:
         """See `RunStates.begin`."""
         return await self._process.commit(self._run_states.begin(claim))
 
-    async def finish(self, fence: Fence, ending: Ending, rest: Commit) -> Next | None:
+    async def finish(self, fence: Fence, ending: Ending, rest: Commit) -> Finished:
         """See `RunStates.finish`."""
         return await self._process.commit(
             self._run_states.finish(fence, ending, rest), rest

@@ -46,6 +46,7 @@ class Leases:
         self._clock = clock
         self._leases: dict[Key, _Lease] = {}
         self._ending: set[Key] = set()
+        self._strange: set[Key] = set()
         self._claiming = 0
         self._claimed_at = 0.0
 
@@ -128,9 +129,13 @@ class Leases:
                 lease.deadline_at = self._times.deadline(asked_at)
             elif key not in self._ending:
                 lease.stop.request(StopReason.LEASE_LOST)
-        if self._claiming or self._ending or self._claimed_at >= asked_at:
-            return ()
-        return [claim for claim in held if claim.key not in self._leases]
+        # What is not known now may be on its way. Twice in a row it is nobody's.
+        unknown = keys - self._leases.keys()
+        given_up = unknown & self._strange
+        if not (self._claiming or self._ending or self._claimed_at >= asked_at):
+            given_up = unknown
+        self._strange = unknown - given_up
+        return [claim for claim in held if claim.key in given_up]
 
     def stop_expired(self) -> None:
         """Gives up what could not be renewed, before the database gives it away."""

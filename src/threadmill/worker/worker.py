@@ -225,14 +225,6 @@ class Worker:
         slot.enter()
         try:
             await self._activate.carry_out(attempt)
-        except Exception as error:  # noqa: BLE001 - the root of an attempt; logged
-            # Our bug, not the graph's: another attempt begins, until they are spent.
-            _log.exception("worker.attempt_crashed")
-            await self._give_back(
-                attempt.claims,
-                cause=f"{type(error).__name__} in the worker; its log has more",
-                delay_seconds=self._rules.retry_seconds,
-            )
         finally:
             self._attempts.pop(attempt, None)
             self._leases.drop_all(attempt.stop)

@@ -28,6 +28,7 @@ from threadmill.errors import Conflict, InvariantViolated, LeaseLost
 from threadmill.stores.records import (
     Claim,
     Ending,
+    Finished,
     Lost,
     Member,
     Next,
@@ -128,7 +129,7 @@ class MemoryDispatcher:
             if row.kind == "join":
                 row.kind = "step"
 
-    async def finish(self, fence: Fence, ending: Ending) -> Next | None:
+    async def finish(self, fence: Fence, ending: Ending) -> Finished:
         """See `Dispatcher.finish`."""
         return finish(self._tables, fence, ending, Commit())
 
@@ -245,7 +246,7 @@ class MemoryRunStates:
             return RunState(run, None)
         return RunState(run, _stored(self._tables, claim.tenant, thread_id, head))
 
-    async def finish(self, fence: Fence, ending: Ending, rest: Commit) -> Next | None:
+    async def finish(self, fence: Fence, ending: Ending, rest: Commit) -> Finished:
         """See `RunStates.finish`."""
         ending = replace(ending, events=[*rest.events, *ending.events])
         return finish(self._tables, fence, ending, replace(rest, events=()))
@@ -336,7 +337,7 @@ class MemoryMembers:
         return [claim_of(row) for row in held]
 
 
-def finish(tables: Tables, fence: Fence, ending: Ending, rest: Commit) -> Next | None:
+def finish(tables: Tables, fence: Fence, ending: Ending, rest: Commit) -> Finished:
     """Commits `rest`, ends the run and hands its thread on; or does nothing."""
     tables.fenced(fence)
     if fence.run_id is None:
@@ -344,17 +345,24 @@ def finish(tables: Tables, fence: Fence, ending: Ending, rest: Commit) -> Next |
     event = ending.event
     run = tables.may_end(fence.tenant, fence.run_id, event, refusal=Conflict)
     tables.check_heads(fence.tenant, str(fence.thread_id), rest.puts)
+    own = {activation_id for activation_id, _ in fence.rights}
+    stopped = [
+        (row.activation_id, row.token)
+        for row in tables.of_run(fence.tenant, fence.run_id)
+        if row.state == "leased" and row.activation_id not in own
+    ]
     tables.drop(fence.tenant, fence.run_id)
     tables.write(fence.tenant, str(fence.thread_id), rest, fence)
     tables.end(run, event, ending.error)
     tables.tell(fence, ending.events)
-    return tables.promote(
+    following = tables.promote(
         fence.tenant,
         fence.thread_id,
         holder=fence.run_id,
         status=thread_after(event, more=False),
         error=ending.error,
     )
+    return Finished(following, stopped)
 
 
 def claim_of(row: ActivationRow) -> Claim:
@@ -371,6 +379,7 @@ def claim_of(row: ActivationRow) -> Claim:
         row.kind,
         None if task is None else task.task_id,
         None if task is None else task.task_path,
+        None if task is None else task.node,
     )
 
 

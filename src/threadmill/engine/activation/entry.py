@@ -174,7 +174,8 @@ class Entry:
             blocking=stores.blocking,
             fence=fence,
             tap=self._tap,
-            progressed=first_claim,
+            progressed=first_claim and not sharing.labelled,
+            labels=run.labels,
             on_events=on_events,
             faults=faults or Faults(),
         )

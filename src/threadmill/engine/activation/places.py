@@ -37,7 +37,9 @@ class Sharing:
         labels_of: what it must have for a node, besides.
         labelled: whether any node asks for more.
         at_once: how many tasks of a superstep may run at once, if that is bounded.
-        spreads: whether a superstep may leave this process at all.
+        stays: why the run may not leave this process, if it may not.
+        replays: the run begins at an older checkpoint of its choice: what was done
+            there is done anew.
         hand_over: asked after each superstep with user nodes: leave now?
         on_ready: told when others may find work.
     """
@@ -49,7 +51,8 @@ class Sharing:
     labels_of: Callable[[str], Sequence[str]]
     labelled: bool
     at_once: int | None
-    spreads: bool
+    stays: str | None
+    replays: bool
     hand_over: Callable[[], bool]
     on_ready: Callable[[], None]
 

@@ -57,6 +57,7 @@ from threadmill.checkpoints.configs import (
 )
 from threadmill.checkpoints.home import Home
 from threadmill.domain.fence import Fence
+from threadmill.engine.activation.identity import TASK_KEY
 from threadmill.engine.activation.resume import finished_tasks, is_result
 from threadmill.engine.activation.share import Parked, Share
 from threadmill.engine.activation.tap import Tap
@@ -234,7 +235,7 @@ class ActivationSaver(ReadingSaver):
         put = self._put_of(config, checkpoint, metadata)
         if not put.ns:
             raise InvariantViolated("a thread's own checkpoints are put on its loop")
-        self._writer.commit_blocking(put)
+        self._writer.commit_blocking(put, self._right_of(config))
         return config_of(self._thread, put.ns, checkpoint["id"])
 
     def put_writes(
@@ -245,9 +246,8 @@ class ActivationSaver(ReadingSaver):
         task_path: str = "",
     ) -> None:
         """Commits the result of a subgraph's task."""
-        self._writer.commit_blocking(
-            self._writes_of(config, writes, task_id, task_path)
-        )
+        item = self._writes_of(config, writes, task_id, task_path)
+        self._writer.commit_blocking(item, self._right_of(config))
 
     def list(
         self,
@@ -383,6 +383,11 @@ class ActivationSaver(ReadingSaver):
         if at.checkpoint_id is None:
             raise InvariantViolated("a task's writes name no checkpoint")
         return Writes(at.ns or "", at.checkpoint_id, task_id, task_path, writes)
+
+    def _right_of(self, config: RunnableConfig) -> Fence:
+        """What a blocking node acts under: its own task's, whatever its siblings do."""
+        own = config["configurable"].get(TASK_KEY)
+        return self._share.fence_of(own[1] if own else "")
 
     def _address(self, config: RunnableConfig | None) -> Address:
         """What LangGraph asks for; only this thread is ours.

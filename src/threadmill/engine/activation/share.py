@@ -15,7 +15,7 @@ writes of such a task is not written again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
@@ -48,11 +48,12 @@ from threadmill.engine.activation.resume import (
 )
 from threadmill.engine.activation.tap import Tap
 from threadmill.engine.activation.writer import Writer
-from threadmill.errors import Error, LeaseLost
+from threadmill.errors import Error, GraphFailed, LeaseLost
 from threadmill.stores.records import Claim, Superstep
 
 Result = Sequence[tuple[str, Any]]
 
+_REPLAYS: Final = "it begins at an older checkpoint"
 # A worker that wants more than its share leaves the others time to take theirs.
 _PAUSE_SECONDS: Final = 0.01
 
@@ -64,6 +65,7 @@ class Parked(GraphDrained):
 @dataclass(slots=True, eq=False)
 class _Waiting:
     task: Any
+    place: str
     admitted: asyncio.Future[Result | None]
 
 
@@ -96,14 +98,17 @@ class Share:
     ) -> None:
         self._sharing = sharing
         self._desk = sharing.desk
+        self._at_once = min(sharing.desk.tasks_at_once, sharing.desk.tasks_max)
         self._writer = writer
         self._tap = tap
         self._store = store
         self._loop = asyncio.get_running_loop()
         self._base = writer.fence
         self._waiting: dict[str, _Waiting] = {}
+        self._by_place: dict[str, list[_Waiting]] = {}
         self._elsewhere: set[str] = set()
-        self._known: Stored | None = head
+        self._replays = sharing.replays
+        self._known = None if sharing.replays else head
         self._rows = {
             claim.task_path: claim for claim in sharing.claims if claim.task_path
         }
@@ -148,7 +153,9 @@ class Share:
         """LangGraph has submitted a task; others of its superstep follow at once."""
         if is_call(task.path):
             return
-        self._waiting[task.id] = _Waiting(task, self._loop.create_future())
+        one = _Waiting(task, place_of(task.path), self._loop.create_future())
+        self._waiting[task.id] = one
+        self._by_place.setdefault(one.place, []).append(one)
         if not self._gathering:
             self._gathering = True
             self._loop.call_soon(self._gathered)
@@ -159,7 +166,7 @@ class Share:
             self._share_out()
         else:
             self._tap.set_aside()
-            self._admit()
+            self._admit(self._rows)
             self._changed.set()
 
     # --- a superstep that begins here --------------------------------------------
@@ -172,33 +179,46 @@ class Share:
         if not tasks:
             return
         able = [task for task in tasks if self._is_able(task)]
-        whole = len(able) == len(tasks) and (
-            not self._sharing.spreads or len(tasks) <= self._desk.tasks_at_once
-        )
-        if whole:
+        stays = self._sharing.stays
+        whole = stays or (_REPLAYS if self._replays else None)
+        fits = whole is not None or len(tasks) <= self._at_once
+        if len(able) == len(tasks) and fits:
             self._tap.unmark()
             for one in self._open():
                 one.admitted.set_result(None)
-        elif len(tasks) == 1:
+        elif stays is None and len(tasks) == 1:
             self.needs = self._labels_of(tasks[0])
             self._park()
+        elif whole is not None:
+            self._refuse(whole)
         else:
             self._tap.unmark()
             self._start(self._plan(tasks, able))
 
+    def _refuse(self, stays: str) -> None:
+        """The run cannot go where a label is that one of its nodes needs."""
+        for one in self._open():
+            labels = ", ".join(self._labels_of(one.task))
+            one.admitted.set_exception(
+                GraphFailed(
+                    f"node '{one.task.name}' needs a worker with the labels {labels}, "
+                    f"and the run cannot leave the one that it is on: {stays}"
+                )
+            )
+
     async def _plan(self, tasks: Sequence[Any], able: Sequence[Any]) -> None:
         at_once = self._sharing.at_once or len(tasks)
-        mine = able[: min(self._desk.tasks_at_once, at_once)]
-        others = [task for task in tasks if task not in mine]
-        allowed = others[: at_once - len(mine)]
+        mine = {task.id for task in able[: min(self._at_once, at_once)]}
+        others = [task.id for task in tasks if task.id not in mine]
+        waits = set(others[at_once - len(mine) :])
         planned = [
             PlannedTask(
                 task_id=task.id,
-                task_path=place_of(task.path),
+                task_path=self._waiting[task.id].place,
                 node=task.name,
                 labels=self._labels_of(task),
-                mine=task in mine,
-                waits=task in others and task not in allowed,
+                mine=task.id in mine,
+                waits=task.id in waits,
             )
             for task in tasks
         ]
@@ -229,14 +249,14 @@ class Share:
     def _begin_spread(self) -> None:
         self._verdict = asyncio.Event()
         self._tap.set_aside()
-        self._admit()
-        self._start(self._take_more())
+        self._admit(self._rows)
+        self._start(self._take_more(self._verdict))
 
-    async def _take_more(self) -> None:
+    async def _take_more(self, verdict: asyncio.Event) -> None:
         """Claims tasks while there are any, and leaves when there are none."""
-        allowance, bounded = self._desk.tasks_at_once, self._sharing.at_once is not None
+        allowance, bounded = self._at_once, self._sharing.at_once is not None
         some_left = True
-        while self._is_undecided():
+        while self._is_undecided(verdict):
             self._changed.clear()
             wanted = min(allowance, self._desk.tasks_max) - len(self._rows)
             takes = (some_left or bounded or not self._rows) and self._may_take()
@@ -244,21 +264,19 @@ class Share:
                 found = await self._claim(wanted)
                 some_left = len(found) == wanted
             if not self._rows:
-                if self._is_undecided():
+                if self._is_undecided(verdict):
                     self._leave()
                 return
-            waits_for_others = some_left and self._may_take()
+            more = some_left and allowance < self._desk.tasks_max and self._may_take()
             try:
-                async with asyncio.timeout(
-                    _PAUSE_SECONDS if waits_for_others else None
-                ):
+                async with asyncio.timeout(_PAUSE_SECONDS if more else None):
                     await self._changed.wait()
             except TimeoutError:
                 allowance *= 2
 
-    def _is_undecided(self) -> bool:
+    def _is_undecided(self, verdict: asyncio.Event) -> bool:
         """Whether it may still turn out that this entry goes on, or leaves."""
-        return self.spread and self._verdict is not None
+        return self.spread and self._verdict is verdict
 
     def _may_take(self) -> bool:
         return not self._desk.leaves() and self._desk.has_room()
@@ -271,21 +289,21 @@ class Share:
             found = await self._desk.claim(Superstep(run_id, checkpoint_id), n)
         except Error:
             return ()  # somebody else will take them
-        self._rows |= {c.task_path: c for c in found if c.task_path is not None}
+        claimed = {c.task_path: c for c in found if c.task_path is not None}
+        self._rows |= claimed
         self._hold()
-        self._admit()
+        self._admit(claimed)
         return found
 
-    def _admit(self) -> None:
+    def _admit(self, places: Iterable[str]) -> None:
         """Lets those run whose activations this entry holds."""
-        for one in self._open():
-            if place_of(one.task.path) in self._rows:
-                one.admitted.set_result(None)
-        if not self._complete:
-            return
-        places = {place_of(one.task.path) for one in self._waiting.values()}
-        for place, claim in self._rows.items():
-            if place not in places and claim.activation_id not in self._ended:
+        for place in list(places):
+            here = self._by_place.get(place, ())
+            for one in here:
+                if not one.admitted.done():
+                    one.admitted.set_result(None)
+            claim = self._rows[place]
+            if self._complete and not here and claim.activation_id not in self._ended:
                 # The cache of this process knows its result: nothing is left to do.
                 self._is_ending(claim)
                 self._start(self._writer.end(claim.activation_id))
@@ -295,7 +313,7 @@ class Share:
         one = self._waiting.get(task_id)
         if not self.spread or one is None:
             return None
-        row = self._rows.get(place_of(one.task.path))
+        row = self._rows.get(one.place)
         if row is None or not (is_result(writes) or is_question(writes)):
             return None
         self._is_ending(row)
@@ -330,6 +348,8 @@ class Share:
             self._start(self._go_on())
         else:
             self._hold()
+            if ended.bounded:
+                self._sharing.on_ready()  # one that waited may go now
             if committed.remaining == 0:
                 self._sharing.on_ready()
                 self._leave()
@@ -442,7 +462,8 @@ class Share:
 
     def end_superstep(self) -> None:
         """LangGraph has applied the superstep's results."""
-        self._waiting = {}
+        self._waiting, self._by_place = {}, {}
+        self._replays = False
         self._complete = False
         self._elsewhere = set()
         self._known = None

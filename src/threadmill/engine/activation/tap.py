@@ -328,10 +328,19 @@ class Tap:
             elif mode in _STATE:
                 self._on_state(ns, path, mode, payload)
             elif mode in self._modes and self._wanted(path) and not self._is_told(ns):
+                if self._is_result_of_others(ns, mode, payload):
+                    return
                 if mode == "debug" and payload["type"] == "checkpoint":
                     payload = _with_places(payload)
                 event = NewEvent(f"{mode}{_suffix(path)}", encode(payload))
                 self._add_loose(path, event)
+
+    def _is_result_of_others(self, ns: str, mode: str, payload: Any) -> bool:
+        return (
+            mode == "debug"
+            and payload["type"] == "task_result"
+            and payload["payload"]["id"] in self._superstep(ns).elsewhere
+        )
 
     def _is_told(self, ns: str) -> bool:
         """Whether another entry has told what LangGraph begins a superstep with."""

@@ -67,6 +67,7 @@ class Writer:
         fence: the claim.
         tap: the attempt's event recorder.
         progressed: whether the claim counts as a first attempt already.
+        labels: what a worker must have for anything of the run.
         on_events: told after each commit with events.
         faults: what tests make happen around commits.
     """
@@ -79,6 +80,7 @@ class Writer:
         fence: Fence,
         tap: Tap,
         progressed: bool,
+        labels: Sequence[str],
         on_events: Callable[[], None],
         faults: Faults,
     ) -> None:
@@ -90,6 +92,7 @@ class Writer:
         self._thread = str(fence.thread_id)
         self._tap = tap
         self._progressed = progressed
+        self._labels = labels
         self._on_events = on_events
         self.faults = faults
         self._loop = asyncio.get_running_loop()
@@ -190,10 +193,15 @@ class Writer:
             if not self.released:
                 await self._commit_all()
 
-    def commit_blocking(self, item: Item) -> None:
+    def commit_blocking(self, item: Item, fence: Fence) -> None:
         """Blocks the calling thread until `item` is durable; for subgraphs only.
 
         What they tell is loose and goes its own way.
+
+        Args:
+            item: a checkpoint or a task's result.
+            fence: of the task that calls the subgraph; others of the entry may end
+                meanwhile.
 
         Raises:
             Error: see `commit`.
@@ -203,10 +211,7 @@ class Writer:
         writes, puts = _sorted([item])
         try:
             self._blocking.commit(
-                self.fence.tenant,
-                self._thread,
-                Commit(writes=writes, puts=puts),
-                self.fence,
+                fence.tenant, self._thread, Commit(writes=writes, puts=puts), fence
             )
         except BaseException as error:
             self.refuse(error)
@@ -275,6 +280,7 @@ class Writer:
             writes=writes,
             puts=puts,
             events=self._tap.take(owners, past_mark=past_mark),
+            labels=self._labels,
             progress=not self._progressed and any(not put.ns for put in puts),
             ended=self.ends.end_of(ended) if ended and self.ends is not None else None,
         )

@@ -16,6 +16,7 @@ from threadmill.stores.postgres.threads import THREADS
 from threadmill.stores.records import (
     Claim,
     Ending,
+    Finished,
     Lost,
     Next,
     Retention,
@@ -100,12 +101,12 @@ class PostgresDispatcher:
                 **_rights(fence),
             )
 
-    async def finish(self, fence: Fence, ending: Ending) -> Next | None:
+    async def finish(self, fence: Fence, ending: Ending) -> Finished:
         """See `Dispatcher.finish`."""
         async with self._database.tenant_tx(fence.tenant) as tx:
-            add_close(tx, fence)
+            closed = add_close(tx, fence)
             promoted = add_ending(tx, fence, ending, self._retention)
-        return next_of(promoted.one)
+        return finished(closed, promoted)
 
     async def reopen(
         self,
@@ -244,7 +245,7 @@ def begun_run(claim: Claim, begun: Result) -> Run:
     return run_of(begun.one)
 
 
-def add_close(tx: Transaction, fence: Fence) -> None:
+def add_close(tx: Transaction, fence: Fence) -> Result:
     """Adds the locks that an ending needs, and the end of the activation.
 
     The fence comes before the run's own status: a cancelled run must read as a lost
@@ -252,11 +253,19 @@ def add_close(tx: Transaction, fence: Fence) -> None:
     """
     tx.add(RUNS.lock_thread, tenant=fence.tenant, thread_id=fence.thread_id)
     tx.add(DISPATCH.lock_run_to_end, tenant=fence.tenant, run_id=fence.run_id)
-    tx.add(
+    return tx.add(
         DISPATCH.close,
         tenant=fence.tenant,
         run_id=fence.run_id,
         **_rights(fence),
+    )
+
+
+def finished(closed: Result, promoted: Result) -> Finished:
+    """What is to be told, from the results of `add_close` and `add_ending`."""
+    row = closed.rows[0]
+    return Finished(
+        next_of(promoted.one), list(zip(row["ids"], row["tokens"], strict=True))
     )
 
 

@@ -97,8 +97,12 @@ WITH held AS MATERIALIZED (
   DELETE FROM threadmill.activation a
    USING held
    WHERE a.tenant_id = %(tenant)s AND a.activation_id = held.activation_id
+  RETURNING a.activation_id, a.token, a.state = 'leased'
+            AND a.activation_id <> ALL (%(ids)s::uuid[]) AS stops
 )
-SELECT threadmill.require(
+SELECT (SELECT coalesce(array_agg(activation_id), '{}') FROM gone WHERE stops) AS ids,
+       (SELECT coalesce(array_agg(token), '{}') FROM gone WHERE stops) AS tokens,
+       threadmill.require(
          NOT EXISTS (SELECT FROM unnest(%(ids)s::uuid[], %(tokens)s::bigint[]) AS n (id, token)
                       WHERE NOT EXISTS (SELECT FROM held
                                          WHERE activation_id = n.id AND held.token = n.token)),

@@ -8,8 +8,15 @@ SELECT 1 FROM threadmill.run
    FOR UPDATE
 
 -- name: activations
-DELETE FROM threadmill.activation
- WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
+WITH held AS MATERIALIZED (
+  SELECT activation_id FROM threadmill.activation
+   WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
+   ORDER BY activation_id
+     FOR UPDATE
+)
+DELETE FROM threadmill.activation a
+ USING held
+ WHERE a.tenant_id = %(tenant)s AND a.activation_id = held.activation_id
 
 -- name: supersteps
 DELETE FROM threadmill.superstep

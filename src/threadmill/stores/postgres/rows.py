@@ -70,4 +70,5 @@ def claim_of(row: Row) -> Claim:
         kind=row.get("kind", "step"),
         task_id=row.get("task_id"),
         task_path=row.get("task_path"),
+        node=row.get("node"),
     )

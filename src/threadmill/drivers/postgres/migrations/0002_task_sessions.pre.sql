@@ -177,7 +177,7 @@ CREATE FUNCTION threadmill.claim(
   at_checkpoint text, tasks boolean
 ) RETURNS TABLE (
   tenant_id text, activation_id uuid, thread_id uuid, run_id uuid, kind text,
-  task_id text, task_path text, token bigint, attempt integer
+  task_id text, task_path text, node text, token bigint, attempt integer
 ) LANGUAGE plpgsql SECURITY DEFINER SET search_path = threadmill, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
@@ -202,7 +202,7 @@ BEGIN
     FROM ready
    WHERE a.tenant_id = ready.tenant_id AND a.activation_id = ready.activation_id
   RETURNING a.tenant_id, a.activation_id, a.thread_id, a.run_id, a.kind, a.task_id,
-            a.task_path, a.token, a.attempt;
+            a.task_path, a.node, a.token, a.attempt;
 END $$;
 
 -- Extends every lease that the worker still holds; what is not returned is lost. An
