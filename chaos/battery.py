@@ -35,7 +35,7 @@ from threadmill.testing.history.channel import Channel
 from threadmill.testing.history.reading import settle, tenants_of, with_database
 
 _CLIENTS = 6
-_SETTLE_SECONDS = 120.0
+SETTLE_SECONDS = 120.0
 _PAUSE_SECONDS = (0.2, 1.2)
 _FAULT_SECONDS_MAX = 180.0
 
@@ -47,6 +47,7 @@ async def run(
     seed: int,
     kinds: Sequence[str],
     console: Console,
+    settle_seconds: float = SETTLE_SECONDS,
 ) -> bool:
     """Runs the battery; returns whether every promise was kept.
 
@@ -56,13 +57,14 @@ async def run(
         seed: of order and victims.
         kinds: which of `FAULTS`.
         console: takes the report.
+        settle_seconds: how long runs have to end once nothing harms them any more.
     """
     postgres = Postgres(folder)
     await postgres.start()
     arena = Arena(folder, postgres, random.Random(seed))
     try:
         await migrate(postgres.primary.uri)
-        await _storm(arena, seconds, kinds, console)
+        await _storm(arena, seconds, kinds, console, settle_seconds)
         history = await _history(arena)
     finally:
         await arena.close()
@@ -74,9 +76,16 @@ async def run(
 
 
 async def _storm(
-    arena: Arena, seconds: float, kinds: Sequence[str], console: Console
+    arena: Arena,
+    seconds: float,
+    kinds: Sequence[str],
+    console: Console,
+    settle_seconds: float,
 ) -> None:
-    """Load and faults; returns when the clients are done and all runs have ended."""
+    """Load and faults; returns when the clients are done and all runs have ended.
+
+    Or when they had their time to: the verdict tells what has not ended.
+    """
     keeper = asyncio.create_task(arena.keep())
     stop = asyncio.Event()
     try:
@@ -92,10 +101,11 @@ async def _storm(
         for way in arena.ways.values():
             way.mend()
         stop.set()
-        await clients
+        with suppress(TimeoutError):
+            await asyncio.wait_for(clients, settle_seconds)
         # The last worker may have gone with the last fault.
         await arena.staffed()
-        await _settled(arena)
+        await _settled(arena, settle_seconds)
     finally:
         keeper.cancel()
         with suppress(asyncio.CancelledError):
@@ -144,13 +154,13 @@ def _database(arena: Arena) -> Database:
     return Database(uri, name="threadmill chaos", limits=Limits())
 
 
-async def _settled(arena: Arena) -> None:
+async def _settled(arena: Arena, seconds: float) -> None:
     """Waits for the end of all runs, also of those that no client waits for."""
     logged = read_logs(arena.logs)
     database = _database(arena)
     await database.open()
     try:
-        await settle(database, tenants_of(logged), seconds=_SETTLE_SECONDS)
+        await settle(database, tenants_of(logged), seconds=seconds)
     finally:
         await database.close()
 
