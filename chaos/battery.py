@@ -71,6 +71,7 @@ async def run(
         await postgres.close()
     findings = [*judge(history)]
     findings = _with_poison(findings, history, arena)
+    findings = _with_lost_results(findings, history)
     print_report(console, arena, history, findings)
     return not any(found.violations for found in findings)
 
@@ -192,6 +193,34 @@ def _with_poison(
     return [
         Finding(f.invariant, f.facts + len(poisoned), [*f.violations, *escaped])
         if f.invariant is Invariant.BALANCED
+        else f
+        for f in findings
+    ]
+
+
+def _with_lost_results(findings: Sequence[Finding], history: History) -> list[Finding]:
+    """I5 also says that what a node leaves behind is not lost.
+
+    Each node of ours leaves a mark, and a node begins only when what it builds on is
+    stored. So of a run that has ended with success, every mark is in the state.
+    """
+    lost = []
+    for thread in history.threads:
+        applied = set(thread.results)
+        ended = {run.id for run in thread.runs if run.status == "success"}
+        lost += [
+            Violation(
+                Invariant.ONE_RESULT,
+                thread.id,
+                f"task {one.task} (node {one.node!r}) of run {one.run}, which ended "
+                "with success, has left nothing in the state",
+            )
+            for one in history.executions
+            if one.run in ended and one.thread == thread.id and one.task not in applied
+        ]
+    return [
+        Finding(f.invariant, f.facts, [*f.violations, *lost])
+        if f.invariant is Invariant.ONE_RESULT
         else f
         for f in findings
     ]

@@ -189,16 +189,19 @@ async def roll(arena: Arena, kind: str) -> None:
 
 
 async def skew(arena: Arena, kind: str) -> None:
-    """A worker whose time of day is an hour off joins; another one leaves for it."""
-    del kind
+    """A worker whose time of day is an hour off joins; another one leaves for it.
+
+    The first one is an hour late, the second one early, and so on.
+    """
     leaves = await arena.victim("worker")
-    off = arena.chooser.choice((-_SKEW_SECONDS, _SKEW_SECONDS))
+    off = _SKEW_SECONDS * (1 if arena.injected[kind] % 2 == 0 else -1)
     folder = os.fspath(arena.fleet.config.parents[1] / "skewed")
     env = {"PYTHONPATH": folder, "CHAOS_CLOCK_SKEW_SECONDS": str(off)}
     await arena.start("worker", **env)
     arena.leaving.add(leaves.pid)
     leaves.send(signal.SIGTERM)
     await leaves.ended()
+    await asyncio.sleep(2 * _LOAD_SECONDS)
 
 
 async def kill_at_a_point(arena: Arena, kind: str) -> None:

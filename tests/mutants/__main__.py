@@ -21,6 +21,7 @@ from tests.mutants.detectors import Answer, Told, ask
 from tests.mutants.patches import Mutant, PatchError, copy_tree, paths, read
 
 _OUTPUT_LINES_SHOWN = 40
+_WIDTH = 160
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ def main() -> int:
     )
     parser.add_argument("--list", action="store_true", help="list them and end")
     options = parser.parse_args()
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, width=_WIDTH)
     try:
         mutants = [m for m in map(read, paths()) if _is_meant(m, options.only)]
     except PatchError as error:
@@ -69,7 +70,7 @@ def main() -> int:
         for mutant in mutants:
             console.print(f"{mutant.name}: {mutant.breaks}", markup=False)
         return 0 if mutants else 1
-    with tempfile.TemporaryDirectory(prefix="threadmill-mutants-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tm-mutants-") as folder:
         # PostgreSQL runs as somebody else when we are root.
         Path(folder).chmod(0o711)
         bench = Bench(Path(folder), options.jobs, console, every=options.all)

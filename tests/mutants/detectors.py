@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Final
 
 _SECONDS_MAX: Final = 150.0
-_SHOWN_CHARACTERS: Final = 110
+_SHOWN_CHARACTERS: Final = 150
 _FAILED_EXIT_CODE: Final = 1
 
 
@@ -98,6 +98,11 @@ async def ask(line: str, tree: Path) -> Told:
         tree: a copy of the source and of what tests it.
     """
     detector, began = parse(line), time.monotonic()
+    # What a detector leaves behind, logs of what it has found above all, goes with the
+    # tree. PostgreSQL runs as somebody else when we are root, and passes through.
+    left = tree / "tmp"
+    left.mkdir(exist_ok=True)
+    left.chmod(0o711)
     process = await asyncio.create_subprocess_exec(
         *_command(detector),
         cwd=tree,
@@ -106,6 +111,7 @@ async def ask(line: str, tree: Path) -> Told:
             **detector.settings,
             "PYTHONPATH": os.pathsep.join((str(tree / "src"), str(tree))),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "TMPDIR": str(left),
             "NO_COLOR": "1",
             "COLUMNS": "200",
         },
@@ -150,7 +156,7 @@ def _judge(detector: Detector, code: int, output: str) -> tuple[Answer, str]:
         return Answer.PASSED, ""
     said = _SAID[detector.kind].search(output)
     if code == _FAILED_EXIT_CODE and said is not None:
-        return Answer.NOTICED, f"{detector.kind}: {said[1].strip()}"
+        return Answer.NOTICED, f"{detector.kind}: {' '.join(said[1].split())}"
     last = output.strip().splitlines()[-1:] or ["nothing"]
     return Answer.NO_VERDICT, f"exit code {code}: {last[0]}"
 

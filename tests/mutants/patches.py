@@ -102,6 +102,7 @@ def copy_tree(folder: Path, mutant: Mutant | None) -> Path:
         PatchError: the patch does not apply.
     """
     folder.mkdir()
+    folder.chmod(0o711)
     ignored = shutil.ignore_patterns("__pycache__")
     for name in _COPIED:
         if (ROOT / name).is_dir():

@@ -1,7 +1,7 @@
-"""Tasks of a superstep are planned and ended by several at the same moment.
+"""What others see of a commit that stands still in the middle of its transaction.
 
-One of them stands still in the middle of its transaction, as slow as it takes for the
-other one to come; who comes later must see what the first one did.
+Nothing until it is over; and who comes later with what belongs to the same run waits,
+and then sees all of it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from threadmill.checkpoints.base import (
 )
 from threadmill.domain.fence import Fence
 from threadmill.streams.base import NewEvent
+from threadmill.testing.checkpoints import put
 
 # A commit writes its events last: who cannot is in the middle of it.
 _EVENTS = (NewEvent("event", "{}"),)
@@ -81,6 +82,25 @@ def _plan(width: int) -> Plan:
     return Plan(
         "c", [PlannedTask(f"t{n}", f"p{n}", "node", mine=True) for n in range(width)]
     )
+
+
+async def test_a_commit_is_seen_as_a_whole_or_not_at_all(
+    store: RunStore, database_uri: str
+) -> None:
+    """The checkpoint, the hand-over and the events that tell of it are one."""
+    fence = await _begun(store)
+    thread_id, told = fence.thread_id, await store.stream.end(TENANT, fence.thread_id)
+    async with _standing_still(database_uri, thread_id):
+        committing = asyncio.ensure_future(
+            _commit(store, fence, puts=(put("c1"),), release=True)
+        )
+        await _until_waiting(database_uri, 1)
+        assert await store.checkpoints.get(TENANT, str(thread_id), "") is None
+        assert [row["state"] for row in await store.activations()] == ["leased"]
+    await committing
+    assert await store.checkpoints.get(TENANT, str(thread_id), "") is not None
+    assert [row["state"] for row in await store.activations()] == ["ready"]
+    assert await store.stream.end(TENANT, thread_id) == told + 1
 
 
 async def test_tasks_that_are_planned_while_their_run_is_cancelled_go_with_it(
