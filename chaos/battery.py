@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ from threadmill.testing.history import (
     read_logs,
 )
 from threadmill.testing.history.channel import Channel
+from threadmill.testing.history.facts import Execution
 from threadmill.testing.history.reading import settle, tenants_of, with_database
 
 _CLIENTS = 6
@@ -205,6 +207,9 @@ def _with_lost_results(findings: Sequence[Finding], history: History) -> list[Fi
     stored. So of a run that has ended with success, every mark is in the state.
     """
     lost = []
+    begun: defaultdict[str, list[Execution]] = defaultdict(list)
+    for execution in history.executions:
+        begun[execution.thread].append(execution)
     for thread in history.threads:
         applied = set(thread.results)
         ended = {run.id for run in thread.runs if run.status == "success"}
@@ -215,8 +220,8 @@ def _with_lost_results(findings: Sequence[Finding], history: History) -> list[Fi
                 f"task {one.task} (node {one.node!r}) of run {one.run}, which ended "
                 "with success, has left nothing in the state",
             )
-            for one in history.executions
-            if one.run in ended and one.thread == thread.id and one.task not in applied
+            for one in begun[thread.id]
+            if one.run in ended and one.task not in applied
         ]
     return [
         Finding(f.invariant, f.facts, [*f.violations, *lost])

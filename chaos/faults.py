@@ -196,7 +196,9 @@ async def skew(arena: Arena, kind: str) -> None:
     leaves = await arena.victim("worker")
     off = _SKEW_SECONDS * (1 if arena.injected[kind] % 2 == 0 else -1)
     folder = os.fspath(arena.fleet.config.parents[1] / "skewed")
-    env = {"PYTHONPATH": folder, "CHAOS_CLOCK_SKEW_SECONDS": str(off)}
+    # Whose source is under test may be told by that, too.
+    folders = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {"PYTHONPATH": os.pathsep.join(folders), "CHAOS_CLOCK_SKEW_SECONDS": str(off)}
     await arena.start("worker", **env)
     arena.leaving.add(leaves.pid)
     leaves.send(signal.SIGTERM)

@@ -63,7 +63,7 @@ async def _one_after_the_other(
         await _until_waiting(uri, 1)
         two = asyncio.ensure_future(second)
         await _until_waiting(uri, 2)
-    return await asyncio.gather(one, two)
+    return [await one, await two]
 
 
 async def _commit(store: RunStore, fence: Fence, **parts: Any) -> Committed:
