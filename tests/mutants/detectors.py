@@ -110,7 +110,6 @@ async def ask(line: str, tree: Path) -> Told:
             **os.environ,
             **detector.settings,
             "PYTHONPATH": os.pathsep.join((str(tree / "src"), str(tree))),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "TMPDIR": str(left),
             "NO_COLOR": "1",
             "COLUMNS": "200",
@@ -155,7 +154,8 @@ def _judge(detector: Detector, code: int, output: str) -> tuple[Answer, str]:
     if code == 0:
         return Answer.PASSED, ""
     said = _SAID[detector.kind].search(output)
-    if code == _FAILED_EXIT_CODE and said is not None:
+    hung = said is not None and "from pytest-timeout" in said[1]
+    if code == _FAILED_EXIT_CODE and said is not None and not hung:
         return Answer.NOTICED, f"{detector.kind}: {' '.join(said[1].split())}"
     last = output.strip().splitlines()[-1:] or ["nothing"]
     return Answer.NO_VERDICT, f"exit code {code}: {last[0]}"

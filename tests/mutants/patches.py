@@ -103,10 +103,10 @@ def copy_tree(folder: Path, mutant: Mutant | None) -> Path:
     """
     folder.mkdir()
     folder.chmod(0o711)
-    ignored = shutil.ignore_patterns("__pycache__")
+    # Compiled files come along: what is not patched need not be compiled again.
     for name in _COPIED:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+            shutil.copytree(ROOT / name, folder / name)
         else:
             shutil.copy2(ROOT / name, folder / name)
     if mutant is not None:
