@@ -10,11 +10,13 @@ import argparse
 import asyncio
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tests.mutants.detectors import Answer, Told, ask
@@ -70,12 +72,13 @@ def main() -> int:
         for mutant in mutants:
             console.print(f"{mutant.name}: {mutant.breaks}", markup=False)
         return 0 if mutants else 1
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tm-mutants-") as folder:
         # PostgreSQL runs as somebody else when we are root.
         Path(folder).chmod(0o711)
         bench = Bench(Path(folder), options.jobs, console, every=options.all)
         judged = asyncio.run(bench.run(mutants, baseline=not options.no_baseline))
-    _print(console, judged)
+    _print(console, judged, time.monotonic() - began)
     return 0 if all(one.good for one in judged) else 1
 
 
@@ -176,7 +179,7 @@ class Bench:
         self._console.print(f"--- {name}: {line}", *last, sep="\n", markup=False)
 
 
-def _print(console: Console, judged: Sequence[Judged]) -> None:
+def _print(console: Console, judged: Sequence[Judged], seconds_taken: float) -> None:
     table = Table(title="mutants", show_lines=False)
     for column in ("mutant", "guarantee", "noticed by"):
         table.add_column(column, overflow="fold")
@@ -188,11 +191,13 @@ def _print(console: Console, judged: Sequence[Judged]) -> None:
         by = f"nobody, rightly: {len(base)} detectors passed"
         table.add_row("(the tree as it is)", "", by, f"{seconds:.0f}")
     for one in rest:
-        shown = one.by if one.good else f"[red]SURVIVED[/red]: {one.by}"
+        wrong = "SURVIVED" if one.guarantee else "FAILS ON THE TREE AS IT IS"
+        shown = escape(one.by) if one.good else f"[red]{wrong}[/red] {escape(one.by)}"
         table.add_row(one.name, one.guarantee, shown, f"{one.seconds:.0f}")
     console.print(table)
     failed = sum(not one.good for one in judged)
-    console.print(f"{len(judged) - failed} as they should be, {failed} not")
+    took = f"in {seconds_taken:.0f} s"
+    console.print(f"{len(judged) - failed} as they should be, {failed} not, {took}")
 
 
 if __name__ == "__main__":
