@@ -70,6 +70,13 @@ chaos: setup ## harm a fleet under load and check every promise (SECONDS=300)
 chaos-long: setup ## the same for hours (HOURS=8)
 	@$(BIN)/python -m chaos --seconds $$(($(HOURS) * 3600)) $(CHAOS_ARGS)
 
+# Numbers or parts of names of mutants; and options: `python -m tests.mutants --help`.
+MUTANTS ?=
+
+.PHONY: mutants
+mutants: setup ## break one guarantee after the other: who notices (MUTANTS="04 head")
+	@$(BIN)/python -m tests.mutants $(MUTANTS)
+
 .PHONY: docs
 docs: setup ## check the documents: links, names, commands, examples (read: docs/index.md)
 	$(BIN)/pytest -n $(PYTEST_WORKERS) tests/docs $(PYTEST_ARGS)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from chaos.battery import run
+from chaos.battery import SETTLE_SECONDS, run
 from chaos.faults import FAULTS
 
 
@@ -31,6 +31,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="of order and victims")
     parser.add_argument(
         "--only", choices=FAULTS, action="append", help="only this kind; repeatable"
+    )
+    parser.add_argument(
+        "--settle-seconds",
+        type=float,
+        default=SETTLE_SECONDS,
+        help="how long runs have to end after the faults",
     )
     parser.add_argument("--keep", action="store_true", help="keep the logs in any case")
     args = parser.parse_args()
@@ -49,6 +55,7 @@ def main() -> int:
                 seed=seed,
                 kinds=args.only or list(FAULTS),
                 console=console,
+                settle_seconds=args.settle_seconds,
             )
         )
     finally:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,10 +34,11 @@ from threadmill.testing.history import (
     read_logs,
 )
 from threadmill.testing.history.channel import Channel
+from threadmill.testing.history.facts import Execution, Run
 from threadmill.testing.history.reading import settle, tenants_of, with_database
 
 _CLIENTS = 6
-_SETTLE_SECONDS = 120.0
+SETTLE_SECONDS = 120.0
 _PAUSE_SECONDS = (0.2, 1.2)
 _FAULT_SECONDS_MAX = 180.0
 
@@ -47,6 +50,7 @@ async def run(
     seed: int,
     kinds: Sequence[str],
     console: Console,
+    settle_seconds: float = SETTLE_SECONDS,
 ) -> bool:
     """Runs the battery; returns whether every promise was kept.
 
@@ -56,27 +60,36 @@ async def run(
         seed: of order and victims.
         kinds: which of `FAULTS`.
         console: takes the report.
+        settle_seconds: how long runs have to end once nothing harms them any more.
     """
     postgres = Postgres(folder)
     await postgres.start()
     arena = Arena(folder, postgres, random.Random(seed))
     try:
         await migrate(postgres.primary.uri)
-        await _storm(arena, seconds, kinds, console)
+        await _storm(arena, seconds, kinds, console, settle_seconds)
         history = await _history(arena)
     finally:
         await arena.close()
         await postgres.close()
     findings = [*judge(history)]
     findings = _with_poison(findings, history, arena)
+    findings = _with_lost_results(findings, history)
     print_report(console, arena, history, findings)
     return not any(found.violations for found in findings)
 
 
 async def _storm(
-    arena: Arena, seconds: float, kinds: Sequence[str], console: Console
+    arena: Arena,
+    seconds: float,
+    kinds: Sequence[str],
+    console: Console,
+    settle_seconds: float,
 ) -> None:
-    """Load and faults; returns when the clients are done and all runs have ended."""
+    """Load and faults; returns when the clients are done and all runs have ended.
+
+    Or when they had their time to: the verdict tells what has not ended.
+    """
     keeper = asyncio.create_task(arena.keep())
     stop = asyncio.Event()
     try:
@@ -92,10 +105,11 @@ async def _storm(
         for way in arena.ways.values():
             way.mend()
         stop.set()
-        await clients
+        with suppress(TimeoutError):
+            await asyncio.wait_for(clients, settle_seconds)
         # The last worker may have gone with the last fault.
         await arena.staffed()
-        await _settled(arena)
+        await _settled(arena, settle_seconds)
     finally:
         keeper.cancel()
         with suppress(asyncio.CancelledError):
@@ -144,13 +158,13 @@ def _database(arena: Arena) -> Database:
     return Database(uri, name="threadmill chaos", limits=Limits())
 
 
-async def _settled(arena: Arena) -> None:
+async def _settled(arena: Arena, seconds: float) -> None:
     """Waits for the end of all runs, also of those that no client waits for."""
     logged = read_logs(arena.logs)
     database = _database(arena)
     await database.open()
     try:
-        await settle(database, tenants_of(logged), seconds=_SETTLE_SECONDS)
+        await settle(database, tenants_of(logged), seconds=seconds)
     finally:
         await database.close()
 
@@ -169,19 +183,61 @@ async def _history(arena: Arena) -> History:
 def _with_poison(
     findings: Sequence[Finding], history: History, arena: Arena
 ) -> list[Finding]:
-    """I9 also says that what kills all its workers is given up, visibly."""
+    """I9 also says that what kills all its workers is given up, visibly.
+
+    And nothing else is: a run that is given up is no message lost, but here nothing
+    harms one so often.
+    """
     poisoned = set(arena.clients.poisoned)
-    escaped = [
-        Violation(
-            Invariant.BALANCED, thread.id, f"poisoned run {run.id} is {run.status}"
-        )
+    apart = {m.thread for m in history.messages if m.id.endswith("-poison")}
+    wrong = [
+        Violation(Invariant.BALANCED, thread.id, what)
         for thread in history.threads
         for run in thread.runs
-        if run.id in poisoned and run.status != "error"
+        if (what := _wrong_end(run, poisoned, alone=thread.id in apart))
     ]
     return [
-        Finding(f.invariant, f.facts + len(poisoned), [*f.violations, *escaped])
+        Finding(f.invariant, f.facts + len(poisoned), [*f.violations, *wrong])
         if f.invariant is Invariant.BALANCED
+        else f
+        for f in findings
+    ]
+
+
+def _wrong_end(run: Run, poisoned: AbstractSet[str], *, alone: bool) -> str | None:
+    if run.id in poisoned and run.status != "error":
+        return f"poisoned run {run.id} is {run.status}"
+    if run.status == "error" and not alone:
+        return f"run {run.id} was given up, and is not poisoned"
+    return None
+
+
+def _with_lost_results(findings: Sequence[Finding], history: History) -> list[Finding]:
+    """I5 also says that what a node leaves behind is not lost.
+
+    Each node of ours leaves a mark, and a node begins only when what it builds on is
+    stored. So of a run that has ended with success, every mark is in the state.
+    """
+    lost = []
+    begun: defaultdict[str, list[Execution]] = defaultdict(list)
+    for execution in history.executions:
+        begun[execution.thread].append(execution)
+    for thread in history.threads:
+        applied = set(thread.results)
+        ended = {run.id for run in thread.runs if run.status == "success"}
+        lost += [
+            Violation(
+                Invariant.ONE_RESULT,
+                thread.id,
+                f"task {one.task} (node {one.node!r}) of run {one.run}, which ended "
+                "with success, has left nothing in the state",
+            )
+            for one in begun[thread.id]
+            if one.run in ended and one.task not in applied
+        ]
+    return [
+        Finding(f.invariant, f.facts, [*f.violations, *lost])
+        if f.invariant is Invariant.ONE_RESULT
         else f
         for f in findings
     ]

@@ -3,7 +3,7 @@
 They are as careful as the documentation asks them to be: every try of a message has
 the same `Idempotency-Key` and goes to whichever server answers, and a broken stream is
 followed on after the last event that was seen. Some are careless on purpose: they give
-up after one try, or ask for what may be refused.
+up after one try, ask for what may be refused, or cancel what they have asked for.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _TRY_SECONDS = 10.0
 _GIVE_UP_SECONDS = 90.0
 _PAUSE_SECONDS = 0.1
 _MESSAGES_PER_THREAD = 25
+_CANCELLED_SHARE = 0.06
+_CANCEL_SECONDS_MAX = 0.6
 _ENDED = {"success", "error", "timeout", "interrupted"}
 # Nothing went wrong, or somebody may be asked again.
 _AGAIN = {429, 500, 502, 503, 504}
@@ -85,6 +87,8 @@ class Clients:
             if kind == "poison":
                 self.poisoned.append(run)
                 continue
+            if harm is None and self.chooser.random() < _CANCELLED_SHARE:
+                await self._cancel(http, thread, run)
             if self.chooser.random() < 0.5:
                 await self._follow(http, thread, run, stop)
             else:
@@ -133,6 +137,12 @@ class Clients:
                 self.log.unknown(message, thread=thread)
                 return None
             await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _cancel(self, http: httpx.AsyncClient, thread: str, run: str) -> None:
+        """Changes its mind a moment later; the run may have ended before."""
+        await asyncio.sleep(self.chooser.uniform(0.0, _CANCEL_SECONDS_MAX))
+        with suppress(httpx.TransportError, httpx.UnsupportedProtocol):
+            await http.post(f"{self._url()}/threads/{thread}/runs/{run}/cancel")
 
     async def _status(
         self, http: httpx.AsyncClient, thread: str, run: str

@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
+import psutil
+
 from chaos.arena import AFTERMATH_SECONDS, LEASE_SECONDS, WANTED, Arena, Outage, Skipped
 from chaos.fleet import NotReadyError, Process
 from threadmill.faults import POINTS
@@ -28,6 +30,8 @@ _POINTS: Final = sorted(point for point in POINTS if not point.startswith("accep
 _LOAD_SECONDS = 1.0
 _RESETS = 8
 _POLL_SECONDS = 0.05
+_COMMITS = (5, 40)
+_STANDS_STILL_SECONDS = 20.0
 
 
 @asynccontextmanager
@@ -62,6 +66,32 @@ def _freeze(role: str, seconds: float) -> FaultOf:
             victim.send(signal.SIGCONT)
 
     return strike
+
+
+async def freeze_in_commit(arena: Arena, kind: str) -> None:
+    """A worker stands still right before a commit, and sends it when it wakes.
+
+    By then its claims are others'. Were it frozen anywhere else, it would learn that
+    first, and send nothing.
+    """
+    commit = arena.chooser.randint(*_COMMITS)
+    worker = await arena.start(
+        "worker", THREADMILL_FAULTS=f"commit.before=freeze@{commit}"
+    )
+    arena.leaving.add(worker.pid)
+    try:
+        async with asyncio.timeout(_STANDS_STILL_SECONDS):
+            stopped = psutil.STATUS_STOPPED
+            while psutil.Process(worker.pid).status() != stopped:  # noqa: ASYNC110
+                await asyncio.sleep(_POLL_SECONDS)
+        async with _befalls(arena, kind, worker, aftermath=AFTERMATH_SECONDS):
+            await asyncio.sleep(_BEYOND_LEASE_SECONDS)
+            worker.send(signal.SIGCONT)
+        await asyncio.sleep(_LOAD_SECONDS)
+    except (TimeoutError, psutil.NoSuchProcess):
+        pass  # it had too little to do, or something else has ended it
+    worker.send(signal.SIGTERM)
+    await worker.ended()
 
 
 def _restart(how: signal.Signals) -> FaultOf:
@@ -159,16 +189,21 @@ async def roll(arena: Arena, kind: str) -> None:
 
 
 async def skew(arena: Arena, kind: str) -> None:
-    """A worker whose time of day is an hour off joins; another one leaves for it."""
-    del kind
+    """A worker whose time of day is an hour off joins; another one leaves for it.
+
+    The first one is an hour late, the second one early, and so on.
+    """
     leaves = await arena.victim("worker")
-    off = arena.chooser.choice((-_SKEW_SECONDS, _SKEW_SECONDS))
+    off = _SKEW_SECONDS * (1 if arena.injected[kind] % 2 == 0 else -1)
     folder = os.fspath(arena.fleet.config.parents[1] / "skewed")
-    env = {"PYTHONPATH": folder, "CHAOS_CLOCK_SKEW_SECONDS": str(off)}
+    # Whose source is under test may be told by that, too.
+    folders = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {"PYTHONPATH": os.pathsep.join(folders), "CHAOS_CLOCK_SKEW_SECONDS": str(off)}
     await arena.start("worker", **env)
     arena.leaving.add(leaves.pid)
     leaves.send(signal.SIGTERM)
     await leaves.ended()
+    await asyncio.sleep(2 * _LOAD_SECONDS)
 
 
 async def kill_at_a_point(arena: Arena, kind: str) -> None:
@@ -264,6 +299,7 @@ FAULTS: Final[Mapping[str, FaultOf]] = {
     "kill worker": _kill("worker"),
     "kill server": _kill("server"),
     "freeze worker": _freeze("worker", _BEYOND_LEASE_SECONDS),
+    "freeze in mid-commit": freeze_in_commit,
     "freeze server": _freeze("server", 2 * _LOAD_SECONDS),
     "postgres fast restart": _restart(signal.SIGINT),
     "postgres immediate restart": _restart(signal.SIGQUIT),

@@ -8,8 +8,10 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import psutil
 import pytest
 
+from chaos.fleet import POLL_SECONDS, READY_SECONDS
 from tests.acceptance.verify import settle, verify
 from tests.fixtures.cluster import Cluster, Process, send, send_somewhere
 
@@ -121,13 +123,38 @@ async def test_a_frozen_worker_changes_nothing_when_it_wakes(cluster: Cluster) -
     taken = await cluster.until_begun("process", 2)
     assert taken["pid"] == second.pid
     (cluster.folder / "gate-process").touch()
+    await _wakes_in_vain(cluster, first, second, thread)
+
+
+async def test_a_worker_that_wakes_before_a_commit_has_it_refused(
+    cluster: Cluster,
+) -> None:
+    """Frozen in a node it would learn first that it has lost, and send nothing."""
+    cluster.env.update(THREADMILL_LEASE_SECONDS="2", THREADMILL_RENEW_SECONDS="0.5")
+    server, first = await asyncio.gather(
+        cluster.start_server(),
+        cluster.start_worker(THREADMILL_FAULTS="commit.before=freeze@2"),
+    )
+    thread = str(uuid4())
+    await send(server.url, thread, "frozen", key=uuid4().hex)
+    async with asyncio.timeout(READY_SECONDS):
+        stopped = psutil.STATUS_STOPPED
+        while psutil.Process(first.pid).status() != stopped:  # noqa: ASYNC110
+            await asyncio.sleep(POLL_SECONDS)
+    await _wakes_in_vain(cluster, first, await cluster.start_worker(), thread)
+
+
+async def _wakes_in_vain(
+    cluster: Cluster, first: Process, second: Process, thread: str
+) -> None:
+    """The second worker ends the run; then the first one wakes, and is alone."""
     await settle(cluster)
     before = await _everything(cluster)
     first.send(signal.SIGCONT)
     # The woken worker proves that it acts again by serving a run of its own.
     await second.kill()
     other = str(uuid4())
-    await send(server.url, other, "next", key=uuid4().hex)
+    await send(cluster.servers[0].url, other, "next", key=uuid4().hex)
     await settle(cluster)
     assert cluster.begun()[-1]["pid"] == first.pid
     after = await _everything(cluster)
