@@ -1,4 +1,4 @@
-"""How supersteps are shared: wide ones by several workers, and long rows node by node."""
+"""How supersteps are shared: wide ones by workers, and long rows node by node."""
 
 from __future__ import annotations
 

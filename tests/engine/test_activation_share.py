@@ -3,163 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import operator
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, TypedDict
-from uuid import uuid4
 
 import pytest
-from langgraph.graph import START, StateGraph
-from langgraph.pregel import Pregel
-from langgraph.types import Send
 
 from tests.engine.engine_store import TENANT, EngineStore
+from tests.engine.wide_story import ALL, planned, story_of
 from threadmill.domain.run import RunStatus
-from threadmill.engine.activate import Attempt
 from threadmill.engine.activation.stop import StopReason
-from threadmill.stores.records import Claim, Run, Superstep
-from threadmill.testing.engine import EngineDriver, TestDesk, attempt_of
-from threadmill.testing.process import Process
-
-ALL = 100
-
-
-class State(TypedDict, total=False):
-    """Which tasks have run, and how often what follows them has."""
-
-    n: int
-    seen: Annotated[list[int], operator.add]
-    joined: Annotated[int, operator.add]
-
-
-class Part(TypedDict):
-    """What one task is given."""
-
-    i: int
-
-
-@dataclass
-class Watch:
-    """What the tasks of a test do, as the test sees it."""
-
-    calls: Counter[int] = field(default_factory=Counter)
-    running: int = 0
-    most: int = 0
-    gates: dict[int, asyncio.Event] = field(default_factory=dict)
-    begun: dict[int, asyncio.Event] = field(default_factory=dict)
-    fails: set[int] = field(default_factory=set)
-
-    def hold(self, *tasks: int) -> None:
-        """These tasks wait for their gate."""
-        for i in tasks:
-            self.gates[i], self.begun[i] = asyncio.Event(), asyncio.Event()
-
-    async def work(self, part: Part) -> Any:
-        """A task."""
-        i = part["i"]
-        self.calls[i] += 1
-        self.running += 1
-        self.most = max(self.most, self.running)
-        try:
-            if i in self.gates:
-                self.begun[i].set()
-                await self.gates[i].wait()
-            await asyncio.sleep(0)
-            if i in self.fails:
-                raise ValueError(f"task {i} fails")
-        finally:
-            self.running -= 1
-        return {"seen": [i]}
-
-
-def _graph(watch: Watch, labels: Sequence[str] = ()) -> Pregel:
-    def split(state: State) -> list[Send]:
-        return [Send("work", Part(i=i)) for i in range(state["n"])]
-
-    builder: Any = StateGraph(State)
-    builder.add_node("work", watch.work, metadata={"threadmill": {"labels": labels}})
-    builder.add_node("join", lambda _: {"joined": 1})
-    builder.add_conditional_edges(START, split, ["work"])
-    builder.add_edge("work", "join")
-    graph: Pregel = builder.compile()
-    return graph
-
-
-@dataclass
-class Story:
-    """One run of a wide graph, and the processes that work on it."""
-
-    store: EngineStore
-    driver: EngineDriver
-    run: Run
-    watch: Watch
-
-    async def plan(self, keeps: int) -> tuple[Process, Attempt, asyncio.Task[None]]:
-        """The first process begins; it keeps so many tasks and publishes the rest."""
-        process = self.driver.process()
-        (claim,) = await self.driver.claim(process)
-        return process, *self.begin(process, [claim], keeps)
-
-    def begin(
-        self,
-        process: Process,
-        claims: Sequence[Claim],
-        keeps: int = ALL,
-        *,
-        takes_more: bool = False,
-    ) -> tuple[Attempt, asyncio.Task[None]]:
-        """A process works on what it has claimed."""
-
-        async def more(of: Superstep, n: int) -> Sequence[Claim]:
-            return await self.driver.claim(process, n, of) if takes_more else ()
-
-        attempt = attempt_of(*claims, desk=TestDesk(tasks_at_once=keeps, claims=more))
-        return attempt, asyncio.create_task(self.driver.work(process, attempt))
-
-    async def claim(self, n: int = ALL) -> tuple[Process, Sequence[Claim]]:
-        """Another process takes what is ready."""
-        process = self.driver.process()
-        return process, await self.driver.claim(process, n)
-
-    async def end_of_run(self) -> Run:
-        """The run as it is stored."""
-        return await self.store.runs.get(TENANT, self.run.run_id)
-
-    async def state(self) -> Any:
-        head = await self.store.checkpoints.get(TENANT, str(self.run.thread_id), "")
-        assert head is not None
-        return head.checkpoint["channel_values"]
-
-
-async def _story(
-    store: EngineStore,
-    n: int,
-    *,
-    labels: Sequence[str] = (),
-    config: Any = None,
-    **rules: Any,
-) -> Story:
-    watch, graph_id = Watch(), str(uuid4())
-    driver = store.driver({graph_id: _graph(watch, labels)}, **rules)
-    kwargs = {"input": {"n": n}, "config": config, "stream_mode": ["updates"]}
-    run = await driver.submit(graph_id, uuid4(), kwargs)
-    return Story(store, driver, run, watch)
-
-
-async def _planned(store: EngineStore, n: int, keeps: int, **options: Any) -> Story:
-    """A run whose first process has planned and done its share."""
-    story = await _story(store, n, **options)
-    _, _, working = await story.plan(keeps)
-    await working
-    return story
+from threadmill.stores.records import Claim, Superstep
+from threadmill.testing.engine import TestDesk, attempt_of
 
 
 async def test_what_a_process_does_not_keep_others_take(
     engine_store: EngineStore,
 ) -> None:
-    story = await _planned(engine_store, 5, keeps=2)
+    story = await planned(engine_store, 5, keeps=2)
     assert story.watch.calls == Counter({0: 1, 1: 1})
     process, claims = await story.claim()
     assert [claim.kind for claim in claims] == ["task"] * 3
@@ -175,7 +35,7 @@ async def test_what_a_process_does_not_keep_others_take(
 async def test_a_superstep_that_fits_costs_no_commit_for_its_tasks_apart(
     engine_store: EngineStore,
 ) -> None:
-    story = await _story(engine_store, 5)
+    story = await story_of(engine_store, 5)
     _, _, working = await story.plan(keeps=5)
     await working
     assert (await story.claim())[1] == []
@@ -186,7 +46,7 @@ async def test_whoever_ends_the_last_task_goes_on_by_itself(
     engine_store: EngineStore,
 ) -> None:
     """The planner waits for nobody: it has left when the other one ends the run."""
-    story = await _planned(engine_store, 4, keeps=1)
+    story = await planned(engine_store, 4, keeps=1)
     process, claims = await story.claim()
     _, working = story.begin(process, claims)
     await working
@@ -198,7 +58,7 @@ async def test_whoever_ends_the_last_task_goes_on_by_itself(
 async def test_the_planner_goes_on_with_what_others_have_done(
     engine_store: EngineStore,
 ) -> None:
-    story = await _story(engine_store, 3)
+    story = await story_of(engine_store, 3)
     story.watch.hold(0)
     _, _, planning = await story.plan(keeps=1)
     await story.watch.begun[0].wait()
@@ -217,7 +77,7 @@ async def test_the_planner_goes_on_with_what_others_have_done(
 async def test_a_process_claims_more_while_there_is_more(
     engine_store: EngineStore,
 ) -> None:
-    story = await _planned(engine_store, 30, keeps=1)
+    story = await planned(engine_store, 30, keeps=1)
     process, claims = await story.claim(1)
     attempt, working = story.begin(process, claims, keeps=4, takes_more=True)
     await working
@@ -230,7 +90,7 @@ async def test_no_more_tasks_at_once_than_the_run_allows(
     engine_store: EngineStore,
 ) -> None:
     """LangGraph's `max_concurrency` bounds all processes together."""
-    story = await _planned(engine_store, 9, keeps=1, config={"max_concurrency": 3})
+    story = await planned(engine_store, 9, keeps=1, config={"max_concurrency": 3})
     while True:
         process, claims = await story.claim()
         if not any(claim.kind == "task" for claim in claims):
@@ -248,7 +108,7 @@ async def test_no_more_tasks_at_once_than_the_run_allows(
 async def test_only_who_has_the_label_runs_a_node_that_needs_one(
     engine_store: EngineStore,
 ) -> None:
-    story = await _story(engine_store, 3, labels=["gpu"])
+    story = await story_of(engine_store, 3, labels=["gpu"])
     _, _, working = await story.plan(keeps=2)
     await working
     assert not story.watch.calls
@@ -266,7 +126,7 @@ async def test_only_who_has_the_label_runs_a_node_that_needs_one(
 async def test_a_single_task_goes_to_who_has_its_label(
     engine_store: EngineStore,
 ) -> None:
-    story = await _story(engine_store, 1, labels=["gpu"])
+    story = await story_of(engine_store, 1, labels=["gpu"])
     _, _, working = await story.plan(keeps=1)
     await working
     assert not story.watch.calls
@@ -286,7 +146,7 @@ async def test_a_single_task_goes_to_who_has_its_label(
 async def test_a_task_that_fails_ends_the_run_and_its_siblings(
     engine_store: EngineStore,
 ) -> None:
-    story = await _story(engine_store, 3)
+    story = await story_of(engine_store, 3)
     story.watch.hold(0)
     story.watch.fails = {2}
     _, _, planning = await story.plan(keeps=1)
@@ -306,7 +166,7 @@ async def test_a_task_that_fails_ends_the_run_and_its_siblings(
 async def test_what_is_lost_of_a_superstep_runs_again_and_nothing_else(
     engine_store: EngineStore,
 ) -> None:
-    story = await _story(engine_store, 3)
+    story = await story_of(engine_store, 3)
     story.watch.hold(0)
     dying, _, planning = await story.plan(keeps=1)
     await story.watch.begun[0].wait()
@@ -329,7 +189,7 @@ async def test_what_is_lost_of_a_superstep_runs_again_and_nothing_else(
 async def test_a_task_that_kills_every_process_is_given_up(
     engine_store: EngineStore,
 ) -> None:
-    story = await _planned(engine_store, 3, keeps=1, attempts_max=2)
+    story = await planned(engine_store, 3, keeps=1, attempts_max=2)
     process, claims = await story.claim()
     fine = [claim for claim in claims if claim.task_path != claims[0].task_path]
     _, working = story.begin(process, fine)
@@ -348,7 +208,7 @@ async def test_a_task_that_kills_every_process_is_given_up(
 async def test_a_cancelled_run_leaves_no_task_behind(
     engine_store: EngineStore,
 ) -> None:
-    story = await _story(engine_store, 4)
+    story = await story_of(engine_store, 4)
     story.watch.hold(0)
     _, attempt, planning = await story.plan(keeps=2)
     await story.watch.begun[0].wait()
@@ -367,7 +227,7 @@ async def test_a_plan_and_a_cancellation_at_once_leave_no_task_behind(
 ) -> None:
     """Whichever is first, nothing of the run is left."""
     for _ in range(10):
-        story = await _story(engine_store, 6)
+        story = await story_of(engine_store, 6)
         _, _, planning = await story.plan(keeps=2)
         await asyncio.gather(
             planning,
@@ -379,7 +239,7 @@ async def test_a_plan_and_a_cancellation_at_once_leave_no_task_behind(
 async def test_a_drained_process_gives_its_tasks_back_uncounted(
     engine_store: EngineStore,
 ) -> None:
-    story = await _story(engine_store, 3)
+    story = await story_of(engine_store, 3)
     story.watch.hold(0, 1)
     _, attempt, planning = await story.plan(keeps=2)
     await story.watch.begun[1].wait()
@@ -393,7 +253,7 @@ async def test_a_drained_process_gives_its_tasks_back_uncounted(
 async def test_a_process_that_wants_to_leave_takes_no_more(
     engine_store: EngineStore, *, leaves: bool
 ) -> None:
-    story = await _planned(engine_store, 4, keeps=1)
+    story = await planned(engine_store, 4, keeps=1)
     process, claims = await story.claim(1)
 
     async def more(of: Superstep, n: int) -> Sequence[Claim]:

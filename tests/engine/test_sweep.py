@@ -243,3 +243,17 @@ async def test_it_goes_on_while_the_store_fails(database: Database) -> None:
     found = await healing.store.runs.get(TENANT, run.run_id)
     assert found.status is RunStatus.PENDING
     assert await healing.store.holder(thread_id) == run.run_id
+
+
+async def test_who_lost_its_lease_leaves_the_work_to_others_for_a_while(
+    database: Database,
+) -> None:
+    """A worker that froze is not the first to take again what the sweep re-opens."""
+    healing = Healing(database)
+    frozen = uuid4()
+    run = await healing.store.accept(await healing.store.thread())
+    await healing.store.begin(frozen)
+    await healing.store.let_leases_expire()
+    await healing.sweep().look()
+    assert await healing.store.claim(1, frozen) == []
+    assert [claim.run_id for claim in await healing.store.claim()] == [run.run_id]
