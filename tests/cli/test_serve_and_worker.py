@@ -54,7 +54,7 @@ def test_a_server_and_a_worker_carry_a_run_out_and_end_on_sigterm(
     worker = served.start("worker", "--slots", "3", "--labels", "gpu, eu")
     ready = worker.event("worker.ready")
     assert (ready["slots"], ready["graphs"]) == (3, ["agent"])
-    assert ready["labels"] == ["gpu", "eu"]
+    assert ready["labels"] == ["eu", "gpu"]
     url = url_of(server)
     answer = httpx.post(f"{url}/runs/wait?a=b", json=RUN, timeout=PATIENCE_SECONDS)
     assert answer.json() == {"name": "first"}
