@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from threadmill.testing.history import HistoryLog, LogError, read_logs
+from threadmill.errors import SetupError
+from threadmill.testing.history import HistoryLog, read_logs
 from threadmill.testing.history.channel import Channel
 from threadmill.testing.history.facts import Outcome
 
@@ -90,12 +91,12 @@ def test_a_torn_last_line_is_skipped(path: Path) -> None:
 )
 def test_what_is_no_log_is_refused_by_line(path: Path, line: str) -> None:
     path.write_text(f"{line}\n")
-    with pytest.raises(LogError, match="line 1"):
+    with pytest.raises(SetupError, match="line 1"):
         read_logs([path])
 
 
 def test_a_missing_log_is_refused(path: Path) -> None:
-    with pytest.raises(LogError, match="cannot be read"):
+    with pytest.raises(SetupError, match="cannot be read"):
         read_logs([path])
 
 

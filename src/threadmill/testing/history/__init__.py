@@ -14,7 +14,7 @@ What it does not see: side effects outside of the database.
 """
 
 from threadmill.testing.history.facts import History
-from threadmill.testing.history.log import HistoryLog, LogError, read_logs
+from threadmill.testing.history.log import HistoryLog, read_logs
 from threadmill.testing.history.rules import check, judge
 from threadmill.testing.history.verdict import Finding, Invariant, Violation
 
@@ -23,7 +23,6 @@ __all__ = [
     "History",
     "HistoryLog",
     "Invariant",
-    "LogError",
     "Violation",
     "check",
     "judge",

@@ -18,11 +18,11 @@ from rich.console import Console
 from threadmill.checkpoints.codec import Codec
 from threadmill.drivers.postgres.configured import database_uri, limits_of
 from threadmill.drivers.postgres.database import Database
-from threadmill.errors import Error
+from threadmill.errors import Error, SetupError
 from threadmill.settings import Settings
 from threadmill.testing.history.channel import Channel
 from threadmill.testing.history.facts import History
-from threadmill.testing.history.log import LogError, read_logs
+from threadmill.testing.history.log import read_logs
 from threadmill.testing.history.reading import settle, tenants_of, with_database
 from threadmill.testing.history.report import verdict_lines, verdict_table
 from threadmill.testing.history.rules import judge
@@ -53,7 +53,7 @@ async def _history(args: argparse.Namespace) -> History:
         logged = _only(logged, frozenset(args.tenant))
     if not (logged.messages or logged.reads or logged.readers):
         msg = "the logs name no thread of these tenants: there is nothing to check"
-        raise LogError(msg)
+        raise SetupError(msg)
     settings = Settings.from_env()
     uri = args.database_uri or database_uri(settings)
     database = Database(

@@ -33,10 +33,6 @@ from threadmill.testing.history.facts import (
 )
 
 
-class LogError(SetupError):
-    """A log of the history cannot be read."""
-
-
 class HistoryLog:
     """Writes the log of one process. Safe for several threads and processes.
 
@@ -176,7 +172,7 @@ class HistoryLog:
     def _write(self, type_: str, **facts: object) -> None:
         if self._file is None:
             msg = "the log is closed"
-            raise LogError(msg)
+            raise SetupError(msg)
         line = {
             "type": type_,
             "by": self._by,
@@ -195,7 +191,7 @@ def read_logs(paths: Iterable[Path], *, clock_skew_seconds: float = 0.0) -> Hist
         clock_skew_seconds: how far the clocks of their writers may be apart.
 
     Raises:
-        LogError: a file is missing, or a line is not of this format.
+        SetupError: a file is missing, or a line is not of this format.
     """
     told = _Told()
     for path in paths:
@@ -207,7 +203,7 @@ def read_logs(paths: Iterable[Path], *, clock_skew_seconds: float = 0.0) -> Hist
                     f"{path}, line {number}: {type(error).__name__} {error}; write "
                     "logs with threadmill.testing.history.HistoryLog"
                 )
-                raise LogError(msg) from error
+                raise SetupError(msg) from error
     told.finish()
     return History(
         messages=tuple(told.messages.values()),
@@ -224,7 +220,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         msg = f"the log {path} cannot be read: {error}"
-        raise LogError(msg) from error
+        raise SetupError(msg) from error
     for number, line in enumerate(text.splitlines(), 1):
         try:
             yield number, json.loads(line)
@@ -232,7 +228,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             # Of a killed writer, which may have been one of several: a torn line.
             if line.endswith("}"):
                 msg = f"{path}, line {number} is not JSON: {error}"
-                raise LogError(msg) from error
+                raise SetupError(msg) from error
 
 
 class _Told:

@@ -17,6 +17,7 @@ from uuid import UUID
 from threadmill.checkpoints.codec import Blob, Codec
 from threadmill.drivers.postgres.database import Database, Result
 from threadmill.drivers.postgres.sql import Queries
+from threadmill.errors import SetupError
 from threadmill.testing.history.channel import Channel
 from threadmill.testing.history.facts import (
     Checkpoint,
@@ -30,7 +31,6 @@ from threadmill.testing.history.facts import (
     Thread,
 )
 from threadmill.testing.history.facts import Result as Committed
-from threadmill.testing.history.log import LogError
 
 SQL: Final = Queries(__package__, "history.sql")
 
@@ -78,7 +78,7 @@ async def with_database(
         codec: reads states.
 
     Raises:
-        LogError: a thread's id in the log is none of a server's.
+        SetupError: a thread's id in the log is none of a server's.
         StoreUnavailable: the database does not answer.
     """
     threads: list[Thread] = []
@@ -94,7 +94,7 @@ def tenants_of(history: History) -> Mapping[str, Sequence[str]]:
     So a row that has come under another tenant is found.
 
     Raises:
-        LogError: an id is no UUID.
+        SetupError: an id is no UUID.
     """
     facts: Sequence[Message | Read | Reader]
     facts = [*history.messages, *history.reads, *history.readers]
@@ -104,7 +104,7 @@ def tenants_of(history: History) -> Mapping[str, Sequence[str]]:
             UUID(thread)
         except ValueError:
             msg = f"thread '{thread[:64]}' of the log is no id of a server (a UUID)"
-            raise LogError(msg) from None
+            raise SetupError(msg) from None
     return dict.fromkeys(sorted({fact.tenant for fact in facts}), threads)
 
 
