@@ -61,6 +61,7 @@ def _writer(store: Store, tap: Tap, **changes: Any) -> Writer:
         "fence": Fence("default", uuid4(), uuid4(), 1, uuid4()),
         "tap": tap,
         "progressed": True,
+        "labels": (),
         "on_events": lambda: None,
         "faults": Faults(),
     }
