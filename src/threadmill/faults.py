@@ -73,9 +73,6 @@ class Faults:
             _parse(part.strip()) for part in specification.split(",") if part.strip()
         )
 
-    def __bool__(self) -> bool:
-        return bool(self._faults)
-
     async def at(self, point: str) -> None:
         """Passes a point."""
         if not self._faults:

@@ -68,11 +68,6 @@ def test_what_is_not_known_is_refused(specification: str) -> None:
         Faults(specification)
 
 
-def test_nothing_is_asked_for_by_default() -> None:
-    assert not Faults()
-    assert Faults("put.before=kill@1%")
-
-
 def test_the_code_passes_every_point_and_no_other() -> None:
     code = "".join(path.read_text("utf-8") for path in SOURCE.rglob("*.py"))
     passed = set(re.findall(r'faults\.at\(\s*f?"([a-z_]+\.[a-z{]+)', code))
