@@ -105,8 +105,6 @@ class Scenario:
         exact_when_away: the same after a failure of the database: who then goes on does
             not know that somebody has been there before.
         same_events: whether events are compared at all.
-        same_events_when_away: the same after a failure of the database. What a cache
-            has kept by then, in the process that lives on, is a matter of chance.
         since: the first LangGraph that tells this story right by itself.
         replays: whether LangGraph itself runs tasks again that had a result.
     """
@@ -117,7 +115,6 @@ class Scenario:
     exact: bool = True
     exact_when_away: bool = True
     same_events: bool = True
-    same_events_when_away: bool = True
     replays: bool = False
     since: tuple[int, ...] = (0,)
 
