@@ -353,24 +353,30 @@ async def test_what_a_drain_hands_back_is_hinted(engine_store: EngineStore) -> N
     assert _hinted(story, "ready")
 
 
-# --- orphans ---------------------------------------------------------------------
+# --- renewals beside claims --------------------------------------------------------
+
+
+def test_a_renewal_that_overtakes_a_claim_says_nothing_of_it() -> None:
+    """Both are under way at once, and the database sees the renewal first."""
+    now, stop, claim = 0.0, Stop(), _claim()
+    leases = Leases(LeaseTimes(lease_seconds=10.0), clock=lambda: now)
+    with leases.claiming() as asked_at:
+        now = renewed_at = 1.0
+        now = 2.0
+        leases.add([claim], asked_at, stop)
+    now = 3.0
+    assert leases.renewed(renewed_at, held=[]) == []
+    assert stop.reason is None
+    leases.renewed(now, held=[])  # this one was sent when it was held: it is lost
+    assert stop.reason is StopReason.LEASE_LOST
+
 
 
 def test_a_busy_worker_too_gives_back_what_nobody_works_on() -> None:
     """However often its other tasks end, an orphan is not renewed for ever."""
     now = 0.0
     leases = Leases(LeaseTimes(lease_seconds=10.0), clock=lambda: now)
-    orphan, *others = [
-        Claim(
-            tenant=TENANT,
-            activation_id=uuid4(),
-            thread_id=uuid4(),
-            run_id=uuid4(),
-            token=i,
-            attempt=1,
-        )
-        for i in range(ALL)
-    ]
+    orphan, *others = [_claim(token=i) for i in range(ALL)]
     given_back: list[Claim] = []
     for busy in others:  # a renewal every three seconds, always while one ends
         with leases.claiming() as asked_at:
@@ -383,3 +389,14 @@ def test_a_busy_worker_too_gives_back_what_nobody_works_on() -> None:
         leases.drop([busy.key])
         now += 1.0
     assert {claim.key for claim in given_back} == {orphan.key}
+
+
+def _claim(token: int = 1) -> Claim:
+    return Claim(
+        tenant=TENANT,
+        activation_id=uuid4(),
+        thread_id=uuid4(),
+        run_id=uuid4(),
+        token=token,
+        attempt=1,
+    )

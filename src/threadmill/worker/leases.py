@@ -26,7 +26,7 @@ Key = tuple[UUID, int]
 @dataclass(slots=True)
 class _Lease:
     is_task: bool
-    claimed_at: float
+    known_at: float
     deadline_at: float
     stop: Stop
 
@@ -68,9 +68,10 @@ class Leases:
             asked_at: monotonic time just before it was sent.
             stop: the switch of the attempt that works on them.
         """
+        now = self._clock()
         for claim in claims:
             self._leases[claim.key] = _Lease(
-                claim.kind == "task", asked_at, self._times.deadline(asked_at), stop
+                claim.kind == "task", now, self._times.deadline(asked_at), stop
             )
 
     def follow(self, claims: Sequence[Claim], stop: Stop) -> None:
@@ -123,7 +124,8 @@ class Leases:
         """
         keys = {claim.key for claim in held}
         for key, lease in list(self._leases.items()):
-            if lease.claimed_at >= asked_at:
+            if lease.known_at >= asked_at:
+                # Claimed while the renewal was under way, which may have come first.
                 continue
             if key in keys:
                 lease.deadline_at = self._times.deadline(asked_at)
