@@ -162,8 +162,9 @@ async def test_events_go_with_what_they_describe(store: Store, tap: Tap) -> None
     _chunk(tap, "values", {"n": 1})
     await writer.commit(_writes("a"))
     await writer.commit(_writes("b"))
-    tap.end_superstep("", described=True)
-    await writer.commit(_put())
+    put = _put()
+    tap.end_superstep("", put.checkpoint["id"])
+    await writer.commit(put)
     assert [_told(commit) for commit in store.commits] == [
         ['updates {"a":1}'],
         ['updates {"b":1}'],
@@ -177,10 +178,11 @@ async def test_an_inputs_checkpoint_does_not_take_the_first_state(
     """LangGraph may tell it before the input's commit begins."""
     writer = _writer(store, tap)
     _chunk(tap, "values", {"n": 0})
-    tap.end_superstep("", described=False)
+    tap.end_superstep("", None)
     await writer.commit(_put(step=-1, source="input"))
-    tap.end_superstep("", described=True)
-    await writer.commit(_put(step=0))
+    put = _put(step=0)
+    tap.end_superstep("", put.checkpoint["id"])
+    await writer.commit(put)
     assert [_told(commit) for commit in store.commits] == [[], ['values {"n":0}']]
 
 
@@ -192,8 +194,9 @@ async def test_a_subgraph_that_waits_does_not_hold_back_others(
     _chunk(tap, "values", {"inner": 1}, "sub")
     _result(tap, "a")
     await writer.commit(_writes("a"))
-    tap.end_superstep("sub", described=True)
-    await writer.commit(_put(ns="sub"))
+    put = _put(ns="sub")
+    tap.end_superstep("sub", put.checkpoint["id"])
+    await writer.commit(put)
     assert [_told(commit) for commit in store.commits] == [
         ['updates {"a":1}'],
         ['values|sub {"inner":1}'],
@@ -208,8 +211,9 @@ async def test_a_loose_event_does_not_overtake_a_state_that_waits(
     tap.announce(NewEvent("custom", "1"))
     await writer.flush()
     assert store.commits == []
-    tap.end_superstep("", described=True)
-    await writer.commit(_put())
+    put = _put()
+    tap.end_superstep("", put.checkpoint["id"])
+    await writer.commit(put)
     assert [_told(commit) for commit in store.commits] == [
         ['values {"n":1}', "custom 1"]
     ]
@@ -220,13 +224,32 @@ async def test_what_is_told_while_leaving_is_left_to_the_next_entry(
 ) -> None:
     writer = _writer(store, tap)
     _chunk(tap, "values", {"n": 1})
-    tap.end_superstep("", described=True)
+    put = _put()
+    tap.end_superstep("", put.checkpoint["id"])
     tap.mark()
-    writer.hold(_put(), leaving=True)
+    writer.hold(put, leaving=True)
     tap.announce(NewEvent("checkpoints", "{}"))
     await writer.hand_over([])
     assert [_told(commit) for commit in store.commits] == [['values {"n":1}']]
     assert writer.released
+
+
+async def test_a_checkpoint_that_waits_keeps_what_describes_it(
+    store: Store, tap: Tap
+) -> None:
+    """The one before it may be committed later than this one is made."""
+    writer = _writer(store, tap)
+    for step in (0, 1):
+        put = _put(step=step)
+        _chunk(tap, "values", {"n": step})
+        tap.end_superstep("", put.checkpoint["id"])
+        writer.hold(put, leaving=step == 1)
+    await writer.flush()
+    await writer.hand_over([])
+    assert [_told(commit) for commit in store.commits] == [
+        ['values {"n":0}'],
+        ['values {"n":1}'],
+    ]
 
 
 async def test_a_run_that_ends_instead_of_leaving_tells_it_all(
@@ -234,9 +257,10 @@ async def test_a_run_that_ends_instead_of_leaving_tells_it_all(
 ) -> None:
     writer = _writer(store, tap)
     _chunk(tap, "values", {"n": 1})
-    tap.end_superstep("", described=True)
+    put = _put()
+    tap.end_superstep("", put.checkpoint["id"])
     tap.mark()
-    writer.hold(_put(), leaving=True)
+    writer.hold(put, leaving=True)
     tap.announce(NewEvent("checkpoints", "{}"))
     rest = await writer.rest()
     assert store.commits == []
@@ -290,8 +314,9 @@ async def test_the_first_root_checkpoint_of_a_later_attempt_is_progress(
 ) -> None:
     writer = _writer(store, tap, progressed=False)
     await writer.commit(_writes("a"))
-    tap.end_superstep("sub", described=True)
-    await writer.commit(_put(ns="sub"))
+    put = _put(ns="sub")
+    tap.end_superstep("sub", put.checkpoint["id"])
+    await writer.commit(put)
     await writer.commit(_put())
     await writer.commit(_put())
     assert [commit.progress for commit in store.commits] == [False, False, True, False]

@@ -151,7 +151,8 @@ class ActivationSaver(ReadingSaver):
         if not put.ns and metadata.get("source") == "loop":
             await self._superstep_is_ours()
         leaves = not put.ns and self._leaves(metadata)
-        self._tap.end_superstep(put.ns, described=metadata.get("source") == "loop")
+        ends = checkpoint["id"] if metadata.get("source") == "loop" else None
+        self._tap.end_superstep(put.ns, ends)
         if put.ns:
             await self._at_home(self._writer.commit(put))
         else:

@@ -39,8 +39,8 @@ _PLACE: Final = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map"
 _FROM_LOOP: Final = frozenset({"updates", "values", "tasks", "checkpoints", "debug"})
 
 Owner = tuple[str, str]
-"""What an event of state describes: ("task", task id), ("put", namespace), or that the
-run ends here ("end", namespace); ("open", namespace) as long as it is not known."""
+"""What an event of state describes: ("task", task id), ("put", checkpoint id), or that
+the run ends here ("end", namespace); ("open", namespace) while it is not known."""
 _OPEN: Final[Owner] = ("open", "")
 _ASIDE: Final[Owner] = ("aside", "")
 
@@ -227,22 +227,22 @@ class Tap:
             if cached:
                 cached.popleft().owner = ("task", task_id)
 
-    def end_superstep(self, ns: str, *, described: bool) -> None:
+    def end_superstep(self, ns: str, checkpoint_id: str | None) -> None:
         """LangGraph has made a checkpoint of the namespace.
 
         Args:
             ns: which.
-            described: what was told of the superstep, and no task's result has
-                claimed, belongs to this checkpoint. Not so for the input's, which may
-                come after the first superstep's tasks are told.
+            checkpoint_id: its id: what was told of the superstep, and no task's result
+                has claimed, describes it. None for the input's, which describes no
+                superstep, and may come after the first one's tasks are told.
         """
         with self._lock:
             self._supersteps.pop(ns, None)
-            if not described:
+            if checkpoint_id is None:
                 return
             for recorded in self._log:
                 if recorded.owner == ("open", ns):
-                    recorded.owner = ("put", ns)
+                    recorded.owner = ("put", checkpoint_id)
 
     def _superstep(self, ns: str) -> _Superstep:
         with self._lock:

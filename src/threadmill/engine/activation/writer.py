@@ -270,11 +270,7 @@ class Writer:
         self._queue = [w for w in self._queue if w not in taken]
         writes, puts = _sorted([w.item for w in taken if w.item is not None])
         ended = [w.ends for w in taken if w.ends is not None]
-        # The input's checkpoint describes no superstep; the first one may have been
-        # told before it is committed.
-        owners: set[Owner] = {
-            ("put", put.ns) for put in puts if put.metadata.get("source") == "loop"
-        }
+        owners: set[Owner] = {("put", put.checkpoint["id"]) for put in puts}
         owners |= {("task", result.task_id) for result in writes}
         return Commit(
             writes=writes,
