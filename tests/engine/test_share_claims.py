@@ -371,7 +371,6 @@ def test_a_renewal_that_overtakes_a_claim_says_nothing_of_it() -> None:
     assert stop.reason is StopReason.LEASE_LOST
 
 
-
 def test_a_busy_worker_too_gives_back_what_nobody_works_on() -> None:
     """However often its other tasks end, an orphan is not renewed for ever."""
     now = 0.0
