@@ -24,6 +24,7 @@ from tests.simulation.store.working import (
 )
 from threadmill.checkpoints.base import Commit, Committed, Put, RunState, Stored
 from threadmill.domain.fence import Fence
+from threadmill.engine.activation.stop import Stop
 from threadmill.engine.sweep import Sweep
 from threadmill.errors import LeaseLost
 from threadmill.stores.records import (
@@ -36,6 +37,7 @@ from threadmill.stores.records import (
     NewRun,
     Timer,
 )
+from threadmill.worker.leases import Leases
 from threadmill.worker.worker import Worker
 
 
@@ -228,6 +230,26 @@ class KeepsStrangers(Worker):
         super()._renewed(asked_at, known)
 
 
+class _Hasty(Leases):
+    """Holds what it claims since before the claim was sent."""
+
+    def add(self, claims: Sequence[Claim], asked_at: float, stop: Stop) -> None:
+        super().add(claims, asked_at, stop)
+        for claim in claims:
+            self._leases[claim.key].known_at = asked_at
+
+
+class BlamesTheOvertaken(Worker):
+    """A renewal that overtakes a claim is taken for the loss of it.
+
+    Nothing goes wrong by that, but that the node runs twice.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._leases = _Hasty(options["times"], options["clock"])
+
+
 class NeverEndsUpdates(Sweep):
     """The sweep forgets that a state update, too, may have lost its caller."""
 
@@ -283,6 +305,7 @@ MUTANTS: Final[Mapping[str, Build]] = MappingProxyType(
             store=store_with(run_states=RememberedState), tables=AnyHead
         ),
         "keeps strangers": Build(worker=KeepsStrangers),
+        "blames the overtaken": Build(worker=BlamesTheOvertaken),
         "never ends updates": Build(sweep=NeverEndsUpdates),
     }
 )

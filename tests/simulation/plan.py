@@ -7,7 +7,7 @@ durations are short ones of real settings, in the same proportions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -26,6 +26,8 @@ from threadmill.worker.worker import WorkerRules
 ATTEMPTS_MAX = 3
 LEASE_SECONDS = 2.0
 FAULTS_SECONDS = 3.0
+# One schedule of so many is without faults.
+_QUIET = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,11 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One schedule."""
+    """One schedule.
+
+    Args:
+        quiet: nothing goes wrong in it, so nothing may be done twice.
+    """
 
     seed: int
     threads: int
@@ -73,10 +79,34 @@ class Plan:
     wire: WireRules
     bus: BusRules
     locked_chance: float
+    quiet: bool = False
 
 
 def plan_of(seed: int) -> Plan:
-    """The schedule of a seed.
+    """The schedule of a seed; each tenth is a quiet one."""
+    plan = _eventful(seed)
+    return _calmed(plan) if seed % _QUIET == _QUIET - 1 else plan
+
+
+def _calmed(plan: Plan) -> Plan:
+    """The same clients, and a fleet that nothing befalls; hints may still be lost."""
+    return replace(
+        plan,
+        quiet=True,
+        messages=[
+            replace(message, kwargs={**message.kwargs, "poison": None, "fails": None})
+            for message in plan.messages
+        ],
+        updates=[replace(update, dies=False) for update in plan.updates],
+        faults=[],
+        rules=replace(plan.rules, point_chance=0.0),
+        wire=WireRules(quick_seconds=plan.wire.quick_seconds),
+        locked_chance=0.0,
+    )
+
+
+def _eventful(seed: int) -> Plan:
+    """A schedule with faults.
 
     Kinds of faults are switched on one by one: a way of failing that needs the quiet of
     another one would else never be met.

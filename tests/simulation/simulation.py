@@ -140,7 +140,7 @@ class Simulation:
         self._chance = chance = Random(f"play {plan.seed}")
         self._drawn = 0
         self._world = world = World()
-        self.witness = Witness(ATTEMPTS_MAX, lambda: world.now)
+        self.witness = Witness(ATTEMPTS_MAX, lambda: world.now, quiet=plan.quiet)
         tables = build.tables(
             clock=lambda: world.now,
             ids=self._draw_id,

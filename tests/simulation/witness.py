@@ -28,11 +28,16 @@ class Witness:
 
     Args:
         attempts_max: losses without progress after which a run is given up.
+        quiet: nothing goes wrong, so no node may begin twice.
         clock: the world's.
     """
 
-    def __init__(self, attempts_max: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, attempts_max: int, clock: Callable[[], float], *, quiet: bool
+    ) -> None:
         self._attempts_max = attempts_max
+        self._quiet = quiet
+        self._tried: set[str] = set()
         self._clock = clock
         self.faulty = True
         self.over = False
@@ -262,6 +267,9 @@ class Witness:
     def node(self, who: str, task_id: str, token: int) -> None:
         """A node begins."""
         self.note(who, "runs node", f" {task_id} under token {token}")
+        if self._quiet and task_id in self._tried:
+            self._wrong(f"{task_id} begins again, and nothing has gone wrong")
+        self._tried.add(task_id)
         activation_id = self._of_token[token]
         lost = self._losses[activation_id]
         # A stale holder, thawed, may begin a node before it learns that it is one.

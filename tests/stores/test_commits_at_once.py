@@ -80,7 +80,9 @@ async def _begun(store: RunStore) -> Fence:
 
 def _plan(width: int) -> Plan:
     return Plan(
-        "c", [PlannedTask(f"t{n}", f"p{n}", "node", mine=True) for n in range(width)]
+        "c",
+        [PlannedTask(f"t{n}", f"p{n}", "node", mine=True) for n in range(width)],
+        lease_seconds=60,
     )
 
 
@@ -129,7 +131,7 @@ async def test_of_two_that_end_the_last_tasks_at_once_one_joins(
         _commit(
             store,
             replace(fence, activation_id=activation_id, token=token),
-            ended=EndOfTasks([activation_id], goes_on=True),
+            ended=EndOfTasks([activation_id], lease_seconds=60),
         )
         for activation_id, token in planned.values()
     ]

@@ -92,10 +92,17 @@ class PlannedTask:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Replaces a step's activation by one for each task of its superstep."""
+    """Replaces a step's activation by one for each task of its superstep.
+
+    Args:
+        checkpoint_id: which its tasks begin at.
+        tasks: all of them.
+        lease_seconds: how long the planner's own are leased.
+    """
 
     checkpoint_id: str
     tasks: Sequence[PlannedTask]
+    lease_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +114,14 @@ class EndOfTasks:
     Args:
         activations: theirs.
         bounded: others wait for each of them to end.
-        goes_on: the writer goes on after the superstep by itself, if it ends the last
-            one; else what follows is ready for anybody.
+        lease_seconds: whoever writes goes on after the superstep, if it ends the last
+            one, and holds what follows so long; None leaves that to anybody.
         labels: what a worker must have to go on.
     """
 
     activations: Sequence[UUID]
     bounded: bool = False
-    goes_on: bool = False
+    lease_seconds: float | None = None
     labels: Sequence[str] = ()
 
 

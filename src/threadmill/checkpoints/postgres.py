@@ -360,6 +360,7 @@ def _add_plan(tx: Transaction, fence: Fence, plan: Plan) -> Result:
         tenant=tx.tenant,
         activation_id=fence.activation_id,
         checkpoint_id=plan.checkpoint_id,
+        lease_seconds=plan.lease_seconds,
         width=len(plan.tasks),
         task_ids=[task.task_id for task in plan.tasks],
         task_paths=[task.task_path for task in plan.tasks],
@@ -377,7 +378,7 @@ def _add_end_of_tasks(tx: Transaction, fence: Fence, ended: EndOfTasks) -> Resul
         run_id=fence.run_id,
         ended=list(ended.activations),
         bounded=ended.bounded,
-        goes_on=ended.goes_on,
+        lease_seconds=ended.lease_seconds,
         labels=list(ended.labels),
     )
 

@@ -85,9 +85,10 @@ SELECT 1 FROM threadmill.run
    FOR UPDATE
 
 -- name: plan
--- Comes after the fence. The planner's own tasks go on under its lease; they draw new
--- tokens, and so does whatever follows, so tokens still rise along the thread. A step
--- that was re-opened meanwhile has nobody to give its tasks to.
+-- Comes after the fence. The planner's own tasks draw new tokens, and so does whatever
+-- follows, so tokens still rise along the thread. They are leased anew: a renewal that
+-- is under way sees neither them nor the step. A step that was re-opened meanwhile has
+-- nobody to give its tasks to.
 WITH step AS (
   DELETE FROM threadmill.activation
    WHERE tenant_id = %(tenant)s AND activation_id = %(activation_id)s
@@ -110,7 +111,8 @@ WITH step AS (
          CASE WHEN n.mine THEN 'leased' ELSE 'ready' END,
          CASE WHEN n.mine THEN nextval('threadmill.token_seq') ELSE 0 END,
          CASE WHEN n.mine THEN step.worker_id END,
-         CASE WHEN n.mine THEN step.lease_until END,
+         CASE WHEN n.mine
+         THEN clock_timestamp() + make_interval(secs => %(lease_seconds)s) END,
          n.mine::integer,
          CASE WHEN n.waits THEN 'infinity'::timestamptz ELSE now() END
     FROM step,
@@ -123,7 +125,8 @@ SELECT activation_id, task_path, token FROM tasks WHERE state = 'leased'
 
 -- name: end_tasks
 -- Comes after the superstep's lock and the fence. Each task that ends lets one that
--- waits for it go. The join is leased to who ended the last task, or ready for all.
+-- waits for it go. The join is leased, anew, to who ended the last task, or ready for
+-- all.
 WITH gone AS (
   DELETE FROM threadmill.activation
    WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
@@ -155,10 +158,12 @@ WITH gone AS (
          CASE WHEN g.taken THEN 'leased' ELSE 'ready' END,
          CASE WHEN g.taken THEN nextval('threadmill.token_seq') ELSE 0 END,
          CASE WHEN g.taken THEN g.worker_id END,
-         CASE WHEN g.taken THEN g.lease_until END,
+         CASE WHEN g.taken
+         THEN clock_timestamp() + make_interval(secs => %(lease_seconds)s) END,
          g.taken::integer
     FROM over,
-         (SELECT gone.*, %(goes_on)s AND gone.state = 'leased' AS taken
+         (SELECT gone.*, %(lease_seconds)s::float8 IS NOT NULL
+                         AND gone.state = 'leased' AS taken
             FROM gone LIMIT 1) g
   RETURNING activation_id, token, state = 'leased' AS taken
 )

@@ -319,6 +319,7 @@ class TestDesk:
         labels: what its worker has.
         tasks_at_once: tasks of one superstep that the attempt takes at first.
         tasks_max: tasks of one superstep that it takes at all.
+        lease_seconds: how long a commit leases what it claims.
         claims: claims more tasks of a superstep; without it there are none.
         leaving: whether the worker is going away.
     """
@@ -328,6 +329,7 @@ class TestDesk:
     labels: Collection[str] = ()
     tasks_at_once: int = 1000
     tasks_max: int = 1000
+    lease_seconds: float = _LEASE_SECONDS
     claims: Callable[[Superstep, int], Awaitable[Sequence[Claim]]] | None = None
     leaving: Callable[[], bool] = lambda: False
 
@@ -343,11 +345,13 @@ class TestDesk:
         """See `Desk.claim`."""
         return await self.claims(of, n) if self.claims is not None else ()
 
-    def hold(self, claims: Sequence[Claim]) -> None:
-        """See `Desk.hold`."""
-
     def ending(self, keys: Collection[tuple[UUID, int]]) -> None:
         """See `Desk.ending`."""
+
+    def hold(
+        self, claims: Sequence[Claim], instead_of: Collection[tuple[UUID, int]]
+    ) -> None:
+        """See `Desk.hold`."""
 
     def let_go(self, keys: Collection[tuple[UUID, int]]) -> None:
         """See `Desk.let_go`."""

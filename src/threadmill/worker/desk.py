@@ -37,6 +37,7 @@ class WorkerDesk:
     Args:
         rules: how much it may have.
         leases: the worker's.
+        lease_seconds: how long they hold.
         stop: the attempt's switch.
         slot: the attempt's.
         claim: claims tasks of a superstep.
@@ -50,6 +51,7 @@ class WorkerDesk:
         rules: DeskRules,
         *,
         leases: Leases,
+        lease_seconds: float,
         stop: Stop,
         slot: Slot,
         claim: Callable[[Superstep, int], Awaitable[Sequence[Claim]]],
@@ -61,6 +63,7 @@ class WorkerDesk:
         self.tasks_at_once = rules.tasks_at_once
         self.tasks_max = rules.tasks_max
         self._slice_seconds = rules.slice_seconds
+        self.lease_seconds = lease_seconds
         self._leases = leases
         self._stop = stop
         self._slot = slot
@@ -88,13 +91,14 @@ class WorkerDesk:
             self._leases.add(claims, asked_at, self._stop)
         return claims
 
-    def hold(self, claims: Sequence[Claim]) -> None:
-        """See `Desk.hold`."""
-        self._leases.follow(claims, self._stop)
-
     def ending(self, keys: Collection[Key]) -> None:
         """See `Desk.ending`."""
         self._leases.ending(keys)
+
+    def hold(self, claims: Sequence[Claim], instead_of: Collection[Key]) -> None:
+        """See `Desk.hold`."""
+        asked_at = self._leases.ending_since(instead_of)
+        self._leases.add(claims, asked_at, self._stop)
 
     def let_go(self, keys: Collection[Key]) -> None:
         """See `Desk.let_go`."""

@@ -45,7 +45,7 @@ class Leases:
         self._times = times
         self._clock = clock
         self._leases: dict[Key, _Lease] = {}
-        self._ending: set[Key] = set()
+        self._ending: dict[Key, float] = {}
         self._strange: set[Key] = set()
         self._claiming = 0
         self._claimed_at = 0.0
@@ -64,7 +64,7 @@ class Leases:
         """Holds what was claimed.
 
         Args:
-            claims: from one request.
+            claims: from one request or commit.
             asked_at: monotonic time just before it was sent.
             stop: the switch of the attempt that works on them.
         """
@@ -74,32 +74,20 @@ class Leases:
                 claim.kind == "task", now, self._times.deadline(asked_at), stop
             )
 
-    def follow(self, claims: Sequence[Claim], stop: Stop) -> None:
-        """Holds what a commit of the attempt has leased, as long as what it had."""
-        deadline = min(
-            (
-                lease.deadline_at
-                for lease in self._leases.values()
-                if lease.stop is stop
-            ),
-            default=0.0,
-        )
-        for claim in claims:
-            self._leases[claim.key] = _Lease(
-                claim.kind == "task", self._clock(), deadline, stop
-            )
-
     def ending(self, keys: Collection[Key]) -> None:
         """A commit is about to end these, and perhaps leases others instead."""
-        self._ending |= set(keys)
+        self._ending |= dict.fromkeys(keys, self._clock())
+
+    def ending_since(self, keys: Collection[Key]) -> float:
+        """Monotonic time just before the commit that ends them was asked for."""
+        return min(self._ending[key] for key in keys)
 
     def drop(self, keys: Collection[Key]) -> None:
         """Holds these no longer."""
         for key in keys:
             self._leases.pop(key, None)
-        if self._ending & set(keys):
-            self._ending -= set(keys)
-            self._claimed_at = self._clock()
+            if self._ending.pop(key, None) is not None:
+                self._claimed_at = self._clock()
 
     def drop_all(self, stop: Stop) -> None:
         """The attempt has ended."""
@@ -124,12 +112,10 @@ class Leases:
         """
         keys = {claim.key for claim in held}
         for key, lease in list(self._leases.items()):
-            if lease.known_at >= asked_at:
-                # Claimed while the renewal was under way, which may have come first.
-                continue
             if key in keys:
                 lease.deadline_at = self._times.deadline(asked_at)
-            elif key not in self._ending:
+            # What was claimed while the renewal was under way may have come after it.
+            elif lease.known_at < asked_at and key not in self._ending:
                 lease.stop.request(StopReason.LEASE_LOST)
         # What is not known now may be on its way. Twice in a row it is nobody's.
         unknown = keys - self._leases.keys()

@@ -207,6 +207,7 @@ class Worker:
         desk = WorkerDesk(
             self._rules.desk,
             leases=self._leases,
+            lease_seconds=self._times.lease_seconds,
             stop=stop,
             slot=slot,
             claim=lambda of, n: self._claim(n, of),

@@ -10,14 +10,13 @@ from threadmill.stores.records import Superstep
 
 
 def plan(tables: Tables, step: ActivationRow, planned: Plan) -> Committed:
-    """Replaces a step by its tasks; the planner's own go on under its lease."""
+    """Replaces a step by its tasks; the planner's own are leased anew."""
     assert step.run_id is not None
     del tables.activations[step.activation_id]
     width = len(planned.tasks)
     superstep = SuperstepRow(planned.checkpoint_id, width)
     tables.supersteps[step.tenant, step.run_id] = superstep
-    at = planned.checkpoint_id
-    rows = [_task(tables, step, at, task) for task in planned.tasks]
+    rows = [_task(tables, step, planned, task) for task in planned.tasks]
     return Committed(
         planned={
             task.task_path: (row.activation_id, row.token)
@@ -28,7 +27,7 @@ def plan(tables: Tables, step: ActivationRow, planned: Plan) -> Committed:
 
 
 def _task(
-    tables: Tables, step: ActivationRow, at: str, task: PlannedTask
+    tables: Tables, step: ActivationRow, planned: Plan, task: PlannedTask
 ) -> ActivationRow:
     assert step.run_id is not None
     row = ActivationRow(
@@ -40,11 +39,12 @@ def _task(
         step.graph_id,
         math.inf if task.waits else tables.clock(),
         task=task,
-        superstep=Superstep(step.run_id, at),
+        superstep=Superstep(step.run_id, planned.checkpoint_id),
         labels=task.labels,
     )
     if task.mine:
-        row.lease(tables.draw_token(), step.worker_id, step.lease_until)
+        until = tables.clock() + planned.lease_seconds
+        row.lease(tables.draw_token(), step.worker_id, until)
     tables.activations[row.activation_id] = row
     return row
 
@@ -84,7 +84,8 @@ def _join(tables: Tables, last: ActivationRow, ended: EndOfTasks) -> Committed:
         labels=ended.labels,
     )
     tables.activations[join.activation_id] = join
-    if not ended.goes_on or last.state != "leased":
+    if ended.lease_seconds is None or last.state != "leased":
         return Committed(remaining=0)
-    join.lease(tables.draw_token(), last.worker_id, last.lease_until)
+    until = tables.clock() + ended.lease_seconds
+    join.lease(tables.draw_token(), last.worker_id, until)
     return Committed(remaining=0, join=(join.activation_id, join.token))

@@ -21,11 +21,13 @@ class Desk(Protocol):
         tasks_at_once: tasks of one superstep that the attempt takes without asking
             whether others want them.
         tasks_max: tasks of one superstep that it takes at all.
+        lease_seconds: how long a commit leases what it claims for the attempt.
     """
 
     labels: Collection[str]
     tasks_at_once: int
     tasks_max: int
+    lease_seconds: float
 
     def leaves(self) -> bool:
         """Whether the attempt takes no more, because others wait or it must go."""
@@ -43,15 +45,19 @@ class Desk(Protocol):
         """
         ...
 
-    def hold(self, claims: Sequence[Claim]) -> None:
-        """These are the attempt's own from now on: a commit has claimed them.
-
-        They came from a claim that the attempt held, and hold as long as that one.
-        """
-        ...
-
     def ending(self, keys: Collection[tuple[UUID, int]]) -> None:
         """A commit is about to end these, and perhaps to claim others instead."""
+        ...
+
+    def hold(
+        self, claims: Sequence[Claim], instead_of: Collection[tuple[UUID, int]]
+    ) -> None:
+        """These are the attempt's own from now on: a commit has claimed them.
+
+        Args:
+            claims: what the commit has leased, for `lease_seconds`.
+            instead_of: what was `ending` when the commit was sent.
+        """
         ...
 
     def let_go(self, keys: Collection[tuple[UUID, int]]) -> None:

@@ -224,12 +224,14 @@ class Share:
         ]
         step = self._writer.fence.rights
         self._desk.ending(step)
-        committed = await self._writer.plan(Plan(str(self.head_id), planned))
+        committed = await self._writer.plan(
+            Plan(str(self.head_id), planned, self._desk.lease_seconds)
+        )
         self._rows = {
             place: claim_of(self._base, "task", activation_id, token, place)
             for place, (activation_id, token) in committed.planned.items()
         }
-        self._desk.hold(list(self._rows.values()))
+        self._desk.hold(list(self._rows.values()), instead_of=step)
         self._desk.let_go(step)
         self.spread = True
         self._hold()
@@ -289,10 +291,11 @@ class Share:
             found = await self._desk.claim(Superstep(run_id, checkpoint_id), n)
         except Error:
             return ()  # somebody else will take them
-        claimed = {c.task_path: c for c in found if c.task_path is not None}
-        self._rows |= claimed
-        self._hold()
-        self._admit(claimed)
+        if found:  # else the superstep may be over by now, and the fence another one
+            claimed = {c.task_path: c for c in found if c.task_path is not None}
+            self._rows |= claimed
+            self._hold()
+            self._admit(claimed)
         return found
 
     def _admit(self, places: Iterable[str]) -> None:
@@ -328,18 +331,21 @@ class Share:
         return EndOfTasks(
             activations,
             bounded=self._sharing.at_once is not None,
-            goes_on=not self._sharing.hand_over(),
+            lease_seconds=None
+            if self._sharing.hand_over()
+            else self._desk.lease_seconds,
             labels=self._sharing.labels,
         )
 
     def on_ended(self, ended: EndOfTasks, committed: Committed) -> None:
         """A commit has ended tasks of this entry, and perhaps the superstep."""
         gone = [self._ended.pop(activation) for activation in ended.activations]
+        keys = [claim.key for claim in gone]
         for claim in gone:
             self._rows.pop(str(claim.task_path), None)
         if committed.join is not None:
             join = claim_of(self._base, "join", *committed.join)
-            self._desk.hold([join])
+            self._desk.hold([join], instead_of=keys)
             self._writer.idle = False
             self._writer.fence = replace(
                 self._base, activation_id=join.activation_id, token=join.token, also=()
@@ -353,7 +359,7 @@ class Share:
             if committed.remaining == 0:
                 self._sharing.on_ready()
                 self._leave()
-        self._desk.let_go([claim.key for claim in gone])
+        self._desk.let_go(keys)
         self._changed.set()
 
     def fence_of(self, place: str) -> Fence:
