@@ -113,6 +113,7 @@ class ScriptedEntry(Entry):
         self._run = run
         self._head = head
         self._limits = limits
+        self._desk = sharing.desk
         self._hand_over = sharing.hand_over
         self._reentry = is_reentry(head, run.run_id)
         self._loop = asyncio.get_running_loop()

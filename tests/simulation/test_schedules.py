@@ -40,6 +40,7 @@ _MET = frozenset(
         "runs ended by succeed",
         "sweep.member_gone",
         "supersteps joined by who ended the last task",
+        "slots filled by a hand-over",
         "supersteps spread",
         "sweep.reopened",
     }
@@ -61,7 +62,7 @@ def test_whatever_happens_all_invariants_hold(part: int) -> None:
 
 @pytest.mark.parametrize("seed", [3165, 5107, 7078, 7264, 2579, 4159, 5559])
 def test_what_was_found_stays_mended(seed: int) -> None:
-    """Tasks of a later superstep; reads that fail; claims that are late; short leases."""
+    """Tasks of a later superstep, reads that fail, late claims, short leases."""
     outcome = simulate(plan_of(seed))
     assert not outcome.violations, outcome.report()
 

@@ -148,6 +148,9 @@ class Witness:
         if commit.release:
             self._let_go(fence.activation_id, fence.token)
         committed = cast("Committed", result)
+        if committed.claimed is not None:
+            self.counts["slots filled by a hand-over"] += 1
+            self._claim((), {}, [committed.claimed])
         if commit.plan is not None:
             self._held.pop(fence.activation_id, None)
             self.counts["supersteps spread"] += 1

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from threadmill.checkpoints.configs import Address
     from threadmill.domain.fence import Fence
-    from threadmill.stores.records import Claim, Ending, Finished, Run
+    from threadmill.stores.records import Claim, Ending, Finished, FreeSlot, Run
     from threadmill.streams.base import NewEvent
 
 # An unset value: "the head may be anything", as opposed to "there is none yet".
@@ -134,11 +134,16 @@ class Committed:
         remaining: tasks of the superstep that have not ended; None if none ended now.
         join: the (id, token) of the activation that goes on after the superstep, if
             this commit has ended the last task and taken it over.
+        claimed: what the releaser's slot has taken.
+        begun: its run and state, if that is what was released: nothing is left to
+            begin.
     """
 
     planned: Mapping[str, tuple[UUID, int]] = field(default_factory=dict)
     remaining: int | None = None
     join: tuple[UUID, int] | None = None
+    claimed: Claim | None = None
+    begun: RunState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +157,7 @@ class Commit:
         release: hand the activation back as ready, the token kept until the next
             claim.
         progress: the attempt made progress, so it counts as a first attempt again.
+        slot: of the releaser: it takes whatever is ready next, in the queue's order.
         labels: what a worker needs to take the activation next, if it is released or
             has made progress.
         plan: the superstep's tasks become claimable one by one; the fence's
@@ -163,6 +169,7 @@ class Commit:
     puts: Sequence[Put] = ()
     events: Sequence[NewEvent] = ()
     release: bool = False
+    slot: FreeSlot | None = None
     labels: Sequence[str] = ()
     progress: bool = False
     plan: Plan | None = None

@@ -13,10 +13,19 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from threadmill.checkpoints.base import ANY_HEAD, Committed, Put, Stored, Writes
+from threadmill.checkpoints.base import (
+    ANY_HEAD,
+    Committed,
+    Put,
+    RunState,
+    Stored,
+    Writes,
+)
 from threadmill.checkpoints.codec import FORMAT, Blob, Codec, encode_json
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.errors import InvariantViolated, NotFound
+from threadmill.stores.postgres.dispatcher import add_claim, add_look
+from threadmill.stores.postgres.rows import claim_of, run_of
 from threadmill.streams.postgres_append import add_events
 
 if TYPE_CHECKING:
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
     from threadmill.domain.fence import Fence
     from threadmill.drivers.postgres.connection import Row
     from threadmill.drivers.postgres.database import Database, Result, Transaction
+    from threadmill.stores.records import FreeSlot
 
 SQL = Queries(__package__, "postgres.sql")
 
@@ -60,9 +70,10 @@ class PostgresCheckpoints:
     ) -> Committed:
         """See `Checkpoints.commit`.
 
-        Lock order: run, superstep, activations by id, head, stream.
+        Lock order: run, superstep, activations by id, head, stream. A slot's claim
+        comes last, and waits for no lock.
         """
-        planned = ended = None
+        planned = ended = taken = None
         async with self.database.tenant_tx(tenant) as tx:
             if fence is None:
                 _require_unfenced(commit)
@@ -75,7 +86,33 @@ class PostgresCheckpoints:
                 ended = _add_end_of_tasks(tx, fence, commit.ended)
             if commit.events and fence is not None:
                 add_events(tx, fence, commit.events)
+            if fence is not None and commit.slot is not None:
+                taken = self._add_take(tx, fence, commit.slot)
+        if fence is not None and taken is not None:
+            return self._taken(fence, *taken)
         return _committed(planned, ended)
+
+    def _add_take(
+        self, tx: Transaction, fence: Fence, slot: FreeSlot
+    ) -> tuple[Result, Result, Result]:
+        """What is taken is most often what was released: its state is read at once."""
+        assert fence.run_id is not None  # noqa: S101  # only runs are released
+        return (
+            add_claim(tx, slot),
+            add_look(tx, fence.run_id),
+            self.add_get(tx, str(fence.thread_id)),
+        )
+
+    def _taken(
+        self, fence: Fence, claimed: Result, run: Result, state: Result
+    ) -> Committed:
+        if claimed.one is None:
+            return Committed()
+        claim = claim_of(claimed.one)
+        if claim.activation_id != fence.activation_id or run.one is None:
+            return Committed(claimed=claim)
+        begun = RunState(run_of(run.one), self.got(state))
+        return Committed(claimed=claim, begun=begun)
 
     def add_state(
         self, tx: Transaction, thread_id: str, commit: Commit, fence: Fence | None

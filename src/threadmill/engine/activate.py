@@ -19,6 +19,7 @@ from threadmill.brokers.base import Hints
 from threadmill.checkpoints.base import (
     Checkpoints,
     Commit,
+    RunState,
     RunStates,
     Stored,
     SyncCheckpoints,
@@ -30,10 +31,9 @@ from threadmill.engine.activation.entry import (
     UNSTORABLE,
     Entry,
     EntryLimits,
-    Left,
-    Outcome,
     Stores,
 )
+from threadmill.engine.activation.left import Left, Outcome
 from threadmill.engine.activation.places import (
     Sharing,
     labels_of,
@@ -91,13 +91,19 @@ class Attempt:
         claims: one, or several tasks of the run's superstep.
         desk: the worker's side.
         stop: its switch.
+        begun: the run and its state, if the claim has come with them.
     """
 
     def __init__(
-        self, claims: Sequence[Claim], desk: Desk, stop: Stop | None = None
+        self,
+        claims: Sequence[Claim],
+        desk: Desk,
+        stop: Stop | None = None,
+        begun: RunState | None = None,
     ) -> None:
         self.claims = claims
         self.desk = desk
+        self.begun = begun
         self.stop = stop or Stop()
 
     @property
@@ -201,7 +207,7 @@ class Activate:
             await self._finish(fence, RunEvent.FAIL, error, dead=dead)
             return
         await self._faults.at("load.before")
-        begun = await self._run_states.begin(claim)
+        begun = attempt.begun or await self._run_states.begin(claim)
         run, head = begun.run, begun.at
         await self._faults.at("load.after")
         held.fence = _with_attempt(held.fence, run)
@@ -336,7 +342,8 @@ class Activate:
                     fence, RunEvent.FAIL, left.error, rest=left.rest, dead=dead
                 )
             case Outcome.HANDED_OVER:
-                self._hints.ready(run.graph_id)
+                if not left.stays:
+                    self._hints.ready(run.graph_id)
             case Outcome.PARKED:
                 return
             case Outcome.STOPPED:

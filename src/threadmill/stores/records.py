@@ -181,6 +181,25 @@ class Superstep:
     checkpoint_id: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreeSlot:
+    """A slot that becomes free with a commit, and takes what is ready then.
+
+    Args:
+        worker_id: whose.
+        graphs: what it has loaded.
+        labels: what it has.
+        tasks: whether it may take a task of a superstep.
+        lease_seconds: how long it holds what it takes.
+    """
+
+    worker_id: UUID
+    graphs: Sequence[str]
+    labels: Sequence[str]
+    tasks: bool
+    lease_seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What the dispatcher returns: ids, the token, and which attempt this is.

@@ -27,6 +27,7 @@ from langgraph.pregel import Pregel
 from threadmill.checkpoints.base import (
     Checkpoints,
     Commit,
+    Committed,
     RunStates,
     SyncCheckpoints,
 )
@@ -38,7 +39,7 @@ from threadmill.engine.activation.entry import EntryLimits
 from threadmill.engine.effects import EffectPorts
 from threadmill.engine.graphs import GraphCatalogue, LoadedGraph
 from threadmill.stores.base import Dispatcher, Runs
-from threadmill.stores.records import Claim, NewRun, Run, Superstep
+from threadmill.stores.records import Claim, FreeSlot, NewRun, Run, Superstep
 from threadmill.streams.base import Stream
 from threadmill.testing.process import (
     BlockingOf,
@@ -340,6 +341,12 @@ class TestDesk:
     def has_room(self) -> bool:
         """See `Desk.has_room`."""
         return True
+
+    async def hand_over(
+        self, commit: Callable[[FreeSlot | None], Awaitable[Committed]]
+    ) -> Committed:
+        """See `Desk.hand_over`; whoever drives the test takes what is ready."""
+        return await commit(None)
 
     async def claim(self, of: Superstep, n: int) -> Sequence[Claim]:
         """See `Desk.claim`."""

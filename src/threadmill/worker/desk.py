@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from threadmill.checkpoints.base import Committed
     from threadmill.engine.activation.stop import Stop
-    from threadmill.stores.records import Claim, Superstep
+    from threadmill.stores.records import Claim, FreeSlot, Superstep
     from threadmill.worker.leases import Key, Leases
     from threadmill.worker.slots import Slot
 
@@ -41,6 +42,8 @@ class WorkerDesk:
         stop: the attempt's switch.
         slot: the attempt's.
         claim: claims tasks of a superstep.
+        takes: the slot as a hand-over's commit may fill it; None if it may not.
+        on_taken: told what it has taken, and when it was asked for.
         contended: whether others wait for this worker's slots.
         draining: whether the worker is going away.
         clock: monotonic seconds.
@@ -55,6 +58,8 @@ class WorkerDesk:
         stop: Stop,
         slot: Slot,
         claim: Callable[[Superstep, int], Awaitable[Sequence[Claim]]],
+        takes: Callable[[], FreeSlot | None],
+        on_taken: Callable[[Committed, float], None],
         contended: Callable[[], bool],
         draining: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
@@ -68,6 +73,8 @@ class WorkerDesk:
         self._stop = stop
         self._slot = slot
         self._claim = claim
+        self._takes = takes
+        self._on_taken = on_taken
         self._contended = contended
         self._draining = draining
         self._clock = clock
@@ -83,6 +90,16 @@ class WorkerDesk:
     def has_room(self) -> bool:
         """See `Desk.has_room`."""
         return not self._slot.is_full
+
+    async def hand_over(
+        self, commit: Callable[[FreeSlot | None], Awaitable[Committed]]
+    ) -> Committed:
+        """See `Desk.hand_over`."""
+        with self._leases.claiming() as asked_at:
+            committed = await commit(self._takes())
+            if committed.claimed is not None:
+                self._on_taken(committed, asked_at)
+        return committed
 
     async def claim(self, of: Superstep, n: int) -> Sequence[Claim]:
         """See `Desk.claim`."""

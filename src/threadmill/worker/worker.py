@@ -20,11 +20,13 @@ import structlog
 from threadmill.engine.activate import Attempt, by_run, fence_of
 from threadmill.engine.activation.stop import Stop, StopReason
 from threadmill.errors import Error
+from threadmill.stores.records import FreeSlot
 from threadmill.worker.desk import DeskRules, WorkerDesk
 from threadmill.worker.leases import Leases
 from threadmill.worker.slots import Slot, Slots, SlotThreads
 
 if TYPE_CHECKING:
+    from threadmill.checkpoints.base import Committed, RunState
     from threadmill.domain.lease import LeaseTimes
     from threadmill.engine.activate import Activate
     from threadmill.engine.graphs import GraphCatalogue
@@ -109,6 +111,7 @@ class Worker:
         self._slots = Slots(rules.slots, on_free=self._on_free)
         self._leases = Leases(times, clock)
         self._attempts: dict[Attempt, asyncio.Task[None]] = {}
+        self._following: dict[Attempt, Attempt] = {}
         self._contended = False
         self._left_tasks = False
         self._claimed = 0
@@ -203,7 +206,20 @@ class Worker:
             return
 
     def _start(self, claims: Sequence[Claim], asked_at: float) -> None:
-        slot, stop = self._slots.take(), Stop()
+        slot = self._slots.take()
+        attempt = self._attempt(claims, slot, asked_at)
+        self._attempts[attempt] = self._loop.create_task(
+            self._carry_out(attempt, slot), name=f"run-{attempt.claim.run_id}"
+        )
+
+    def _attempt(
+        self,
+        claims: Sequence[Claim],
+        slot: Slot,
+        asked_at: float,
+        begun: RunState | None = None,
+    ) -> Attempt:
+        stop = Stop()
         desk = WorkerDesk(
             self._rules.desk,
             leases=self._leases,
@@ -211,25 +227,57 @@ class Worker:
             stop=stop,
             slot=slot,
             claim=lambda of, n: self._claim(n, of),
+            takes=self._free_slot,
+            on_taken=lambda taken, at: self._goes_on(attempt, slot, taken, at),
             contended=lambda: self._contended,
             draining=self._draining.is_set,
             clock=self._clock,
         )
         self._leases.add(claims, asked_at, stop)
         self._claimed += len(claims)
-        attempt = Attempt(claims, desk, stop)
-        self._attempts[attempt] = self._loop.create_task(
-            self._carry_out(attempt, slot), name=f"run-{attempt.claim.run_id}"
+        attempt = Attempt(claims, desk, stop, begun)
+        return attempt
+
+    def _free_slot(self) -> FreeSlot | None:
+        """A slot whose attempt hands over, as long as there is anything to take."""
+        if self._draining.is_set():
+            return None
+        return FreeSlot(
+            worker_id=self._worker_id,
+            graphs=self._graphs.ids,
+            labels=self._rules.desk.labels,
+            tasks=self._leases.tasks < self._rules.slots,
+            lease_seconds=self._times.lease_seconds,
         )
 
+    def _goes_on(
+        self, attempt: Attempt, slot: Slot, taken: Committed, asked_at: float
+    ) -> None:
+        """The commit with which an attempt has handed over has filled its slot."""
+        assert taken.claimed is not None  # noqa: S101  # said the caller
+        following = self._attempt([taken.claimed], slot, asked_at, taken.begun)
+        self._following[attempt] = following
+
     async def _carry_out(self, attempt: Attempt, slot: Slot) -> None:
+        """Carries an attempt out, and what its hand-over has taken, one by one."""
+        task, going = self._attempts[attempt], attempt
         slot.enter()
         try:
-            await self._activate.carry_out(attempt)
+            while True:
+                await self._activate.carry_out(going)
+                following = self._following.pop(going, None)
+                self._ended(going)
+                if following is None:
+                    return
+                self._attempts[following] = task
+                going = following
         finally:
-            self._attempts.pop(attempt, None)
-            self._leases.drop_all(attempt.stop)
+            self._ended(going)
             slot.let_go()
+
+    def _ended(self, attempt: Attempt) -> None:
+        self._attempts.pop(attempt, None)
+        self._leases.drop_all(attempt.stop)
 
     # --- leases ----------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from threadmill.stores.records import (
     Claim,
     Ending,
     Finished,
+    FreeSlot,
     Lost,
     Member,
     Next,
@@ -61,12 +62,14 @@ class MemoryDispatcher:
         tasks: bool = True,
     ) -> Sequence[Claim]:
         """See `Dispatcher.claim`."""
-        tables = self._tables
-        rows = tables.ready(worker_id, graphs, labels, of, tasks=tasks)[:n]
-        until = tables.clock() + lease_seconds
-        for row in rows:
-            row.lease(tables.draw_token(), worker_id, until)
-        return [claim_of(row) for row in rows]
+        slot = FreeSlot(
+            worker_id=worker_id,
+            graphs=graphs,
+            labels=labels,
+            tasks=tasks,
+            lease_seconds=lease_seconds,
+        )
+        return _claim(self._tables, slot, n, of)
 
     async def begin(self, claim: Claim) -> Run:
         """See `Dispatcher.begin`."""
@@ -217,7 +220,20 @@ class MemoryCheckpoints:
             return plan(tables, row, commit.plan)
         if row is not None and commit.ended is not None:
             return end_tasks(tables, row, commit.ended)
+        if row is not None and commit.slot is not None:
+            return self._take(row, commit.slot)
         return Committed()
+
+    def _take(self, released: ActivationRow, slot: FreeSlot) -> Committed:
+        tables = self._tables
+        claimed = next(iter(_claim(tables, slot, 1)), None)
+        if claimed is None or claimed.activation_id != released.activation_id:
+            return Committed(claimed=claimed)
+        run = tables.runs[claimed.tenant, claimed.run_id].record(tables.clock(), None)
+        thread_id = str(claimed.thread_id)
+        head = tables.heads[claimed.tenant, thread_id, ""]
+        at = _stored(tables, claimed.tenant, thread_id, head)
+        return Committed(claimed=claimed, begun=RunState(run, at))
 
     async def get(
         self, tenant: str, thread_id: str, ns: str, checkpoint_id: str | None = None
@@ -363,6 +379,16 @@ def finish(tables: Tables, fence: Fence, ending: Ending, rest: Commit) -> Finish
         error=ending.error,
     )
     return Finished(following, stopped)
+
+
+def _claim(
+    tables: Tables, slot: FreeSlot, n: int, of: Superstep | None = None
+) -> Sequence[Claim]:
+    rows = tables.ready(slot.worker_id, slot.graphs, slot.labels, of, tasks=slot.tasks)
+    until = tables.clock() + slot.lease_seconds
+    for row in rows[:n]:
+        row.lease(tables.draw_token(), slot.worker_id, until)
+    return [claim_of(row) for row in rows[:n]]
 
 
 def claim_of(row: ActivationRow) -> Claim:

@@ -6,11 +6,12 @@ of its own that the worker renews and watches. The entry knows the worker only b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from threadmill.stores.records import Claim, Superstep
+from threadmill.checkpoints.base import Committed
+from threadmill.stores.records import Claim, FreeSlot, Superstep
 
 
 class Desk(Protocol):
@@ -35,6 +36,15 @@ class Desk(Protocol):
 
     def has_room(self) -> bool:
         """Whether what is taken runs at once, and does not queue for a thread."""
+        ...
+
+    async def hand_over(
+        self, commit: Callable[[FreeSlot | None], Awaitable[Committed]]
+    ) -> Committed:
+        """Lets `commit` release the attempt's activation.
+
+        The attempt's slot may take what is ready then, with the same commit.
+        """
         ...
 
     async def claim(self, of: Superstep, n: int) -> Sequence[Claim]:

@@ -15,8 +15,8 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, cast
 
 import structlog
@@ -31,6 +31,7 @@ from threadmill.checkpoints.base import Checkpoints, Commit, Stored, SyncCheckpo
 from threadmill.domain.fence import Fence
 from threadmill.engine.activation.breakpoints import is_at_breakpoint
 from threadmill.engine.activation.exits import guard_loop
+from threadmill.engine.activation.left import Left, Outcome
 from threadmill.engine.activation.nested import allow_subgraphs_without_checkpoints
 from threadmill.engine.activation.places import Sharing
 from threadmill.engine.activation.resume import (
@@ -61,34 +62,6 @@ STREAM_KEY: Final = "__pregel_stream"
 # What the graph's author has to mend: the run fails by it.
 UNSTORABLE: Final = (GraphError, PayloadTooLarge)
 RUNTIME_KEY: Final = "__pregel_runtime"
-
-
-class Outcome(StrEnum):
-    """How an entry ended."""
-
-    DONE = "done"
-    PAUSED = "paused"
-    FAILED = "failed"
-    HANDED_OVER = "handed_over"
-    PARKED = "parked"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """An entry's end.
-
-    Args:
-        outcome: how.
-        error: what the graph raised, for FAILED.
-        reason: why it was stopped, for STOPPED.
-        rest: what is not written yet; to be committed with what follows.
-    """
-
-    outcome: Outcome
-    error: BaseException | None = None
-    reason: StopReason | None = None
-    rest: Commit = field(default_factory=Commit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +133,7 @@ class Entry:
         self._head = head
         self._stores = stores
         self._limits = limits
+        self._desk = sharing.desk
         self._goes_on = told is None
         self._planned = sharing.planned
         self._reentry = is_reentry(head, run.run_id)
@@ -388,8 +362,9 @@ class Entry:
         if self._share.spread:
             return Left(Outcome.PARKED)
         needs = self._share.needs
-        await self._writer.hand_over(self._run.labels if needs is None else needs)
-        return Left(Outcome.HANDED_OVER)
+        labels = self._run.labels if needs is None else needs
+        committed = await self._desk.hand_over(partial(self._writer.hand_over, labels))
+        return Left(Outcome.HANDED_OVER, stays=committed.begun is not None)
 
     async def _stopped(
         self, driving: asyncio.Task[None], reason: StopReason | None

@@ -29,6 +29,7 @@ from threadmill.domain.fence import Fence
 from threadmill.engine.activation.tap import Owner, Tap
 from threadmill.errors import LeaseLost, StoreUnavailable
 from threadmill.faults import Faults
+from threadmill.stores.records import FreeSlot
 
 Item = Put | Writes
 
@@ -121,17 +122,21 @@ class Writer:
         if self._queue or self._lock.locked() or self.failure is not None:
             await self.flush()
 
-    async def hand_over(self, labels: Sequence[str]) -> None:
+    async def hand_over(
+        self, labels: Sequence[str], slot: FreeSlot | None = None
+    ) -> Committed:
         """Commits everything that waits, and hands the activation back with it.
 
         Args:
             labels: what a worker must have to take it.
+            slot: takes what is ready then.
 
         Raises:
             Error: see `commit`.
         """
         async with self._lock:
-            await self._commit_all(Commit(release=True, labels=labels))
+            asked = Commit(release=True, labels=labels, slot=slot)
+            return await self._commit_all(asked)
 
     async def plan(self, plan: Plan) -> Committed:
         """Commits everything that waits, and a plan with it.
@@ -234,7 +239,11 @@ class Writer:
         commit = self._take(all_of_it=asked is not None and asked.release)
         if asked is not None:
             commit = replace(
-                commit, release=asked.release, labels=asked.labels, plan=asked.plan
+                commit,
+                release=asked.release,
+                slot=asked.slot,
+                labels=asked.labels,
+                plan=asked.plan,
             )
         if commit.is_empty:
             return Committed()

@@ -17,6 +17,7 @@ from threadmill.stores.records import (
     Claim,
     Ending,
     Finished,
+    FreeSlot,
     Lost,
     Next,
     Retention,
@@ -59,18 +60,15 @@ class PostgresDispatcher:
         tasks: bool = True,
     ) -> Sequence[Claim]:
         """See `Dispatcher.claim`."""
+        slot = FreeSlot(
+            worker_id=worker_id,
+            graphs=graphs,
+            labels=labels,
+            tasks=tasks,
+            lease_seconds=lease_seconds,
+        )
         async with self._database.system_tx() as tx:
-            claimed = tx.add(
-                DISPATCH.claim,
-                worker_id=worker_id,
-                graphs=list(graphs),
-                labels=list(labels),
-                n=n,
-                lease_seconds=lease_seconds,
-                run_id=of.run_id if of is not None else None,
-                checkpoint_id=of.checkpoint_id if of is not None else None,
-                tasks=tasks,
-            )
+            claimed = add_claim(tx, slot, n=n, of=of)
         return [claim_of(row) for row in claimed.rows]
 
     async def begin(self, claim: Claim) -> Run:
@@ -203,6 +201,33 @@ class PostgresDispatcher:
                 _add_drop(tx, timer.kind, [timer.ref])
         except Conflict:
             return  # the timer comes up again
+
+
+def add_claim(
+    tx: Transaction, slot: FreeSlot, *, n: int = 1, of: Superstep | None = None
+) -> Result:
+    """Adds a claim; see `claim_of`. It waits for nobody's locks."""
+    return tx.add(
+        DISPATCH.claim,
+        worker_id=slot.worker_id,
+        graphs=list(slot.graphs),
+        labels=list(slot.labels),
+        n=n,
+        lease_seconds=slot.lease_seconds,
+        run_id=of.run_id if of is not None else None,
+        checkpoint_id=of.checkpoint_id if of is not None else None,
+        tasks=slot.tasks,
+    )
+
+
+def add_look(tx: Transaction, run_id: UUID) -> Result:
+    """Adds the read of a run that goes on where it is; see `run_of`."""
+    return tx.add(
+        DISPATCH.look,
+        tenant=tx.tenant,
+        run_id=run_id,
+        status=target(RunEvent.CLAIM).value,
+    )
 
 
 def add_begin(tx: Transaction, claim: Claim) -> Result:

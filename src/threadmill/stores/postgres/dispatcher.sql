@@ -66,6 +66,12 @@ RETURNING *, extract(epoch FROM clock_timestamp() - started_at)::float8
             WHERE a.tenant_id = %(tenant)s AND a.activation_id = %(activation_id)s)
           AS lost_by
 
+-- name: look
+-- A run that was released and taken again in one transaction: nothing has changed.
+SELECT *, extract(epoch FROM clock_timestamp() - started_at)::float8 AS running_seconds
+  FROM threadmill.run
+ WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s AND status = %(status)s
+
 -- name: begin_tasks
 -- For an attempt at tasks of a superstep: its run is running already. The tasks are
 -- those of the thread's head.
