@@ -1,0 +1,102 @@
+"""A commit that hands a run back may fill the slot that it empties."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from langgraph.checkpoint.base import CheckpointMetadata, empty_checkpoint
+
+from tests.stores.run_store import GRAPH, TENANT, RunStore, contract
+from threadmill.checkpoints.base import Commit, Committed, Put
+from threadmill.domain.fence import Fence
+from threadmill.errors import LeaseLost
+from threadmill.stores.records import FreeSlot
+
+WORKER = uuid4()
+
+
+def _slot(**changes: Any) -> FreeSlot:
+    slot = FreeSlot(
+        worker_id=WORKER, graphs=[GRAPH], labels=[], tasks=True, lease_seconds=60.0
+    )
+    return replace(slot, **changes)
+
+
+async def _begun(store: RunStore) -> Fence:
+    await store.accept(await store.thread())
+    fence, _ = await store.begin(WORKER)
+    return fence
+
+
+async def _hand_over(
+    store: RunStore, fence: Fence, slot: FreeSlot, labels: list[str] | None = None
+) -> Committed:
+    checkpoint = empty_checkpoint() | {"id": "c1"}
+    put = Put("", checkpoint, CheckpointMetadata(step=0), None, expected_head=None)
+    commit = Commit(puts=(put,), release=True, slot=slot, labels=labels or [])
+    return await store.checkpoints.commit(TENANT, str(fence.thread_id), commit, fence)
+
+
+@contract
+async def test_the_run_itself_comes_back_with_its_state(store: RunStore) -> None:
+    """Nobody waits: it is claimed anew, under a new token, and need not begin."""
+    fence = await _begun(store)
+    committed = await _hand_over(store, fence, _slot())
+    claim, begun = committed.claimed, committed.begun
+    assert claim is not None
+    assert begun is not None
+    assert claim.activation_id == fence.activation_id
+    assert claim.token > fence.token
+    assert (claim.kind, claim.attempt) == ("step", 1)
+    assert begun.run.run_id == fence.run_id
+    assert begun.at is not None
+    assert begun.at.checkpoint["id"] == "c1"
+    assert await store.claim() == []
+
+
+@contract
+async def test_whoever_waits_longer_comes_first(store: RunStore) -> None:
+    fence = await _begun(store)
+    waits = await store.accept(await store.thread())
+    committed = await _hand_over(store, fence, _slot())
+    assert committed.claimed is not None
+    assert committed.claimed.run_id == waits.run_id
+    assert committed.begun is None
+    (left,) = await store.claim()
+    assert left.run_id == fence.run_id
+
+
+@contract
+async def test_a_run_of_another_tenant_comes_first_as_well(store: RunStore) -> None:
+    """The queue is one for all tenants; what it says of them is no more than ids."""
+    fence = await _begun(store)
+    thread_id = uuid4()
+    waits = await store.accept_for("other", thread_id, create_thread=True)
+    committed = await _hand_over(store, fence, _slot())
+    assert committed.claimed is not None
+    assert committed.claimed.tenant == "other"
+    assert committed.claimed.run_id == waits.run_id
+    assert committed.begun is None
+
+
+@contract
+async def test_a_slot_takes_only_what_it_may(store: RunStore) -> None:
+    fence = await _begun(store)
+    committed = await _hand_over(store, fence, _slot(), labels=["gpu"])
+    assert committed.claimed is None
+    fence = await _begun(store)
+    committed = await _hand_over(store, fence, _slot(graphs=["another"]))
+    assert committed.claimed is None
+
+
+@contract
+async def test_without_the_right_nothing_is_taken(store: RunStore) -> None:
+    fence = await _begun(store)
+    other = await store.accept(await store.thread())
+    with pytest.raises(LeaseLost):
+        await _hand_over(store, replace(fence, token=fence.token - 1), _slot())
+    (claim,) = await store.claim()
+    assert claim.run_id == other.run_id
