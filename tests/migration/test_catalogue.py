@@ -20,7 +20,12 @@ SYSTEM_TABLES = {"migration", "worker"}
 DISPATCHER_FUNCTIONS = {"claim", "renew", "reopen", "due", "taken"}
 
 # Indexes of those functions.
-DISPATCHER_INDEXES = {"activation_ready", "activation_leased", "timer_due"}
+DISPATCHER_INDEXES = {
+    "activation_ready",
+    "activation_suspect",
+    "activation_leased",
+    "timer_due",
+}
 
 # Policies besides each table's own for its tenant.
 DISPATCHER_TABLES = {"activation", "timer"}

@@ -58,6 +58,14 @@ class FirstRightOnly(Tables):
         return super().fenced(replace(fence, also=()))
 
 
+class SuspectsTogether(Tables):
+    """What may be what kills its workers is claimed together with others like it."""
+
+    def holds_suspect(self, worker_id: UUID) -> bool:
+        del worker_id
+        return False
+
+
 class OldToken(Tables):
     """A claim of what was re-opened goes on under the token that it had."""
 
@@ -284,6 +292,7 @@ MUTANTS: Final[Mapping[str, Build]] = MappingProxyType(
         "first right only": Build(tables=FirstRightOnly),
         "join too early": Build(store=store_with(checkpoints=JoinTooEarly)),
         "lost count": Build(store=store_with(checkpoints=LostCount)),
+        "suspects together": Build(tables=SuspectsTogether),
         "old token": Build(tables=OldToken),
         "forgotten queue": Build(tables=ForgottenQueue),
         "two holders": Build(tables=TwoHolders),

@@ -26,8 +26,8 @@ from threadmill.worker.worker import WorkerRules
 ATTEMPTS_MAX = 3
 LEASE_SECONDS = 2.0
 FAULTS_SECONDS = 3.0
-# One schedule of so many is without faults.
-_QUIET = 10
+# One schedule of so many is without faults, and another one with a poison node only.
+_KINDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,7 @@ class Plan:
 
     Args:
         quiet: nothing goes wrong in it, so nothing may be done twice.
+        poisoned: nothing but one node that kills its workers, every time.
     """
 
     seed: int
@@ -80,23 +81,38 @@ class Plan:
     bus: BusRules
     locked_chance: float
     quiet: bool = False
+    poisoned: bool = False
 
 
 def plan_of(seed: int) -> Plan:
-    """The schedule of a seed; each tenth is a quiet one."""
+    """The schedule of a seed; each tenth is a quiet one, and each tenth poisoned."""
     plan = _eventful(seed)
-    return _calmed(plan) if seed % _QUIET == _QUIET - 1 else plan
+    match seed % _KINDS:
+        case 9:
+            return _calmed(plan, poison=None)
+        case 8:
+            return _calmed(plan, poison=0)
+        case _:
+            return plan
 
 
-def _calmed(plan: Plan) -> Plan:
-    """The same clients, and a fleet that nothing befalls; hints may still be lost."""
+def _calmed(plan: Plan, *, poison: int | None) -> Plan:
+    """The same clients, and a fleet that nothing befalls; hints may still be lost.
+
+    Args:
+        plan: an eventful one.
+        poison: the superstep of the first message that kills whoever runs it.
+    """
+    calm = [
+        replace(message, kwargs={**message.kwargs, "poison": None, "fails": None})
+        for message in plan.messages
+    ]
+    first = replace(calm[0], kwargs={**calm[0].kwargs, "poison": poison})
     return replace(
         plan,
-        quiet=True,
-        messages=[
-            replace(message, kwargs={**message.kwargs, "poison": None, "fails": None})
-            for message in plan.messages
-        ],
+        quiet=poison is None,
+        poisoned=poison is not None,
+        messages=[first, *calm[1:]],
         updates=[replace(update, dies=False) for update in plan.updates],
         faults=[],
         rules=replace(plan.rules, point_chance=0.0),

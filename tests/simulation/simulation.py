@@ -393,6 +393,7 @@ class Simulation:
         applied = self.witness.applied.get(thread_id, ())
         told = [e.data for e in self._store.tables.events.get((TENANT, thread_id), ())]
         order: list[int] = []
+        spared = self._plan.poisoned
         for run in self._store.tables.of_thread.get((TENANT, thread_id), ()):
             run_id, supersteps = run.new.run_id, run.new.kwargs["supersteps"]
             given = {step: found for by, step, found in applied if by == run_id}
@@ -400,6 +401,9 @@ class Simulation:
             whole = list(range(-1, len(supersteps)))
             if steps != whole[: len(steps)]:
                 wrong(f"run {run_id} has applied {steps}")
+            poison = run.new.kwargs["poison"]
+            if spared and run.status is RunStatus.ERROR and poison is None:
+                wrong(f"run {run_id} is given up for what another one has done")
             if run.status is RunStatus.SUCCESS and steps != whole:
                 wrong(f"run {run_id} has succeeded and applied {steps} only")
             for step in steps[1:]:

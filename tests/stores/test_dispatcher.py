@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.stores.run_store import GRAPH, TENANT, RunStore, contract, put
+from threadmill.checkpoints.base import Commit
 from threadmill.domain.run import TERMINAL, RunEvent, RunStatus, ThreadStatus
 from threadmill.drivers.postgres.database import Database, Limits
 from threadmill.engine.activate import fence_of
@@ -53,6 +54,50 @@ async def test_several_claimers_take_everything_once(store: RunStore) -> None:
     claimed = [claim.activation_id for batch in batches for claim in batch]
     claimed += [claim.activation_id for claim in await store.claim(30)]
     assert sorted(Counter(claimed).values()) == [1] * 30
+
+
+@contract
+async def test_of_what_was_lost_twice_a_worker_holds_one_at_a_time(
+    store: RunStore,
+) -> None:
+    """It may be what kills its workers; whatever else was lost with it is spared."""
+    runs = [await store.accept(await store.thread()) for _ in range(3)]
+    for _ in range(2):
+        await _lose_all(store)
+    fresh = await store.accept(await store.thread())
+    one, other = uuid4(), uuid4()
+    first = await store.claim(10, one)
+    assert sorted(claim.attempt for claim in first) == [1, 3]
+    assert fresh.run_id in {claim.run_id for claim in first}
+    assert await store.claim(10, one) == []
+    assert [claim.attempt for claim in await store.claim(10, other)] == [3]
+    (suspect,) = [claim for claim in first if claim.attempt == 3]
+    await store.dispatcher.begin(suspect)
+    await store.finish(fence_of(suspect))
+    (last,) = await store.claim(10, one)
+    assert last.run_id in {run.run_id for run in runs}
+
+
+@contract
+async def test_what_got_on_is_no_suspect_any_more(store: RunStore) -> None:
+    for _ in range(2):
+        await store.accept(await store.thread())
+    for _ in range(2):
+        await _lose_all(store)
+    worker = uuid4()
+    (claim,) = await store.claim(10, worker)
+    await store.dispatcher.begin(claim)
+    await store.checkpoints.commit(
+        TENANT, str(claim.thread_id), Commit(progress=True), fence_of(claim)
+    )
+    assert len(await store.claim(10, worker)) == 1
+
+
+async def _lose_all(store: RunStore) -> None:
+    """A worker claims what there is, and dies."""
+    dead = uuid4()
+    await store.claim(10, dead)
+    await store.dispatcher.reopen([dead], backoff_seconds=0, limit=10)
 
 
 @contract

@@ -166,6 +166,11 @@ FULL = [replace(A, taken=2), replace(B, taken=2)]
             {"work": [SHUNNED], "workers": [A, B]},
         ),
         (
+            Reason.ALONE,
+            "it was lost 2 times without getting on, so a worker takes it only while",
+            {"work": [replace(READY, attempt=2)], "workers": [A]},
+        ),
+        (
             Reason.RUNNING,
             (
                 "worker a runs it (attempt 1 since it last got on), last renewed at "

@@ -8,6 +8,7 @@ moment before it asked, less a margin.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +32,17 @@ class LeaseTimes:
             asked_at: monotonic time just before the claim or renewal was sent.
         """
         return asked_at + self.lease_seconds - self.margin_seconds
+
+
+SUSPECT_LOSSES: Final = 2
+"""An activation that was lost so often without getting on may be what kills its
+workers: a worker holds one such at a time. The database's `claim` keeps to it."""
+
+
+def is_suspect(losses: int) -> bool:
+    """Whether an activation is claimed by a worker only if it holds no other such.
+
+    Args:
+        losses: attempts at it that came to nothing since it last got on.
+    """
+    return losses >= SUSPECT_LOSSES

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+from threadmill.domain.lease import is_suspect
 from threadmill.domain.run import TERMINAL
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Reason(StrEnum):
     NO_LABEL = "no_label"
     AVOIDING = "avoiding"
     NO_SLOT = "no_slot"
+    ALONE = "alone"
     READY = "ready"
     RUNNING = "running"
     LEASE_OVER = "lease_over"
@@ -243,6 +245,14 @@ def _unclaimed(facts: Facts, work: WorkFacts, alive: Sequence[WorkerFacts]) -> A
             {**since, "workers": names},
         )
     free = [worker.name for worker in willing if worker.taken < worker.slots]
+    if is_suspect(work.attempt):
+        return Answer(
+            Reason.ALONE,
+            f"{ready}; it was lost {_count(work.attempt, 'time')} without getting on, "
+            "so a worker takes it only while it holds nothing else that was lost as "
+            f"often: {_list(free)} may",
+            {**since, "workers": free, "attempts": work.attempt},
+        )
     return Answer(
         Reason.READY,
         f"{ready}; {_list(free)} can take it and should within seconds",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from threadmill.checkpoints.base import ANY_HEAD
+from threadmill.domain.lease import is_suspect
 from threadmill.domain.run import RunEvent, RunStatus, ThreadStatus, sources, target
 from threadmill.errors import Error, HeadMoved, LeaseLost
 from threadmill.stores.records import NewRun, Next, Run, Superstep
@@ -383,6 +384,15 @@ class Tables:
             and not self.locked()
         ]
         return sorted(found, key=lambda row: row.not_before)
+
+    def holds_suspect(self, worker_id: UUID) -> bool:
+        """Whether the worker has claimed something that may be what kills workers."""
+        return any(
+            row.worker_id == worker_id
+            and row.state == "leased"
+            and is_suspect(row.attempt - 1)
+            for row in self.activations.values()
+        )
 
     def add_timer(self, tenant: str, ref: str, due_at: float) -> None:
         """A delayed run is to be promoted."""

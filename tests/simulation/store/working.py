@@ -17,6 +17,7 @@ from tests.simulation.store.tables import (
 from tests.simulation.store.tasks import end_tasks, plan
 from threadmill.checkpoints.base import Commit, Committed, RunState, Stored
 from threadmill.domain.fence import Fence
+from threadmill.domain.lease import is_suspect
 from threadmill.domain.run import (
     RunEvent,
     RunStatus,
@@ -384,11 +385,15 @@ def finish(tables: Tables, fence: Fence, ending: Ending, rest: Commit) -> Finish
 def _claim(
     tables: Tables, slot: FreeSlot, n: int, of: Superstep | None = None
 ) -> Sequence[Claim]:
-    rows = tables.ready(slot.worker_id, slot.graphs, slot.labels, of, tasks=slot.tasks)
+    ready = tables.ready(slot.worker_id, slot.graphs, slot.labels, of, tasks=slot.tasks)
+    suspects = [row for row in ready if is_suspect(row.attempt)]
+    if tables.holds_suspect(slot.worker_id):
+        suspects = []
+    rows = [*suspects[:1], *(row for row in ready if not is_suspect(row.attempt))][:n]
     until = tables.clock() + slot.lease_seconds
-    for row in rows[:n]:
+    for row in rows:
         row.lease(tables.draw_token(), slot.worker_id, until)
-    return [claim_of(row) for row in rows[:n]]
+    return [claim_of(row) for row in rows]
 
 
 def claim_of(row: ActivationRow) -> Claim:
