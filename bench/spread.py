@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -25,19 +26,26 @@ class Case:
         graph: which graph.
         given: its input.
         per: divides the time that is shown.
+        at_once: so many clients ask, each for a thread of its own.
     """
 
     title: str
     graph: str
     given: Mapping[str, Any]
     per: int = 1
+    at_once: int = 1
 
 
+# More than the slots of the workers that share them.
+_ROWS = 24
 CASES = (
     Case("100 empty tasks, per task", "wide", {"tasks": 100, "seconds": 0.0}, 100),
     Case("20 tasks of 50 ms", "wide", {"tasks": 20, "seconds": 0.05}),
     Case("24 tasks of 0.5 s", "wide", {"tasks": 24, "seconds": 0.5}),
     Case(f"row of {NODES} nodes, per node", "long", {}, NODES),
+    Case(
+        f"{_ROWS} such rows at once, per node", "long", {}, NODES * _ROWS, at_once=_ROWS
+    ),
 )
 
 
@@ -56,17 +64,21 @@ class Shared:
 
 
 async def ask(case: Case, contender: Ask, into: Shared) -> None:
-    """Asks once."""
+    """Asks, and waits for all answers."""
     started = time.perf_counter()
-    values = await contender(case.graph, case.given)
+    answers = await asyncio.gather(
+        *(contender(case.graph, case.given) for _ in range(case.at_once))
+    )
     into.seconds.append(time.perf_counter() - started)
-    ran = values["ran"]
-    assert len(ran) == case.given.get("tasks", NODES), values
-    if case.graph == "long":
-        moved = [one != other for one, other in pairwise(ran)]
-    else:
-        most = max(ran.count(pid) for pid in ran)
-        moved = [True] * (len(ran) - most) + [False] * most
+    moved: list[bool] = []
+    for values in answers:
+        ran = values["ran"]
+        assert len(ran) == case.given.get("tasks", NODES), values
+        if case.graph == "long":
+            moved += [one != other for one, other in pairwise(ran)]
+        else:
+            most = max(ran.count(pid) for pid in ran)
+            moved += [True] * (len(ran) - most) + [False] * most
     into.elsewhere.append(sum(moved) / len(moved))
 
 
