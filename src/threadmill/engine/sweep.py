@@ -107,15 +107,20 @@ class Sweep:
                 self._every(self._rules.presence_seconds, self.look_for_absent)
             )
 
-    async def _every(self, seconds: float, look: Callable[[], Awaitable[None]]) -> None:
+    async def _every(
+        self, seconds: float, look: Callable[[], Awaitable[float | None]]
+    ) -> None:
+        """Looks again after so long, or sooner if the look says so."""
         while True:
+            sooner = None
             try:
-                await look()
+                sooner = await look()
             except Error as error:
                 _log.warning("sweep.failed", cause=str(error))
             except Exception:  # noqa: BLE001 - a loop that ends would heal nothing more
                 _log.exception("sweep.broken")
-            await asyncio.sleep(seconds * self._chance.uniform(0.7, 1.3))
+            pause = seconds * self._chance.uniform(0.7, 1.3)
+            await asyncio.sleep(pause if sooner is None else min(pause, sooner))
 
     async def look(self) -> None:
         """Expired leases, due timers, members that fell silent."""
@@ -139,12 +144,16 @@ class Sweep:
                 _log.warning("sweep.timers_failed", kind=kind, cause=str(error))
         return len(due)
 
-    async def look_for_absent(self) -> None:
-        """Members whose session is gone: their activations are re-opened at once."""
+    async def look_for_absent(self) -> float | None:
+        """Members whose session is gone: their activations are re-opened at once.
+
+        Returns:
+            After how many seconds one that seems to be gone may count as dead.
+        """
         settle_seconds = self._rules.lease_seconds
         if not self._undisturbed(settle_seconds):
             self._free_since.clear()
-            return
+            return None
         now = self._clock()
         free = await self._members.absent(settle_seconds=settle_seconds)
         self._free_since = {
@@ -155,11 +164,13 @@ class Sweep:
             for member, since in self._free_since.items()
             if now - since >= self._rules.free_seconds
         ]
-        if not dead or await self._reopen(dead):
-            return  # what was too much, or locked just now, is found by the next look
-        for member in dead:
-            await self._members.leave(member)
-            _log.warning("sweep.member_gone", worker=str(member))
+        # What was too much, or locked just now, is found by the next look.
+        if dead and not await self._reopen(dead):
+            for member in dead:
+                await self._members.leave(member)
+                _log.warning("sweep.member_gone", worker=str(member))
+        seeming = [since for m, since in self._free_since.items() if m not in dead]
+        return self._rules.free_seconds - (now - min(seeming)) if seeming else None
 
     async def _reopen(self, dead: Sequence[UUID]) -> int:
         reopened = await self._dispatcher.reopen(
