@@ -16,6 +16,7 @@
     │  └─ Overloaded         a bounded queue is full
     ├─ Unavailable         a retry is safe
     │  ├─ StoreUnavailable   the database does not answer
+    │  ├─ ChunksDropped      the thread was pruned while it was written
     │  └─ Draining           this process is going away
     ├─ SetupError          the operator must mend something
     │  ├─ BadSetting         a setting or langgraph.json is wrong
@@ -137,6 +138,13 @@ class StoreUnavailable(Unavailable):
     """the database does not answer; check DATABASE_URI and that it is running."""
 
     code = "store_unavailable"
+
+
+class ChunksDropped(Unavailable):
+    """the thread was pruned while it was written; a retry is safe."""
+
+    # The saver answers it by itself, with a put that sends everything.
+    code = "chunks_dropped"
 
 
 class Draining(Unavailable):

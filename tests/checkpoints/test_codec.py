@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 from pydantic import BaseModel
 
-from threadmill.checkpoints.codec import FORMAT, Blob, Codec, encode_json
+from threadmill.checkpoints.codec import FORMAT, Codec, encode_json
+from threadmill.checkpoints.packing import Blob
 from threadmill.errors import InvariantViolated, StateUnserializable
 from threadmill.testing.checkpoints import checkpoint
 
@@ -54,10 +55,10 @@ class Holder:
 )
 def test_values_come_back(value: Any) -> None:
     codec = Codec()
-    blob = codec.checkpoint(checkpoint("c1", value=value))
-    loaded = codec.load_checkpoint(FORMAT, blob)["channel_values"]["value"]
+    packed = codec.pack(checkpoint("c1", value=value))
+    loaded, _ = codec.unpack(FORMAT, packed.body, packed.names, packed.chunks)
     expected = [1, {"deep": [2, 3.5, True]}] if isinstance(value, list) else value
-    assert loaded == expected
+    assert loaded["channel_values"]["value"] == expected
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_a_value_that_cannot_be_stored_is_named(value: Any, kind: str) -> None:
     codec = Codec()
     expected = rf"channel 'bad' holds a value of type '[\w.<>]*{kind}'"
     with pytest.raises(StateUnserializable, match=expected):
-        codec.checkpoint(checkpoint("c1", fine=1, bad=value))
+        codec.pack(checkpoint("c1", fine=1, bad=value))
     with pytest.raises(StateUnserializable, match=expected):
         codec.writes([("fine", 1), ("bad", value)])
 
@@ -87,21 +88,21 @@ def test_a_value_that_contains_itself_is_named() -> None:
     loop: list[Any] = []
     loop.append(loop)
     with pytest.raises(StateUnserializable, match="channel 'loop'"):
-        Codec().checkpoint(checkpoint("c1", loop=loop))
+        Codec().pack(checkpoint("c1", loop=loop))
 
 
 def test_the_limit_names_its_setting() -> None:
     codec = Codec(state_bytes_max=1000)
-    codec.checkpoint(checkpoint("c1", small="x" * 500))
+    codec.pack(checkpoint("c1", small="x" * 500))
     with pytest.raises(StateUnserializable, match="THREADMILL_STATE_BYTES_MAX"):
-        codec.checkpoint(checkpoint("c1", large="x" * 1000))
+        codec.pack(checkpoint("c1", large="x" * 1000))
     with pytest.raises(StateUnserializable, match=r"channel 'large'.*1003 bytes"):
         codec.writes([("large", "x" * 1000)])
 
 
 def test_a_later_format_is_refused() -> None:
-    with pytest.raises(InvariantViolated, match="format 2 is of a later release"):
-        Codec().load_checkpoint(2, Blob("msgpack", b"\x80"))
+    with pytest.raises(InvariantViolated, match="format 3 is of a later release"):
+        Codec().unpack(3, Blob("msgpack", b"\x80"))
 
 
 def test_pickle_is_not_read() -> None:

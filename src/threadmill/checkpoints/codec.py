@@ -1,8 +1,9 @@
 """How checkpoints become rows, and rows become checkpoints again.
 
-Format 1 stores a checkpoint whole, as one blob of LangGraph's own serializer. The
-format's number is stored with each checkpoint and reading dispatches on it, so that a
-later format can live in the same table.
+Format 1 stores a checkpoint whole, as one blob of LangGraph's own serializer. Format 2
+shares chunks between the checkpoints of a thread (`packing`). The format's number is
+stored with each checkpoint and reading dispatches on it: both live in the same table,
+and what is written is format 2.
 
 What cannot be stored is refused by name: the channel, and the type of the value. There
 is no pickle.
@@ -17,6 +18,16 @@ from typing import TYPE_CHECKING, Any
 from langgraph.checkpoint.base import WRITES_IDX_MAP
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+from threadmill.checkpoints.packing import (
+    NOTHING,
+    Blob,
+    Manifest,
+    Packed,
+    Packing,
+    ValueFailed,
+    expanded,
+    unpack,
+)
 from threadmill.errors import InvariantViolated, StateUnserializable
 
 if TYPE_CHECKING:
@@ -25,19 +36,12 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import Checkpoint
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
-FORMAT = 1
+FORMAT = 2
+WHOLE = 1
 STATE_BYTES_MAX = 64 * 1024 * 1024
 
 # How deep the search for the value at fault goes; beyond it, its container is named.
 _SEARCH_DEPTH_MAX = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Blob:
-    """A serialized value and the name that the serializer gave its encoding."""
-
-    type: str
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +71,31 @@ class Codec:
         self.serde = serde or JsonPlusSerializer()
         self.state_bytes_max = state_bytes_max
 
-    def checkpoint(self, checkpoint: Checkpoint) -> Blob:
-        """The whole checkpoint in one blob.
+    def pack(
+        self,
+        checkpoint: Checkpoint,
+        before: Manifest = NOTHING,
+        there: frozenset[bytes] = frozenset(),
+    ) -> Packed:
+        """The checkpoint as it is stored, and the chunks to send along.
+
+        Args:
+            checkpoint: complete with channel values; every value is looked at.
+            before: the chunks of the checkpoint that it was made from.
+            there: names of the chunks that need not be sent.
 
         Raises:
             StateUnserializable: names the channel and the type, or the limit.
         """
         try:
-            blob = Blob(*self.serde.dumps_typed(checkpoint))
+            packed = Packing(self.serde, before, there).pack(checkpoint)
+        except ValueFailed as failed:
+            value = checkpoint["channel_values"][failed.channel]
+            raise self._culprit({failed.channel: value}, failed.error) from failed.error
         except Exception as error:
-            raise self._culprit(checkpoint["channel_values"], error) from error
-        self._check_size(len(blob.data), "the checkpoint")
-        return blob
+            raise self._culprit({}, error) from error
+        self._check_size(packed.bytes, "the checkpoint")
+        return packed
 
     def writes(self, writes: Sequence[tuple[str, Any]]) -> list[WriteRow]:
         """Rows for a task's writes, one per slot.
@@ -122,20 +139,38 @@ class Codec:
         self._check_size(len(blob.data), what)
         return blob
 
-    def load_checkpoint(self, stored_format: int, blob: Blob) -> Checkpoint:
-        """The checkpoint that was stored in this format.
+    def unpack(
+        self,
+        stored_format: int,
+        body: Blob,
+        names: Sequence[bytes] = (),
+        chunks: Mapping[bytes, Blob] | None = None,
+    ) -> tuple[Checkpoint, Manifest]:
+        """The checkpoint that was stored in this format, and what it shares.
+
+        Args:
+            stored_format: the number that is stored with it.
+            body: as stored.
+            names: of its chunks, in order, as stored.
+            chunks: these by name, from `chunk`.
 
         Raises:
-            InvariantViolated: a format of a later release.
+            InvariantViolated: a format of a later release; a chunk is missing.
         """
-        if stored_format != FORMAT:
-            msg = (
-                f"checkpoint format {stored_format} is of a later release; "
-                "upgrade threadmill"
-            )
-            raise InvariantViolated(msg)
-        checkpoint: Checkpoint = self.serde.loads_typed((blob.type, blob.data))
-        return checkpoint
+        if stored_format == FORMAT:
+            return unpack(self.serde, body, names, chunks or {})
+        if stored_format == WHOLE:
+            checkpoint: Checkpoint = self.serde.loads_typed((body.type, body.data))
+            return checkpoint, NOTHING
+        msg = (
+            f"checkpoint format {stored_format} is of a later release; "
+            "upgrade threadmill"
+        )
+        raise InvariantViolated(msg)
+
+    def chunk(self, stored: Blob) -> Blob:
+        """A chunk as `unpack` takes it; expanding it once serves many checkpoints."""
+        return expanded(stored)
 
     def load_value(self, blob: Blob) -> Any:
         """The value of a pending write, or a single one."""

@@ -4,13 +4,17 @@ A commit is a single pipeline: the fence, then task results, then checkpoints wi
 head's compare-and-set, then events. Whatever refuses, nothing of it becomes true. The
 client takes no decision in between.
 
+Values that grow are stored as chunks that checkpoints share. Which of them are sent is
+decided before (`shipment`); a transaction that relied on a chunk which is gone is done
+once more, with all of them.
+
 The statements and the reasons for their order are in `postgres.sql`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from threadmill.checkpoints.base import (
@@ -21,21 +25,38 @@ from threadmill.checkpoints.base import (
     Stored,
     Writes,
 )
-from threadmill.checkpoints.codec import FORMAT, Blob, Codec, encode_json
+from threadmill.checkpoints.codec import FORMAT, Codec, encode_json
+from threadmill.checkpoints.known import Memory
+from threadmill.checkpoints.rows import (
+    checkpoint_of,
+    chunks_of,
+    stored_of,
+    write_of,
+)
+from threadmill.checkpoints.shipment import SQL as CHUNKS
+from threadmill.checkpoints.shipment import Shipment
 from threadmill.drivers.postgres.sql import Queries
-from threadmill.errors import InvariantViolated, NotFound
+from threadmill.errors import ChunksDropped, InvariantViolated, NotFound
 from threadmill.stores.postgres.dispatcher import add_claim, add_look
 from threadmill.stores.postgres.rows import claim_of, run_of
 from threadmill.streams.postgres_append import add_events
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        Awaitable,
+        Callable,
+        Mapping,
+        Sequence,
+    )
 
     from threadmill.checkpoints.base import Commit, EndOfTasks, Plan
     from threadmill.domain.fence import Fence
     from threadmill.drivers.postgres.connection import Row
     from threadmill.drivers.postgres.database import Database, Result, Transaction
     from threadmill.stores.records import FreeSlot
+
+T = TypeVar("T")
 
 SQL = Queries(__package__, "postgres.sql")
 
@@ -53,15 +74,22 @@ class PostgresCheckpoints:
     Args:
         database: where the schema lives.
         codec: how values are laid out; its serializer is LangGraph's default.
+        memory: what is known to be stored; shared by all who write here.
     """
 
-    def __init__(self, database: Database, codec: Codec | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        codec: Codec | None = None,
+        memory: Memory | None = None,
+    ) -> None:
         self.database = database
         self.codec = codec or Codec()
+        self.memory = memory or Memory()
 
     def with_codec(self, codec: Codec) -> PostgresCheckpoints:
         """The same storage, read and written with another codec."""
-        return PostgresCheckpoints(self.database, codec)
+        return PostgresCheckpoints(self.database, codec, self.memory)
 
     # ---------------------------------------------------------------------- writing
 
@@ -70,16 +98,58 @@ class PostgresCheckpoints:
     ) -> Committed:
         """See `Checkpoints.commit`.
 
-        Lock order: run, superstep, activations by id, head, stream. A slot's claim
-        comes last, and waits for no lock.
+        Lock order: run, superstep, activations by id, chunks, head, stream. A slot's
+        claim comes last, and waits for no lock.
         """
+        return await self.shipping(
+            tenant,
+            thread_id,
+            lambda shipment: self._commit(tenant, thread_id, commit, fence, shipment),
+        )
+
+    async def shipping(
+        self,
+        tenant: str,
+        thread_id: str,
+        transact: Callable[[Shipment], Awaitable[T]],
+    ) -> T:
+        """Carries out a transaction that stores checkpoints of one thread.
+
+        Args:
+            tenant: whose thread.
+            thread_id: the thread.
+            transact: one transaction; it is called again if chunks that it relied on
+                have been dropped, and then sends all of them.
+
+        Raises:
+            Error: whatever `transact` raises.
+        """
+        shipment = Shipment(self.memory, tenant=tenant, thread_id=thread_id)
+        try:
+            done = await transact(shipment)
+        except ChunksDropped:
+            shipment = Shipment(
+                self.memory, tenant=tenant, thread_id=thread_id, whole=True
+            )
+            done = await transact(shipment)
+        shipment.accepted()
+        return done
+
+    async def _commit(
+        self,
+        tenant: str,
+        thread_id: str,
+        commit: Commit,
+        fence: Fence | None,
+        shipment: Shipment,
+    ) -> Committed:
         planned = ended = taken = None
         async with self.database.tenant_tx(tenant) as tx:
             if fence is None:
                 _require_unfenced(commit)
             else:
                 _add_fence(tx, tenant, thread_id, fence, commit)
-            self.add_state(tx, thread_id, commit, fence)
+            self.add_state(tx, thread_id, commit, fence, shipment)
             if fence is not None and commit.plan is not None:
                 planned = _add_plan(tx, fence, commit.plan)
             if fence is not None and commit.ended:
@@ -111,21 +181,35 @@ class PostgresCheckpoints:
         claim = claim_of(claimed.one)
         if claim.activation_id != fence.activation_id or run.one is None:
             return Committed(claimed=claim)
-        begun = RunState(run_of(run.one), self.got(state))
+        begun = RunState(run_of(run.one), self.got(fence.tenant, state))
         return Committed(claimed=claim, begun=begun)
 
     def add_state(
-        self, tx: Transaction, thread_id: str, commit: Commit, fence: Fence | None
+        self,
+        tx: Transaction,
+        thread_id: str,
+        commit: Commit,
+        fence: Fence | None,
+        shipment: Shipment,
     ) -> None:
         """Adds task results, then checkpoints, to a transaction that holds the fence.
+
+        Args:
+            tx: of `shipment`.
+            thread_id: the thread.
+            commit: what to store.
+            fence: the writer's.
+            shipment: from `shipping`.
 
         Raises:
             StateUnserializable: a value cannot be stored.
         """
+        if commit.puts:
+            shipment.hold(tx)
         for writes in commit.writes:
             self._add_writes(tx, thread_id, writes, fence)
         for put in commit.puts:
-            self._add_put(tx, thread_id, put, fence)
+            self._add_put(tx, thread_id, put, fence, shipment)
 
     def _add_writes(
         self, tx: Transaction, thread_id: str, writes: Writes, fence: Fence | None
@@ -150,14 +234,19 @@ class PostgresCheckpoints:
         )
 
     def _add_put(
-        self, tx: Transaction, thread_id: str, put: Put, fence: Fence | None
+        self,
+        tx: Transaction,
+        thread_id: str,
+        put: Put,
+        fence: Fence | None,
+        shipment: Shipment,
     ) -> None:
-        blob = self.codec.checkpoint(put.checkpoint)
+        packed = shipment.pack(tx, self.codec, put)
         if put.expected_head is None:
             query = SQL.put_first
         else:
             query = SQL.put_any if put.expected_head == ANY_HEAD else SQL.put_next
-        tx.add(
+        epoch = tx.add(
             query,
             tenant=tx.tenant,
             thread=thread_id,
@@ -169,10 +258,12 @@ class PostgresCheckpoints:
             activation_id=fence.activation_id if fence else None,
             token=fence.token if fence else None,
             format=FORMAT,
-            body_type=blob.type,
-            body=blob.data,
+            body_type=packed.body.type,
+            body=packed.body.data,
+            chunks=list(packed.names),
             metadata=encode_json(put.metadata, "metadata"),
         )
+        shipment.put(put, epoch)
 
     # ---------------------------------------------------------------------- reading
 
@@ -182,7 +273,7 @@ class PostgresCheckpoints:
         """See `Checkpoints.get`. Checkpoint and writes are of one snapshot."""
         async with self.database.tenant_tx(tenant, read_only=True) as tx:
             found = self.add_get(tx, thread_id, ns, checkpoint_id)
-        return self.got(found)
+        return self.got(tenant, found)
 
     def add_get(
         self,
@@ -211,9 +302,14 @@ class PostgresCheckpoints:
             ended_run=ended_run,
         )
 
-    def got(self, found: Result) -> Stored | None:
-        """What `add_get` has found."""
-        return next(iter(self._stored(found.rows)), None)
+    def got(self, tenant: str, found: Result) -> Stored | None:
+        """What `add_get` has found; whoever goes on from it knows its chunks."""
+        seen = next(stored_of(self.codec, found.rows), None)
+        if seen is None:
+            return None
+        if seen.known is not None:
+            self.memory.remember(tenant, seen.stored.thread_id, seen.known)
+        return seen.stored
 
     async def list(
         self,
@@ -249,8 +345,8 @@ class PostgresCheckpoints:
             async with self.database.tenant_tx(tenant, read_only=True) as tx:
                 found = tx.add(query, **params, limit=size)
             page = [row for row in found.rows if row["ordinal"] is not None]
-            for stored in self._stored(found.rows):
-                yield stored
+            for seen in stored_of(self.codec, found.rows):
+                yield seen.stored
             if len(page) < size:
                 return
             left -= size
@@ -272,10 +368,13 @@ class PostgresCheckpoints:
                 checkpoint_id=checkpoint_id,
                 limit=PAGE,
             )
-        return [
-            (row["checkpoint_id"], self._checkpoint(row)["channel_values"])
-            for row in found.rows
-        ]
+        chunks = chunks_of(self.codec, found.rows).get(thread_id, {})
+        ancestors = []
+        for row in found.rows:
+            if row["name"] is None:
+                checkpoint, _ = checkpoint_of(self.codec, row, chunks)
+                ancestors.append((row["checkpoint_id"], checkpoint["channel_values"]))
+        return ancestors
 
     async def channel_writes(
         self,
@@ -297,7 +396,7 @@ class PostgresCheckpoints:
             )
         writes: defaultdict[str, list[tuple[str, str, Any]]] = defaultdict(list)
         for row in found.rows:
-            writes[row["checkpoint_id"]].append(self._write(row))
+            writes[row["checkpoint_id"]].append(write_of(self.codec, row))
         return writes
 
     async def _place(
@@ -316,43 +415,18 @@ class PostgresCheckpoints:
             raise NotFound(msg)
         return found.one
 
-    def _stored(self, rows: Sequence[Row]) -> Iterator[Stored]:
-        """Puts rows of checkpoints together with the rows of their writes."""
-        writes: defaultdict[tuple[str, str, str], list[Row]] = defaultdict(list)
-        for row in rows:
-            if row["ordinal"] is None:
-                writes[_key(row)].append(row)
-        for row in rows:
-            if row["ordinal"] is None:
-                continue
-            mine = writes[_key(row)]
-            yield Stored(
-                thread_id=row["thread_id"],
-                ns=row["ns"],
-                checkpoint=self._checkpoint(row),
-                metadata=row["metadata"],
-                parent_id=row["parent_id"],
-                ordinal=row["ordinal"],
-                run_id=row["run_id"],
-                writes=[self._write(write) for write in mine],
-                write_runs=[write["run_id"] for write in mine],
-            )
-
-    def _checkpoint(self, row: Row) -> Any:
-        return self.codec.load_checkpoint(
-            row["format"], Blob(row["type"], row["value"])
-        )
-
-    def _write(self, row: Row) -> tuple[str, str, Any]:
-        value = self.codec.load_value(Blob(row["type"], row["value"]))
-        return row["task_id"], row["channel"], value
-
     # --------------------------------------------------------------------- deleting
 
     async def delete_thread(self, tenant: str, thread_id: str) -> None:
         """See `Checkpoints.delete_thread`."""
         async with self.database.tenant_tx(tenant) as tx:
-            for query in (SQL.delete_heads, SQL.delete_checkpoints, SQL.delete_writes):
+            for query in (
+                CHUNKS.hold_alone,
+                SQL.delete_heads,
+                SQL.delete_checkpoints,
+                SQL.delete_writes,
+                CHUNKS.drop_all,
+            ):
                 tx.add(query, tenant=tenant, thread=thread_id)
 
 
@@ -440,10 +514,6 @@ def _run_of(metadata: Mapping[str, Any]) -> UUID | None:
         return UUID(str(metadata["run_id"]))
     except (KeyError, ValueError):
         return None
-
-
-def _key(row: Row) -> tuple[str, str, str]:
-    return row["thread_id"], row["ns"], row["checkpoint_id"]
 
 
 def _bound_in_namespace(ns: str, bound: Row | None) -> dict[str, object]:

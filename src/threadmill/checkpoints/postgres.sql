@@ -1,8 +1,10 @@
 -- Checkpoints, their heads and their pending writes.
 --
--- Lock order: run, superstep, activations by id, head, stream (in one transaction). A
--- head's `ordinal` is the last one that its namespace gave out: it only rises, so a
--- cursor stays valid when checkpoints are deleted.
+-- Lock order: run, superstep, activations by id, the thread's chunks, head, stream (in
+-- one transaction). A head's `ordinal` is the last one that its namespace gave out: it
+-- only rises, so a cursor stays valid when checkpoints are deleted.
+--
+-- A put returns its namespace's epoch, under which its chunks are there (`chunks.sql`).
 
 ------------------------------------------------------------------------ the fence
 -- First statement of every fenced commit. It locks the claimed row: a take-over waits
@@ -183,21 +185,22 @@ WITH moved AS (
   UPDATE threadmill.head SET checkpoint_id = %(checkpoint_id)s, ordinal = ordinal + 1
    WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s AND ns = %(ns)s
      AND checkpoint_id = %(expected)s
-  RETURNING ordinal
+  RETURNING ordinal, gc_epoch
 )
 INSERT INTO threadmill.checkpoint AS c
   (tenant_id, thread_id, ns, checkpoint_id, parent_id, ordinal, run_id, activation_id,
-   token, format, body_type, body, metadata, created_at)
+   token, format, body_type, body, chunks, metadata, created_at)
 SELECT %(tenant)s, %(thread)s, %(ns)s, %(checkpoint_id)s, %(parent_id)s,
        (SELECT ordinal FROM moved), %(run_id)s::uuid, %(activation_id)s::uuid,
-       %(token)s::bigint, %(format)s, %(body_type)s, %(body)b, %(metadata)s::jsonb,
-       clock_timestamp()
+       %(token)s::bigint, %(format)s, %(body_type)s, %(body)b, %(chunks)b::bytea[],
+       %(metadata)s::jsonb, clock_timestamp()
  WHERE threadmill.require(EXISTS (SELECT FROM moved), 'head_moved',
          format('the head of thread %%s is no longer %%s',
                 %(thread)s::text, %(expected)s::text))
 ON CONFLICT (tenant_id, thread_id, ns, checkpoint_id) DO UPDATE
    SET format = excluded.format, body_type = excluded.body_type, body = excluded.body,
-       metadata = excluded.metadata
+       chunks = excluded.chunks, metadata = excluded.metadata
+RETURNING (SELECT gc_epoch FROM moved)
 
 -- name: put_first
 -- There must be no head yet.
@@ -205,17 +208,18 @@ WITH moved AS (
   INSERT INTO threadmill.head (tenant_id, thread_id, ns, checkpoint_id, ordinal)
   VALUES (%(tenant)s, %(thread)s, %(ns)s, %(checkpoint_id)s, 1)
   ON CONFLICT (tenant_id, thread_id, ns) DO NOTHING
-  RETURNING ordinal
+  RETURNING ordinal, gc_epoch
 )
 INSERT INTO threadmill.checkpoint
   (tenant_id, thread_id, ns, checkpoint_id, parent_id, ordinal, run_id, activation_id,
-   token, format, body_type, body, metadata, created_at)
+   token, format, body_type, body, chunks, metadata, created_at)
 SELECT %(tenant)s, %(thread)s, %(ns)s, %(checkpoint_id)s, %(parent_id)s,
        (SELECT ordinal FROM moved), %(run_id)s::uuid, %(activation_id)s::uuid,
-       %(token)s::bigint, %(format)s, %(body_type)s, %(body)b, %(metadata)s::jsonb,
-       clock_timestamp()
+       %(token)s::bigint, %(format)s, %(body_type)s, %(body)b, %(chunks)b::bytea[],
+       %(metadata)s::jsonb, clock_timestamp()
  WHERE threadmill.require(EXISTS (SELECT FROM moved), 'head_moved',
          format('thread %%s has a head already', %(thread)s::text))
+RETURNING (SELECT gc_epoch FROM moved)
 
 -- name: put_any
 -- Whatever the head is: subgraphs, whose root compares for them, and use without a
@@ -224,7 +228,7 @@ SELECT %(tenant)s, %(thread)s, %(ns)s, %(checkpoint_id)s, %(parent_id)s,
 WITH known AS (
   UPDATE threadmill.checkpoint
      SET format = %(format)s, body_type = %(body_type)s, body = %(body)b,
-         metadata = %(metadata)s::jsonb
+         chunks = %(chunks)b::bytea[], metadata = %(metadata)s::jsonb
    WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s AND ns = %(ns)s
      AND checkpoint_id = %(checkpoint_id)s
   RETURNING 1
@@ -234,20 +238,21 @@ WITH known AS (
    WHERE NOT EXISTS (SELECT FROM known)
   ON CONFLICT (tenant_id, thread_id, ns) DO UPDATE
      SET checkpoint_id = excluded.checkpoint_id, ordinal = h.ordinal + 1
-  RETURNING ordinal
+  RETURNING ordinal, gc_epoch
 )
 INSERT INTO threadmill.checkpoint
   (tenant_id, thread_id, ns, checkpoint_id, parent_id, ordinal, run_id, activation_id,
-   token, format, body_type, body, metadata, created_at)
+   token, format, body_type, body, chunks, metadata, created_at)
 SELECT %(tenant)s, %(thread)s, %(ns)s, %(checkpoint_id)s, %(parent_id)s,
        moved.ordinal, %(run_id)s::uuid, %(activation_id)s::uuid,
-       %(token)s::bigint, %(format)s, %(body_type)s, %(body)b, %(metadata)s::jsonb,
-       clock_timestamp()
+       %(token)s::bigint, %(format)s, %(body_type)s, %(body)b, %(chunks)b::bytea[],
+       %(metadata)s::jsonb, clock_timestamp()
   FROM moved
 -- Two processes that put one checkpoint for the first time at once meet here.
 ON CONFLICT (tenant_id, thread_id, ns, checkpoint_id) DO UPDATE
    SET format = excluded.format, body_type = excluded.body_type, body = excluded.body,
-       metadata = excluded.metadata
+       chunks = excluded.chunks, metadata = excluded.metadata
+RETURNING (SELECT gc_epoch FROM moved)
 
 -------------------------------------------------------------- pending writes: put
 
@@ -308,10 +313,10 @@ ON CONFLICT (tenant_id, thread_id, ns, checkpoint_id, task_id, idx) DO UPDATE
  WHERE excluded.idx < 0
 
 ----------------------------------------------------------------------------- reads
--- A checkpoint and its pending writes come as rows of one statement, so of one snapshot
--- and without a transaction around it: first the checkpoints, then the writes. Writes
--- are in LangGraph's order (task path, task, slot), compared by bytes as Python does,
--- whatever the database's collation.
+-- A checkpoint, its pending writes and its chunks come as rows of one statement, so of
+-- one snapshot and without a transaction around it: first the checkpoints, then the
+-- writes, then each chunk once. Writes are in LangGraph's order (task path, task, slot),
+-- compared by bytes as Python does, whatever the database's collation.
 
 -- name: get
 -- One checkpoint; without an id, the head's, or the one that a run ended at. (coalesce() in the place of CASE would not
@@ -333,16 +338,26 @@ WITH found AS (
 SELECT c.thread_id, c.ns, c.checkpoint_id, c.run_id, c.body_type AS type,
        c.body AS value, c.format, c.parent_id, c.ordinal, c.metadata, c.created_at,
        NULL AS channel, NULL COLLATE "C" AS task_path, NULL COLLATE "C" AS task_id,
-       NULL::integer AS idx
+       NULL::integer AS idx, c.chunks, NULL::bytea AS name,
+       (SELECT h.gc_epoch FROM threadmill.head h
+         WHERE h.tenant_id = %(tenant)s AND h.thread_id = %(thread)s
+           AND h.ns = %(ns)s) AS gc_epoch
   FROM found c
  UNION ALL
 SELECT w.thread_id, w.ns, w.checkpoint_id, w.run_id, w.value_type, w.value,
        NULL, NULL, NULL, NULL, NULL,
-       w.channel, w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx
+       w.channel, w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx, NULL, NULL,
+       NULL
   FROM found c
   JOIN threadmill.checkpoint_write w
     ON w.tenant_id = %(tenant)s AND w.thread_id = %(thread)s AND w.ns = %(ns)s
    AND w.checkpoint_id = c.checkpoint_id
+ UNION ALL
+SELECT k.thread_id, NULL, NULL, NULL, k.type, k.data, NULL, NULL, NULL, NULL, NULL,
+       NULL, NULL, NULL, NULL, NULL, k.name, NULL
+  FROM threadmill.chunk k
+ WHERE k.tenant_id = %(tenant)s AND k.thread_id = %(thread)s
+   AND k.name = ANY (ARRAY(SELECT unnest(c.chunks) FROM found c))
  ORDER BY ordinal NULLS LAST, task_path, task_id, idx
 
 -- name: place
@@ -379,14 +394,21 @@ WITH found AS (
 SELECT c.thread_id, c.ns, c.checkpoint_id, c.run_id, c.body_type AS type,
        c.body AS value, c.format, c.parent_id, c.ordinal, c.metadata, c.created_at,
        NULL AS channel, NULL COLLATE "C" AS task_path, NULL COLLATE "C" AS task_id,
-       NULL::integer AS idx
+       NULL::integer AS idx, c.chunks, NULL::bytea AS name, NULL::bigint AS gc_epoch
   FROM found c
  UNION ALL
 SELECT w.thread_id, w.ns, w.checkpoint_id, w.run_id, w.value_type, w.value,
        NULL, NULL, NULL, NULL, NULL,
-       w.channel, w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx
+       w.channel, w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx, NULL, NULL,
+       NULL
   FROM found c
   JOIN threadmill.checkpoint_write w USING (tenant_id, thread_id, ns, checkpoint_id)
+ UNION ALL
+SELECT k.thread_id, NULL, NULL, NULL, k.type, k.data, NULL, NULL, NULL, NULL, NULL,
+       NULL, NULL, NULL, NULL, NULL, k.name, NULL
+  FROM (SELECT DISTINCT c.thread_id, unnest(c.chunks) AS name FROM found c) used
+  JOIN threadmill.chunk k
+    ON k.tenant_id = %(tenant)s AND k.thread_id = used.thread_id AND k.name = used.name
  ORDER BY ordinal DESC NULLS LAST, task_path, task_id, idx
 
 -- name: list_all
@@ -409,14 +431,21 @@ WITH found AS (
 SELECT c.thread_id, c.ns, c.checkpoint_id, c.run_id, c.body_type AS type,
        c.body AS value, c.format, c.parent_id, c.ordinal, c.metadata, c.created_at,
        NULL AS channel, NULL COLLATE "C" AS task_path, NULL COLLATE "C" AS task_id,
-       NULL::integer AS idx
+       NULL::integer AS idx, c.chunks, NULL::bytea AS name, NULL::bigint AS gc_epoch
   FROM found c
  UNION ALL
 SELECT w.thread_id, w.ns, w.checkpoint_id, w.run_id, w.value_type, w.value,
        NULL, NULL, NULL, NULL, NULL,
-       w.channel, w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx
+       w.channel, w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx, NULL, NULL,
+       NULL
   FROM found c
   JOIN threadmill.checkpoint_write w USING (tenant_id, thread_id, ns, checkpoint_id)
+ UNION ALL
+SELECT k.thread_id, NULL, NULL, NULL, k.type, k.data, NULL, NULL, NULL, NULL, NULL,
+       NULL, NULL, NULL, NULL, NULL, k.name, NULL
+  FROM (SELECT DISTINCT c.thread_id, unnest(c.chunks) AS name FROM found c) used
+  JOIN threadmill.chunk k
+    ON k.tenant_id = %(tenant)s AND k.thread_id = used.thread_id AND k.name = used.name
  ORDER BY created_at DESC NULLS LAST, ordinal DESC, thread_id DESC, ns DESC,
           task_path, task_id, idx
 
@@ -447,17 +476,26 @@ WITH RECURSIVE chain AS (
          chain.depth + 1
     FROM chain
    WHERE chain.parent_id IS NOT NULL AND chain.depth < %(limit)s - 1
+), found AS (
+  SELECT chain.depth, c.thread_id, c.checkpoint_id, c.format, c.body_type, c.body, c.chunks
+    FROM chain CROSS JOIN LATERAL (
+           SELECT * FROM threadmill.checkpoint c
+            WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s
+              AND c.ns = %(ns)s AND c.checkpoint_id = chain.parent_id
+            LIMIT 1) c
 )
-SELECT c.checkpoint_id, c.format, c.body_type AS type, c.body AS value
-  FROM chain CROSS JOIN LATERAL (
-         SELECT * FROM threadmill.checkpoint c
-          WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s
-            AND c.ns = %(ns)s AND c.checkpoint_id = chain.parent_id
-          LIMIT 1) c
- ORDER BY chain.depth
+SELECT c.thread_id, c.checkpoint_id, c.format, c.body_type AS type, c.body AS value,
+       c.chunks, c.depth, NULL::bytea AS name
+  FROM found c
+ UNION ALL
+SELECT k.thread_id, NULL, NULL, k.type, k.data, NULL, NULL, k.name
+  FROM threadmill.chunk k
+ WHERE k.tenant_id = %(tenant)s AND k.thread_id = %(thread)s
+   AND k.name = ANY (ARRAY(SELECT unnest(c.chunks) FROM found c))
+ ORDER BY depth NULLS LAST
 
 --------------------------------------------------------------------------- delete
--- The heads first, so that a put that is under way ends before.
+-- Under `hold_alone`; the heads first, so that a put that is under way ends before.
 
 -- name: delete_heads
 DELETE FROM threadmill.head WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from threadmill.checkpoints.base import Commit
     from threadmill.checkpoints.postgres import PostgresCheckpoints
+    from threadmill.checkpoints.shipment import Shipment
     from threadmill.domain.fence import Fence
     from threadmill.stores.records import Claim, Ending, Finished, Retention
 
@@ -48,16 +49,24 @@ class PostgresRunStates:
         async with self._database.tenant_tx(claim.tenant) as tx:
             begun = add_begin(tx, claim)
             head = self._checkpoints.add_get(tx, str(claim.thread_id))
-        return RunState(begun_run(claim, begun), self._checkpoints.got(head))
+        return RunState(begun_run(claim, begun), self._checkpoints.got(claim.tenant, head))
 
     async def finish(self, fence: Fence, ending: Ending, rest: Commit) -> Finished:
-        """See `RunStates.finish`. Lock order: thread, run, activation, head, stream."""
+        """See `RunStates.finish`.
+
+        Lock order: thread, run, activation, chunks, head, stream.
+        """
         ending = replace(ending, events=[*rest.events, *ending.events])
-        async with self._database.tenant_tx(fence.tenant) as tx:
-            closed = add_close(tx, fence)
-            self._checkpoints.add_state(tx, str(fence.thread_id), rest, fence)
-            promoted = add_ending(tx, fence, ending, self._retention)
-        return finished(closed, promoted)
+        thread_id = str(fence.thread_id)
+
+        async def transact(shipment: Shipment) -> Finished:
+            async with self._database.tenant_tx(fence.tenant) as tx:
+                closed = add_close(tx, fence)
+                self._checkpoints.add_state(tx, thread_id, rest, fence, shipment)
+                promoted = add_ending(tx, fence, ending, self._retention)
+            return finished(closed, promoted)
+
+        return await self._checkpoints.shipping(fence.tenant, thread_id, transact)
 
     async def look(self, tenant: str, run_id: UUID, thread_id: UUID) -> RunState:
         """See `RunStates.look`. A run that ends between both reads has no state yet."""
@@ -67,4 +76,4 @@ class PostgresRunStates:
         if run.one is None:
             msg = f"run {run_id} not found"
             raise NotFound(msg)
-        return RunState(run_of(run.one), self._checkpoints.got(end))
+        return RunState(run_of(run.one), self._checkpoints.got(tenant, end))

@@ -2,6 +2,10 @@
 
 Nothing here is fenced: it is done to threads at rest. On a thread that is at work, the
 head's compare makes either this or the activation's next commit fail, never mix.
+
+Chunks that no checkpoint of the thread names any more go in the same transaction, which
+holds the thread's chunks alone and draws new epochs: whoever relies on what went is
+refused.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from uuid import UUID
 
 from threadmill.checkpoints.configs import Address
 from threadmill.checkpoints.history import needed_ancestors
+from threadmill.checkpoints.shipment import SQL as CHUNKS
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.errors import HeadMoved, InvalidRequest
 
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
 
     from threadmill.checkpoints.postgres import PostgresCheckpoints
     from threadmill.drivers.postgres.connection import Row
+    from threadmill.drivers.postgres.database import Transaction
 
 SQL = Queries(__package__, "upkeep.sql")
 
@@ -46,6 +52,7 @@ class Upkeep:
             AlreadyExists: the target has checkpoints.
         """
         async with self._database.tenant_tx(tenant) as tx:
+            tx.add(CHUNKS.hold, tenant=tenant, thread=target)
             tx.add(SQL.copy_thread, tenant=tenant, source=source, target=target)
 
     async def delete_for_runs(self, tenant: str, run_ids: Sequence[str]) -> None:
@@ -61,11 +68,13 @@ class Upkeep:
         for row in found.rows:
             key = {"tenant": tenant, "thread": row["thread_id"]}
             async with self._database.tenant_tx(tenant) as tx:
+                tx.add(CHUNKS.hold_alone, **key)
                 tx.add(SQL.lock_heads, **key)
                 tx.add(SQL.delete_runs, **key, run_ids=ids, names=names)
                 tx.add(SQL.settle_heads, **key)
                 tx.add(SQL.drop_empty_heads, **key)
                 tx.add(SQL.cut_parents, **key)
+                _drop_unused_chunks(tx, tenant, row["thread_id"])
 
     async def prune(
         self, tenant: str, thread_ids: Sequence[str], *, strategy: str = "keep_latest"
@@ -136,6 +145,7 @@ class Upkeep:
         namespaces = [head["ns"] for head in heads]
         ids = [head["checkpoint_id"] for head in heads]
         async with self._database.tenant_tx(tenant) as tx:
+            tx.add(CHUNKS.hold_alone, **key)
             tx.add(SQL.expect_heads, **key, namespaces=namespaces, ids=ids)
             tx.add(
                 SQL.prune,
@@ -145,6 +155,13 @@ class Upkeep:
                 keep_ids=[checkpoint_id for _, checkpoint_id in keep],
             )
             tx.add(SQL.cut_parents, **key)
+            _drop_unused_chunks(tx, tenant, thread_id)
+
+
+def _drop_unused_chunks(tx: Transaction, tenant: str, thread_id: str) -> None:
+    """Comes last in a transaction that holds the thread's chunks alone."""
+    tx.add(CHUNKS.drop_unused, tenant=tenant, thread=thread_id)
+    tx.add(CHUNKS.raise_epochs, tenant=tenant, thread=thread_id)
 
 
 def _uuid(text: str) -> UUID | None:

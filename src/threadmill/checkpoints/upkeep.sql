@@ -1,7 +1,7 @@
 -- Removing and copying whole parts of a thread.
 --
--- Each transaction is of one thread and locks its heads first, so a put waits for it
--- or it for the put. A fenced activation that is under way notices by its compare of
+-- Each transaction is of one thread and locks its chunks and its heads first, so a put
+-- waits for it or it for the put. A fenced activation that is under way notices by its compare of
 -- the head.
 
 -- name: copy_thread
@@ -21,11 +21,17 @@ WITH vacant AS (
 ), checkpoints AS (
   INSERT INTO threadmill.checkpoint
     (tenant_id, thread_id, ns, checkpoint_id, parent_id, ordinal, format, body_type,
-     body, metadata, created_at)
+     body, chunks, metadata, created_at)
   SELECT c.tenant_id, %(target)s, c.ns, c.checkpoint_id, c.parent_id, c.ordinal,
-         c.format, c.body_type, c.body, c.metadata, c.created_at
+         c.format, c.body_type, c.body, c.chunks, c.metadata, c.created_at
     FROM vacant, threadmill.checkpoint c
    WHERE vacant.ok AND c.tenant_id = %(tenant)s AND c.thread_id = %(source)s
+), chunks AS (
+  INSERT INTO threadmill.chunk (tenant_id, thread_id, name, type, data)
+  SELECT k.tenant_id, %(target)s, k.name, k.type, k.data
+    FROM vacant, threadmill.chunk k
+   WHERE vacant.ok AND k.tenant_id = %(tenant)s AND k.thread_id = %(source)s
+  ON CONFLICT (tenant_id, thread_id, name) DO NOTHING
 )
 INSERT INTO threadmill.checkpoint_write
   (tenant_id, thread_id, ns, checkpoint_id, task_id, idx, task_path, channel,

@@ -27,7 +27,8 @@ from uuid import UUID, uuid4, uuid5
 
 from langgraph.types import interrupt
 
-from threadmill.checkpoints.codec import Blob, Codec
+from threadmill.checkpoints.codec import Codec
+from threadmill.checkpoints.packing import Blob
 from threadmill.checkpoints.home import Home
 from threadmill.domain.fence import Fence
 from threadmill.engine.activation.identity import TaskIdentity

@@ -26,6 +26,8 @@ def erase_thread(tx: Transaction, thread_id: UUID) -> Result:
         ERASE.activations,
         ERASE.dead_letters,
         ERASE.effects,
+        ERASE.hold_chunks,
+        ERASE.chunks,
         ERASE.writes,
         ERASE.checkpoints,
         ERASE.heads,

@@ -34,6 +34,14 @@ DELETE FROM threadmill.dead_letter
 DELETE FROM threadmill.effect
  WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
 
+-- name: hold_chunks
+-- Locked after activations and before heads, as everybody does.
+SELECT threadmill.hold_chunks(%(tenant)s, %(thread_id)s::text, true)
+
+-- name: chunks
+DELETE FROM threadmill.chunk
+ WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s::text
+
 -- name: writes
 DELETE FROM threadmill.checkpoint_write
  WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s::text

@@ -36,11 +36,25 @@ SELECT thread_id AS thread, checkpoint_id AS id, parent_id AS parent, ordinal,
  ORDER BY thread_id, ordinal
 
 -- name: heads
-SELECT h.thread_id AS thread, h.checkpoint_id AS head, c.format, c.body_type, c.body
+SELECT h.thread_id AS thread, h.checkpoint_id AS head, c.format, c.body_type, c.body,
+       c.chunks
   FROM threadmill.head h
   LEFT JOIN threadmill.checkpoint c
     ON c.tenant_id = h.tenant_id AND c.thread_id = h.thread_id AND c.ns = h.ns
    AND c.checkpoint_id = h.checkpoint_id
+ WHERE h.tenant_id = %(tenant)s AND h.thread_id = ANY (%(threads)s::text[])
+   AND h.ns = ''
+
+-- name: chunks
+-- Of the heads; see there.
+SELECT k.thread_id AS thread, k.name, k.type, k.data
+  FROM threadmill.head h
+  JOIN threadmill.checkpoint c
+    ON c.tenant_id = h.tenant_id AND c.thread_id = h.thread_id AND c.ns = h.ns
+   AND c.checkpoint_id = h.checkpoint_id
+  JOIN threadmill.chunk k
+    ON k.tenant_id = h.tenant_id AND k.thread_id = h.thread_id
+   AND k.name = ANY (c.chunks)
  WHERE h.tenant_id = %(tenant)s AND h.thread_id = ANY (%(threads)s::text[])
    AND h.ns = ''
 

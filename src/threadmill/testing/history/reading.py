@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
-from threadmill.checkpoints.codec import Blob, Codec
+from threadmill.checkpoints.codec import Codec
+from threadmill.checkpoints.packing import Blob
 from threadmill.drivers.postgres.database import Database, Result
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.errors import SetupError
@@ -122,6 +123,7 @@ async def _threads(
     found: dict[str, Result] = {}
     async with database.tenant_tx(tenant, read_only=True) as tx:
         found["heads"] = tx.add(SQL.heads, tenant=tenant, threads=threads)
+        found["chunks"] = tx.add(SQL.chunks, tenant=tenant, threads=threads)
         found["checkpoints"] = tx.add(SQL.checkpoints, tenant=tenant, threads=threads)
         found["results"] = tx.add(SQL.results, tenant=tenant, threads=threads)
         found["events"] = tx.add(SQL.events, tenant=tenant, threads=uuids)
@@ -138,7 +140,7 @@ async def _threads(
     made = []
     for thread in present:
         own = {name: found_rows[thread] for name, found_rows in rows.items()}
-        values = _values(own["heads"], codec)
+        values = _values(own["heads"], own["chunks"], codec)
         made.append(
             replace(
                 _thread(tenant, thread, own),
@@ -178,12 +180,19 @@ def _thread(
 
 
 def _values(
-    heads: Sequence[Mapping[str, Any]], codec: Codec
+    heads: Sequence[Mapping[str, Any]],
+    chunks: Sequence[Mapping[str, Any]],
+    codec: Codec,
 ) -> Mapping[str, Any] | None:
+    found = {
+        chunk["name"]: codec.chunk(Blob(chunk["type"], chunk["data"]))
+        for chunk in chunks
+    }
     for row in heads:
         if row["body"] is not None:
-            blob = Blob(row["body_type"], row["body"])
-            return codec.load_checkpoint(row["format"], blob)["channel_values"]
+            body = Blob(row["body_type"], row["body"])
+            state, _ = codec.unpack(row["format"], body, row["chunks"], found)
+            return state["channel_values"]
     return None
 
 

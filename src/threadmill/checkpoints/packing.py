@@ -1,0 +1,235 @@
+"""Format 2 of a checkpoint: a small body, and chunks that checkpoints share.
+
+A plain list becomes segments (`segments`). Any other value of more than `INLINE_BYTES`
+is one chunk under the hash of its content; smaller ones stay in the body. The body is
+msgpack: the type and data of LangGraph's checkpoint without its channels' values, then
+for each channel
+
+    [type, data]      the value itself, as the serializer gave it
+    n                 the n-th chunk is the value
+    [n, m, ...]       these chunks are parts of a list
+
+The numbers are places in the list of the checkpoint's chunks, which is stored beside the
+body so that a store can find and count references without reading bodies.
+
+Items of a list are serialized one by one and joined as msgpack joins them, so that they
+read back as if the list had been serialized whole. A serializer whose lists are no
+msgpack (one that encrypts) has its lists stored as other values are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import ormsgpack
+import zstandard
+
+from threadmill.checkpoints.segments import Segment, fold, name_of
+from threadmill.errors import InvariantViolated
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from langgraph.checkpoint.base import Checkpoint
+    from langgraph.checkpoint.serde.base import SerializerProtocol
+
+INLINE_BYTES = 256
+
+_MSGPACK = "msgpack"
+# What msgpack puts before the only item of a list.
+_ONE_ITEM = 0x91
+_ZSTD = "+zstd"
+# Shorter data does not repeat itself enough; and it must become an eighth smaller.
+_SQUEEZE_BYTES_MIN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A serialized value and the name that the serializer gave its encoding."""
+
+    type: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Which chunks a checkpoint holds.
+
+    Args:
+        lists: of each channel that is stored in segments, these.
+        names: of every chunk.
+    """
+
+    lists: Mapping[str, Sequence[Segment]] = field(default_factory=dict)
+    names: frozenset[bytes] = frozenset()
+
+
+NOTHING = Manifest()
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A checkpoint to be stored.
+
+    Args:
+        body: everything but the chunks, compressed if that pays.
+        names: its chunks, in the order that the body counts them in.
+        chunks: those to be sent, by name, compressed if that pays.
+        manifest: what the next checkpoint compares itself with.
+        bytes: of all values before compression, sent or not.
+    """
+
+    body: Blob
+    names: Sequence[bytes]
+    chunks: Mapping[bytes, Blob]
+    manifest: Manifest
+    bytes: int
+
+
+class ValueFailed(Exception):  # noqa: N818  # not an outcome: the codec names it anew
+    """The serializer has refused a channel's value."""
+
+    def __init__(self, channel: str, error: Exception) -> None:
+        super().__init__(channel)
+        self.channel = channel
+        self.error = error
+
+
+@dataclass(slots=True)
+class Packing:
+    """Packs one checkpoint.
+
+    Args:
+        serde: LangGraph's serializer.
+        before: the chunks of the checkpoint that it was made from, or of any other.
+        there: names of chunks that need not be sent.
+    """
+
+    serde: SerializerProtocol
+    before: Manifest
+    there: frozenset[bytes]
+    names: dict[bytes, int] = field(default_factory=dict)
+    chunks: dict[bytes, Blob] = field(default_factory=dict)
+    lists: dict[str, Sequence[Segment]] = field(default_factory=dict)
+    bytes: int = 0
+
+    def pack(self, checkpoint: Checkpoint) -> Packed:
+        """The whole checkpoint.
+
+        Raises:
+            ValueFailed: by the serializer's refusal of one value.
+        """
+        values = {}
+        for channel, value in checkpoint["channel_values"].items():
+            try:
+                values[channel] = self._entry(channel, value)
+            except Exception as error:
+                raise ValueFailed(channel, error) from error
+        rest = self.serde.dumps_typed({**checkpoint, "channel_values": {}})
+        body = Blob(_MSGPACK, ormsgpack.packb([*rest, values]))
+        return Packed(
+            body=squeezed(body),
+            names=tuple(self.names),
+            chunks=self.chunks,
+            manifest=Manifest(self.lists, frozenset(self.names)),
+            bytes=self.bytes + len(body.data),
+        )
+
+    def _entry(self, channel: str, value: Any) -> Any:
+        # An heir of list may be more than its items.
+        if type(value) is list and (items := self._items(value)) is not None:
+            segments = fold(_MSGPACK, items, self.before.lists.get(channel, ()))
+            if sum(len(data) for _, data in segments) > INLINE_BYTES:
+                self.lists[channel] = tuple(segment for segment, _ in segments)
+                return [
+                    self._chunk(segment.name, Blob(_MSGPACK, data))
+                    for segment, data in segments
+                ]
+        blob = Blob(*self.serde.dumps_typed(value))
+        if len(blob.data) <= INLINE_BYTES:
+            return [blob.type, blob.data]
+        return self._chunk(name_of(blob.type, blob.data), blob)
+
+    def _items(self, value: Sequence[Any]) -> list[bytes] | None:
+        """Every item in msgpack; None when the serializer writes something else."""
+        items = []
+        for item in value:
+            kind, data = self.serde.dumps_typed([item])
+            if kind != _MSGPACK or data[0] != _ONE_ITEM:
+                return None
+            items.append(data[1:])
+        return items
+
+    def _chunk(self, name: bytes, blob: Blob) -> int:
+        if name not in self.names:
+            self.names[name] = len(self.names)
+            self.bytes += len(blob.data)
+            if name not in self.there:
+                self.chunks[name] = squeezed(blob)
+        return self.names[name]
+
+
+def unpack(
+    serde: SerializerProtocol,
+    body: Blob,
+    names: Sequence[bytes],
+    chunks: Mapping[bytes, Blob],
+) -> tuple[Checkpoint, Manifest]:
+    """The checkpoint that was packed, and what its next one compares itself with.
+
+    Args:
+        serde: LangGraph's serializer.
+        body: as it was stored.
+        names: its chunks, as they were stored beside it.
+        chunks: these and perhaps others, expanded.
+
+    Raises:
+        InvariantViolated: a chunk is missing.
+    """
+    kind, rest, entries = ormsgpack.unpackb(expanded(body).data)
+    checkpoint: Any = serde.loads_typed((kind, rest))
+    lists: dict[str, Sequence[Segment]] = {}
+
+    def load(place: int) -> Any:
+        name = names[place]
+        if name not in chunks:
+            msg = f"chunk {name.hex()} of checkpoint {checkpoint['id']} is missing"
+            raise InvariantViolated(msg)
+        blob = chunks[name]
+        return serde.loads_typed((blob.type, blob.data))
+
+    def value(channel: str, entry: Any) -> Any:
+        if isinstance(entry, int):
+            return load(entry)
+        if entry and isinstance(entry[0], str):
+            return serde.loads_typed((entry[0], entry[1]))
+        parts = [load(place) for place in entry]
+        lists[channel] = tuple(
+            Segment(names[place], len(part))
+            for place, part in zip(entry, parts, strict=True)
+        )
+        return [item for part in parts for item in part]
+
+    checkpoint["channel_values"] = {
+        channel: value(channel, entry)
+        for channel, entry in entries.items()
+    }
+    return cast("Checkpoint", checkpoint), Manifest(lists, frozenset(names))
+
+
+def squeezed(blob: Blob) -> Blob:
+    """Compressed, if that pays; its type says so."""
+    if len(blob.data) < _SQUEEZE_BYTES_MIN:
+        return blob
+    data = zstandard.compress(blob.data)
+    if len(data) > len(blob.data) * 7 // 8:
+        return blob
+    return Blob(blob.type + _ZSTD, data)
+
+
+def expanded(blob: Blob) -> Blob:
+    """As it was before `squeezed`."""
+    if not blob.type.endswith(_ZSTD):
+        return blob
+    return Blob(blob.type.removesuffix(_ZSTD), zstandard.decompress(blob.data))
