@@ -169,9 +169,7 @@ async def test_a_put_after_a_put_that_failed_sends_its_chunks_again(
     await _put(here, thread, put("c1", messages=messages))
     more = [*messages, *_long(20, "y")]
     with pytest.raises(HeadMoved):
-        await _put(
-            here, thread, put("c2", "c1", expected="elsewhere", messages=more)
-        )
+        await _put(here, thread, put("c2", "c1", expected="elsewhere", messages=more))
     again = put("c2", "c1", expected="c1", messages=more)
     await _put(here, thread, again)
     assert await _values(here, thread) == {"messages": more}
@@ -230,8 +228,23 @@ async def test_what_was_deleted_and_made_again_meanwhile_is_sent_again(
     assert await _values(there, thread) == {"messages": messages}
 
 
+async def test_what_a_checkpoint_no_longer_holds_is_sent_again(
+    here: PostgresCheckpoints, there: PostgresCheckpoints, thread: str
+) -> None:
+    """The checkpoint is there, and the epoch tells that its chunks are not."""
+    messages = _long(100)
+    await _put(here, thread, put("c1", messages=messages))
+    await _put(there, thread, put("c1", messages=["short"]))
+    await Upkeep(there).prune(TENANT, [thread])
+    await _put(here, thread, put("c2", "c1", messages=messages))
+    assert await _values(there, thread) == {"messages": messages}
+
+
 async def test_a_run_s_checkpoints_go_with_their_chunks(
-    here: PostgresCheckpoints, there: PostgresCheckpoints, thread: str, database_uri: str
+    here: PostgresCheckpoints,
+    there: PostgresCheckpoints,
+    thread: str,
+    database_uri: str,
 ) -> None:
     messages, run = _long(100), str(uuid4())
     await _put(here, thread, put("c1", messages=["short"]))
@@ -300,7 +313,8 @@ async def _nobody_may_append(uri: str, thread: str) -> AsyncIterator[None]:
     """A commit with events comes to its last statement and waits there."""
     async with await psycopg.AsyncConnection.connect(uri) as connection:
         await connection.execute(
-            "INSERT INTO threadmill.stream (tenant_id, thread_id) VALUES ('default', %s)"
+            "INSERT INTO threadmill.stream (tenant_id, thread_id)"
+            " VALUES ('default', %s)"
             " ON CONFLICT (tenant_id, thread_id) DO UPDATE SET last_ms = 0",
             (thread,),
         )

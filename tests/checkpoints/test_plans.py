@@ -22,8 +22,8 @@ _CHECKPOINT = (*_KEY, "checkpoint_id")
 _THREAD = ("tenant_id", "thread_id")
 _CHUNK = (*_THREAD, "name")
 
-# Twenty threads of three hundred checkpoints with two writes and one chunk each. Without statistics,
-# indexes that share their first columns look alike to the planner.
+# Twenty threads of three hundred checkpoints with two writes and one chunk each.
+# Without statistics, indexes that share their first columns look alike to the planner.
 _FILL = """
 INSERT INTO threadmill.head
 SELECT 'default', 't' || t, '', 'c300', 300 FROM generate_series(1, 20) t;
@@ -71,9 +71,7 @@ def _scans(plan: Any) -> list[tuple[str, str]]:
     ]
 
 
-def _plan(
-    application: psycopg.Connection, name: str, queries: Queries = SQL
-) -> Any:
+def _plan(application: psycopg.Connection, name: str, queries: Queries = SQL) -> Any:
     query = getattr(queries, name)
     statement = sql.Identifier(name)
     application.execute(

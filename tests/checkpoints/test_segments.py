@@ -139,8 +139,8 @@ def test_any_changes_in_any_order_read_back(
     count: int, changes: list[tuple[str, int, int]]
 ) -> None:
     items, segments = _grown(count, 37)
-    for number, (kind, at, size) in enumerate(changes):
-        at = min(at, len(items))
+    for number, (kind, wanted, size) in enumerate(changes):
+        at = min(wanted, len(items))
         new = _items(*(f"{number}.{n}" for n in range(size)))
         if kind == "append":
             items = [*items, *new]

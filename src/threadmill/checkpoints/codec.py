@@ -94,7 +94,7 @@ class Codec:
             raise self._culprit({failed.channel: value}, failed.error) from failed.error
         except Exception as error:
             raise self._culprit({}, error) from error
-        self._check_size(packed.bytes, "the checkpoint")
+        self._check_size(packed.size, "the checkpoint")
         return packed
 
     def writes(self, writes: Sequence[tuple[str, Any]]) -> list[WriteRow]:

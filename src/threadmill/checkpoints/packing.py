@@ -9,8 +9,8 @@ for each channel
     n                 the n-th chunk is the value
     [n, m, ...]       these chunks are parts of a list
 
-The numbers are places in the list of the checkpoint's chunks, which is stored beside the
-body so that a store can find and count references without reading bodies.
+The numbers are places in the list of the checkpoint's chunks, which is stored beside
+the body, so that a store can find references without reading bodies.
 
 Items of a list are serialized one by one and joined as msgpack joins them, so that they
 read back as if the list had been serialized whole. A serializer whose lists are no
@@ -77,17 +77,17 @@ class Packed:
         names: its chunks, in the order that the body counts them in.
         chunks: those to be sent, by name, compressed if that pays.
         manifest: what the next checkpoint compares itself with.
-        bytes: of all values before compression, sent or not.
+        size: bytes of all values before compression, sent or not.
     """
 
     body: Blob
     names: Sequence[bytes]
     chunks: Mapping[bytes, Blob]
     manifest: Manifest
-    bytes: int
+    size: int
 
 
-class ValueFailed(Exception):  # noqa: N818  # not an outcome: the codec names it anew
+class ValueFailed(Exception):  # not an outcome: the codec names it anew
     """The serializer has refused a channel's value."""
 
     def __init__(self, channel: str, error: Exception) -> None:
@@ -112,7 +112,7 @@ class Packing:
     names: dict[bytes, int] = field(default_factory=dict)
     chunks: dict[bytes, Blob] = field(default_factory=dict)
     lists: dict[str, Sequence[Segment]] = field(default_factory=dict)
-    bytes: int = 0
+    size: int = 0
 
     def pack(self, checkpoint: Checkpoint) -> Packed:
         """The whole checkpoint.
@@ -133,7 +133,7 @@ class Packing:
             names=tuple(self.names),
             chunks=self.chunks,
             manifest=Manifest(self.lists, frozenset(self.names)),
-            bytes=self.bytes + len(body.data),
+            size=self.size + len(body.data),
         )
 
     def _entry(self, channel: str, value: Any) -> Any:
@@ -164,7 +164,7 @@ class Packing:
     def _chunk(self, name: bytes, blob: Blob) -> int:
         if name not in self.names:
             self.names[name] = len(self.names)
-            self.bytes += len(blob.data)
+            self.size += len(blob.data)
             if name not in self.there:
                 self.chunks[name] = squeezed(blob)
         return self.names[name]
@@ -212,8 +212,7 @@ def unpack(
         return [item for part in parts for item in part]
 
     checkpoint["channel_values"] = {
-        channel: value(channel, entry)
-        for channel, entry in entries.items()
+        channel: value(channel, entry) for channel, entry in entries.items()
     }
     return cast("Checkpoint", checkpoint), Manifest(lists, frozenset(names))
 

@@ -27,6 +27,7 @@ from threadmill.checkpoints.base import (
 )
 from threadmill.checkpoints.codec import FORMAT, Codec, encode_json
 from threadmill.checkpoints.known import Memory
+from threadmill.checkpoints.listing import PAGE, listed
 from threadmill.checkpoints.rows import (
     checkpoint_of,
     chunks_of,
@@ -36,7 +37,7 @@ from threadmill.checkpoints.rows import (
 from threadmill.checkpoints.shipment import SQL as CHUNKS
 from threadmill.checkpoints.shipment import Shipment
 from threadmill.drivers.postgres.sql import Queries
-from threadmill.errors import ChunksDropped, InvariantViolated, NotFound
+from threadmill.errors import ChunksDropped, InvariantViolated
 from threadmill.stores.postgres.dispatcher import add_claim, add_look
 from threadmill.stores.postgres.rows import claim_of, run_of
 from threadmill.streams.postgres_append import add_events
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 
     from threadmill.checkpoints.base import Commit, EndOfTasks, Plan
     from threadmill.domain.fence import Fence
-    from threadmill.drivers.postgres.connection import Row
     from threadmill.drivers.postgres.database import Database, Result, Transaction
     from threadmill.stores.records import FreeSlot
 
@@ -60,10 +60,6 @@ T = TypeVar("T")
 
 SQL = Queries(__package__, "postgres.sql")
 
-# Checkpoints per round trip of a list or a walk; each may be as large as the state.
-PAGE = 32
-
-_NO_BOUND = 2**63 - 1
 # Between the labels of one task; no label has one.
 _LABELS = ","
 
@@ -311,7 +307,7 @@ class PostgresCheckpoints:
             self.memory.remember(tenant, seen.stored.thread_id, seen.known)
         return seen.stored
 
-    async def list(
+    def list(
         self,
         tenant: str,
         thread_id: str | None,
@@ -322,35 +318,18 @@ class PostgresCheckpoints:
         limit: int | None = None,
         checkpoint_id: str | None = None,
     ) -> AsyncGenerator[Stored, None]:
-        """See `Checkpoints.list`; `checkpoint_id` narrows it to one checkpoint.
-
-        Reads `PAGE` checkpoints at a time. What is put meanwhile is not listed.
-        """
-        params: dict[str, object] = {
-            "tenant": tenant,
-            "thread": thread_id,
-            "filter": encode_json(filter, "filter") if filter else None,
-            "checkpoint_id": checkpoint_id,
-        }
-        bound = await self._place(tenant, thread_id, ns, before) if before else None
-        if thread_id is None or ns is None:
-            query = SQL.list_all
-            params |= _bound_by_time(bound)
-        else:
-            query = SQL.list_namespace
-            params |= {"ns": ns} | _bound_in_namespace(ns, bound)
-        left = _NO_BOUND if limit is None else limit
-        while left > 0:
-            size = min(PAGE, left)
-            async with self.database.tenant_tx(tenant, read_only=True) as tx:
-                found = tx.add(query, **params, limit=size)
-            page = [row for row in found.rows if row["ordinal"] is not None]
-            for seen in stored_of(self.codec, found.rows):
-                yield seen.stored
-            if len(page) < size:
-                return
-            left -= size
-            params |= _bound_by_time(page[-1])
+        """See `Checkpoints.list`; `checkpoint_id` narrows it to one checkpoint."""
+        return listed(
+            self.database,
+            self.codec,
+            tenant,
+            thread_id,
+            ns=ns,
+            before=before,
+            matching=filter,
+            limit=limit,
+            checkpoint_id=checkpoint_id,
+        )
 
     async def ancestors(
         self, tenant: str, thread_id: str, ns: str, checkpoint_id: str | None
@@ -398,22 +377,6 @@ class PostgresCheckpoints:
         for row in found.rows:
             writes[row["checkpoint_id"]].append(write_of(self.codec, row))
         return writes
-
-    async def _place(
-        self, tenant: str, thread_id: str | None, ns: str | None, checkpoint_id: str
-    ) -> Row:
-        async with self.database.tenant_tx(tenant, read_only=True) as tx:
-            found = tx.add(
-                SQL.place,
-                tenant=tenant,
-                thread=thread_id,
-                ns=ns,
-                checkpoint_id=checkpoint_id,
-            )
-        if found.one is None:
-            msg = f"there is no checkpoint {checkpoint_id} to list what was before it"
-            raise NotFound(msg)
-        return found.one
 
     # --------------------------------------------------------------------- deleting
 
@@ -514,24 +477,3 @@ def _run_of(metadata: Mapping[str, Any]) -> UUID | None:
         return UUID(str(metadata["run_id"]))
     except (KeyError, ValueError):
         return None
-
-
-def _bound_in_namespace(ns: str, bound: Row | None) -> dict[str, object]:
-    inner = bound if bound and bound["ns"] == ns else None
-    outer = None if inner else bound
-    return {
-        "below": inner["ordinal"] if inner else _NO_BOUND,
-        "outer_ns": outer["ns"] if outer else None,
-        "outer_ordinal": outer["ordinal"] if outer else None,
-        "outer_at": outer["created_at"] if outer else None,
-    }
-
-
-def _bound_by_time(bound: Row | None) -> dict[str, object]:
-    """Where a list begins or goes on; within a namespace only the ordinal counts."""
-    return {
-        "below_at": bound["created_at"] if bound else None,
-        "below": bound["ordinal"] if bound else None,
-        "below_thread": bound["thread_id"] if bound else None,
-        "below_ns": bound["ns"] if bound else None,
-    }

@@ -47,7 +47,9 @@ def stored_of(codec: Codec, rows: Sequence[Row]) -> Iterator[Seen]:
         if row["ordinal"] is None:
             continue
         mine = writes[_key(row)]
-        checkpoint, manifest = checkpoint_of(codec, row, chunks.get(row["thread_id"], {}))
+        checkpoint, manifest = checkpoint_of(
+            codec, row, chunks.get(row["thread_id"], {})
+        )
         stored = Stored(
             thread_id=row["thread_id"],
             ns=row["ns"],
@@ -66,9 +68,7 @@ def stored_of(codec: Codec, rows: Sequence[Row]) -> Iterator[Seen]:
         yield Seen(stored, known)
 
 
-def chunks_of(
-    codec: Codec, rows: Sequence[Row]
-) -> Mapping[str, Mapping[bytes, Blob]]:
+def chunks_of(codec: Codec, rows: Sequence[Row]) -> Mapping[str, Mapping[bytes, Blob]]:
     """The chunks among these rows, by thread and name."""
     chunks: defaultdict[str, dict[bytes, Blob]] = defaultdict(dict)
     for row in rows:

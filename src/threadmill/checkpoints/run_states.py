@@ -49,7 +49,9 @@ class PostgresRunStates:
         async with self._database.tenant_tx(claim.tenant) as tx:
             begun = add_begin(tx, claim)
             head = self._checkpoints.add_get(tx, str(claim.thread_id))
-        return RunState(begun_run(claim, begun), self._checkpoints.got(claim.tenant, head))
+        return RunState(
+            begun_run(claim, begun), self._checkpoints.got(claim.tenant, head)
+        )
 
     async def finish(self, fence: Fence, ending: Ending, rest: Commit) -> Finished:
         """See `RunStates.finish`.

@@ -7,10 +7,10 @@ sends the others. So an append sends what is new, whatever came before.
 Every item is looked at every time: a node may have changed the tenth message in place,
 and only its content tells. What is saved is space and traffic, not hashing.
 
-Segments would become as many as appends. So the last ones are merged: what is shorter
-than 8 into one as soon as it adds up to 8 items, then what is shorter than 64, then what
-is shorter than 512. An item is stored again three times at most, and a list of n items
-has at most n / 512 + 21 segments.
+Segments would become as many as appends. So the last ones are merged: those shorter
+than 8 into one as soon as they add up to 8 items, likewise those shorter than 64, and
+those shorter than 512. An item that is appended is stored again three times at most, and
+a list of n items has at most n / 512 + 21 segments.
 
 Everything here is a pure function; no store is known.
 """
@@ -111,7 +111,7 @@ def _shared(
     found = _in_place(kind, items, before)
     lengthened = len(items) - sum(segment.count for segment in before)
     if lengthened and any(span.segment is None for span in found[: len(before)]):
-        around = _around(kind, items, before, lengthened)
+        around = _around(kind, items, before)
         if _kept(around) > _kept(found):
             found = around
     for span in found:
@@ -136,7 +136,7 @@ def _in_place(
 
 
 def _around(
-    kind: str, items: Sequence[bytes], before: Sequence[Segment], lengthened: int
+    kind: str, items: Sequence[bytes], before: Sequence[Segment]
 ) -> list[_Span]:
     """Items were put in, or taken out, at one place: the rest has moved."""
     first: list[_Span] = []
@@ -160,9 +160,7 @@ def _around(
 
 def _is(kind: str, items: Sequence[bytes], start: int, segment: Segment) -> bool:
     part = items[start : start + segment.count]
-    return (
-        len(part) == segment.count and name_of(kind, array_of(part)) == segment.name
-    )
+    return len(part) == segment.count and name_of(kind, array_of(part)) == segment.name
 
 
 def _kept(spans: Sequence[_Span]) -> int:

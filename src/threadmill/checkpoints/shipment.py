@@ -104,8 +104,7 @@ class Shipment:
         self._there.update(packed.names)
 
     def put(self, put: Put, epoch: Result) -> None:
-        """Says that the transaction stores `put`, and which of its results will tell
-        under which epoch."""
+        """The transaction stores `put`; the result will tell under which epoch."""
         self._put.append((put, epoch))
 
     def accepted(self) -> None:
