@@ -9,8 +9,8 @@ and only its content tells. What is saved is space and traffic, not hashing.
 
 Segments would become as many as appends. So the last ones are merged: those shorter
 than 8 into one as soon as they add up to 8 items, likewise those shorter than 64, and
-those shorter than 512. An item that is appended is stored again three times at most, and
-a list of n items has at most n / 512 + 21 segments.
+those shorter than 512. An item that was appended is stored again three times at most,
+and a list of n items has at most n / 512 + 21 segments.
 
 Everything here is a pure function; no store is known.
 """
