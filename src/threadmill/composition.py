@@ -183,7 +183,10 @@ def _core(
     faults: Faults,
 ) -> Core:
     retention = retention_of(settings)
-    codec = Codec(state_bytes_max=settings.state_bytes_max)
+    codec = Codec(
+        state_bytes_max=settings.state_bytes_max,
+        whole=settings.checkpoint_format == "whole",
+    )
     checkpoints = PostgresCheckpoints(database, codec)
     blocking = PostgresSyncCheckpoints(lambda: _for_threads(settings, member, codec))
     return Core(

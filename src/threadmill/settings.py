@@ -50,6 +50,7 @@ from threadmill.environment import describe as describe_fields
 from threadmill.errors import BadSetting
 
 Dispatch = Literal["burst", "node"]
+CheckpointFormat = Literal["chunks", "whole"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 
@@ -182,6 +183,14 @@ class Settings(BaseSettings):
         64 * 1024 * 1024
     )
     """The largest checkpoint; a larger one fails its run."""
+
+    checkpoint_format: Annotated[
+        CheckpointFormat, Env("THREADMILL_CHECKPOINT_FORMAT")
+    ] = "chunks"
+    """How checkpoints are written. `chunks`: they share what they have in common.
+    `whole`: each by itself, for as long as processes of a version that can read nothing
+    else are running. Both are read.
+    """
 
     queue_per_thread_max: Annotated[_Count, Env("THREADMILL_QUEUE_PER_THREAD_MAX")] = (
         1000

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 from pydantic import BaseModel
 
-from threadmill.checkpoints.codec import FORMAT, Codec, encode_json
-from threadmill.checkpoints.packing import Blob
+from threadmill.checkpoints.codec import Codec, encode_json
+from threadmill.checkpoints.packing import FORMAT, Blob
 from threadmill.errors import InvariantViolated, StateUnserializable
 from threadmill.testing.checkpoints import checkpoint
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -11,6 +12,8 @@ import pytest
 from psycopg.sql import SQL, Identifier, Literal
 
 from tests.cli.conftest import Project
+from threadmill import PostgresSaver
+from threadmill.testing.checkpoints import checkpoint
 
 
 @pytest.fixture
@@ -30,6 +33,24 @@ def test_it_says_what_it_applied_where_and_then_that_all_is_done(
     assert str(parts["password"]) not in output
     code, output = empty.run("migrate")
     assert (code, output.splitlines()[-1]) == (0, "up to date")
+
+
+def test_it_rewrites_old_checkpoints_and_says_how_far_it_is(
+    project: Project, database_uri: str
+) -> None:
+    project.environ["DATABASE_URI"] = database_uri
+    with PostgresSaver.from_conn_string(database_uri) as saver:
+        saver._checkpoints.codec.whole = True
+        for number in range(40):
+            at: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+            made = checkpoint(f"c{number}", messages=["word " * 100] * number)
+            saver.put(at, made, {}, {})
+    code, output = project.run("migrate", "--repack")
+    assert code == 0, output
+    told = [line for line in output.splitlines() if "repacked" in line]
+    assert [line.split()[1] for line in told] == ["32", "40"]
+    code, output = project.run("migrate", "--repack")
+    assert (code, "repacked" in output) == (0, False)
 
 
 def test_several_at_once_apply_everything_once(empty: Project) -> None:

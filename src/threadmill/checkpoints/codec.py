@@ -19,7 +19,9 @@ from langgraph.checkpoint.base import WRITES_IDX_MAP
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from threadmill.checkpoints.packing import (
+    FORMAT,
     NOTHING,
+    WHOLE,
     Blob,
     Manifest,
     Packed,
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import Checkpoint
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
-FORMAT = 2
-WHOLE = 1
 STATE_BYTES_MAX = 64 * 1024 * 1024
 
 # How deep the search for the value at fault goes; beyond it, its container is named.
@@ -60,6 +60,7 @@ class Codec:
         serde: LangGraph's serializer; without one, its default without pickle.
         state_bytes_max: the largest checkpoint and the largest single write, in
             bytes (the setting THREADMILL_STATE_BYTES_MAX).
+        whole: write format 1, for as long as others can read nothing else.
     """
 
     def __init__(
@@ -67,9 +68,11 @@ class Codec:
         serde: SerializerProtocol | None = None,
         *,
         state_bytes_max: int = STATE_BYTES_MAX,
+        whole: bool = False,
     ) -> None:
         self.serde = serde or JsonPlusSerializer()
         self.state_bytes_max = state_bytes_max
+        self.whole = whole
 
     def pack(
         self,
@@ -88,14 +91,22 @@ class Codec:
             StateUnserializable: names the channel and the type, or the limit.
         """
         try:
-            packed = Packing(self.serde, before, there).pack(checkpoint)
+            if self.whole:
+                packed = self._packed_whole(checkpoint)
+            else:
+                packed = Packing(self.serde, before, there).pack(checkpoint)
         except ValueFailed as failed:
             value = checkpoint["channel_values"][failed.channel]
             raise self._culprit({failed.channel: value}, failed.error) from failed.error
         except Exception as error:
-            raise self._culprit({}, error) from error
+            channels = checkpoint["channel_values"] if self.whole else {}
+            raise self._culprit(channels, error) from error
         self._check_size(packed.size, "the checkpoint")
         return packed
+
+    def _packed_whole(self, checkpoint: Checkpoint) -> Packed:
+        body = Blob(*self.serde.dumps_typed(checkpoint))
+        return Packed(body, (), {}, NOTHING, size=len(body.data), format=WHOLE)
 
     def writes(self, writes: Sequence[tuple[str, Any]]) -> list[WriteRow]:
         """Rows for a task's writes, one per slot.

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import Checkpoint
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
+# Of the whole checkpoint in one blob, and of what this module does.
+WHOLE = 1
+FORMAT = 2
+
 INLINE_BYTES = 256
 
 _MSGPACK = "msgpack"
@@ -78,6 +82,7 @@ class Packed:
         chunks: those to be sent, by name, compressed if that pays.
         manifest: what the next checkpoint compares itself with.
         size: bytes of all values before compression, sent or not.
+        format: the number to be stored with it.
     """
 
     body: Blob
@@ -85,6 +90,7 @@ class Packed:
     chunks: Mapping[bytes, Blob]
     manifest: Manifest
     size: int
+    format: int = FORMAT
 
 
 class ValueFailed(Exception):  # not an outcome: the codec names it anew

@@ -25,7 +25,7 @@ from threadmill.checkpoints.base import (
     Stored,
     Writes,
 )
-from threadmill.checkpoints.codec import FORMAT, Codec, encode_json
+from threadmill.checkpoints.codec import Codec, encode_json
 from threadmill.checkpoints.known import Memory
 from threadmill.checkpoints.listing import PAGE, listed
 from threadmill.checkpoints.rows import (
@@ -253,7 +253,7 @@ class PostgresCheckpoints:
             run_id=fence.run_id if fence else _run_of(put.metadata),
             activation_id=fence.activation_id if fence else None,
             token=fence.token if fence else None,
-            format=FORMAT,
+            format=packed.format,
             body_type=packed.body.type,
             body=packed.body.data,
             chunks=list(packed.names),

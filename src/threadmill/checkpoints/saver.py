@@ -91,7 +91,11 @@ class PostgresSaver(BlockingSaver):
         self._background: BackgroundLoop | None = None
 
     def _use(self, checkpoints: PostgresCheckpoints) -> None:
-        codec = Codec(self.serde, state_bytes_max=checkpoints.codec.state_bytes_max)
+        codec = Codec(
+            self.serde,
+            state_bytes_max=checkpoints.codec.state_bytes_max,
+            whole=checkpoints.codec.whole,
+        )
         self._checkpoints = checkpoints.with_codec(codec)
         self._upkeep = Upkeep(self._checkpoints)
 

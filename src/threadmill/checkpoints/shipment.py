@@ -110,7 +110,7 @@ class Shipment:
     def accepted(self) -> None:
         """The transaction has committed."""
         for put, epoch in self._put:
-            if epoch.one is not None:
+            if epoch.one is not None and epoch.one["gc_epoch"] is not None:
                 manifest = self._packed[put.ns, put.checkpoint["id"]]
                 known = Known(
                     put.ns, put.checkpoint["id"], epoch.one["gc_epoch"], manifest

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
 from threadmill.drivers.postgres.configured import (
+    database_uri,
+    limits_of,
     migrate_database,
     reach_database,
     reach_direct,
     require_one_database,
     require_schema,
 )
+from threadmill.drivers.postgres.database import Database
 
 if TYPE_CHECKING:
+    from threadmill.checkpoints.repack import Repacked
     from threadmill.operations import Operations
     from threadmill.settings import Settings
 
@@ -56,6 +62,42 @@ def upgrade_database(settings: Settings) -> Sequence[str]:
         return await migrate_database(settings)
 
     return asyncio.run(upgrade())
+
+
+def repack_database(
+    settings: Settings, tenant: str, tell: Callable[[Repacked], None]
+) -> None:
+    """Rewrites a tenant's checkpoints of the first format.
+
+    Args:
+        settings: name the database.
+        tenant: whose.
+        tell: called after each page.
+
+    Raises:
+        StoreUnavailable: the database went away; what was told of is done.
+    """
+    from threadmill.checkpoints.codec import Codec
+    from threadmill.checkpoints.repack import repack
+
+    async def rewrite() -> None:
+        limits = replace(limits_of(settings), pool_min=1, pool_max=1)
+        database = Database(
+            database_uri(settings),
+            name="threadmill repack",
+            limits=limits,
+            prepare=settings.prepared_statements,
+        )
+        await database.open()
+        try:
+            # A checkpoint that is stored already may have been allowed to be larger.
+            codec = Codec(state_bytes_max=sys.maxsize)
+            async for done in repack(database, codec, tenant):
+                tell(done)
+        finally:
+            await database.close()
+
+    asyncio.run(rewrite())
 
 
 def operate(settings: Settings, work: Callable[[Operations], Awaitable[T]]) -> T:
