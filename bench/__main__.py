@@ -7,7 +7,7 @@ import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from psycopg import sql
 from rich.console import Console
 from rich.table import Table
 
-from bench import spread
+from bench import spread, storage
 from bench.contenders import Contender, InProcess, Served, in_process, served
 from bench.flights import Flights, counting_proxy
 from bench.spread import CASES, Shared, ask
@@ -202,6 +202,20 @@ async def share(args: argparse.Namespace, console: Console) -> dict[str, list[Sh
     return results
 
 
+async def store(args: argparse.Namespace) -> Mapping[str, storage.Stored]:
+    """What long conversations cost in the database."""
+    with (
+        tempfile.TemporaryDirectory() as name,
+        EmbeddedPostgres(Path(name) / "pg") as server,
+    ):
+        uris = {
+            storage.OURS: await _database(server, "storage", None),
+            storage.THEIRS: await _database(server, "in-process", None),
+        }
+        async with storage.contenders(uris) as found:
+            return await storage.measure(found, args.turns, whole=args.messages)
+
+
 def table(results: dict[str, Measured]) -> Table:
     """One column per contender; ratios to the first in brackets."""
     shown = Table(title="a turn of three nodes on a new thread")
@@ -238,13 +252,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="rounds of all")
     parser.add_argument("--turns", type=int, default=40, help="turns per round")
-    parser.add_argument("--only", choices=("turns", "sharing"), help="one table")
+    parser.add_argument("--only", choices=("turns", "sharing", "storage"))
+    parser.add_argument(
+        "--messages", type=int, default=2000, help="of the thread that is weighed"
+    )
     args = parser.parse_args()
     console = Console()
-    if args.only != "sharing":
+    if args.only in {None, "turns"}:
         console.print(table(asyncio.run(run(args, console))))
-    if args.only != "turns":
+    if args.only in {None, "sharing"}:
         console.print(spread.table(asyncio.run(share(args, console))))
+    if args.only in {None, "storage"}:
+        console.print(storage.table(asyncio.run(store(args))))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 from pydantic import BaseModel
 
 from threadmill.checkpoints.codec import Codec, encode_json
-from threadmill.checkpoints.packing import FORMAT, Blob
+from threadmill.checkpoints.compression import Blob
+from threadmill.checkpoints.packing import FORMAT
 from threadmill.errors import InvariantViolated, StateUnserializable
 from threadmill.testing.checkpoints import checkpoint
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.langgraph
 
 _SPOIL = Query(
     "spoil",
-    b"UPDATE threadmill.checkpoint SET body = '\\xc1'"
+    b"UPDATE threadmill.checkpoint SET body = '\\xc1', body_type = 'msgpack'"
     b" WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s::text",
 )
 

@@ -2,8 +2,8 @@
 
 Format 1 stores a checkpoint whole, as one blob of LangGraph's own serializer. Format 2
 shares chunks between the checkpoints of a thread (`packing`). The format's number is
-stored with each checkpoint and reading dispatches on it: both live in the same table,
-and what is written is format 2.
+stored with each checkpoint and reading dispatches on it: both live in the same table.
+Pending writes are stored by themselves, compressed where that pays.
 
 What cannot be stored is refused by name: the channel, and the type of the value. There
 is no pickle.
@@ -18,16 +18,15 @@ from typing import TYPE_CHECKING, Any
 from langgraph.checkpoint.base import WRITES_IDX_MAP
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+from threadmill.checkpoints.compression import Blob, expanded, squeezed
 from threadmill.checkpoints.packing import (
     FORMAT,
     NOTHING,
     WHOLE,
-    Blob,
     Manifest,
     Packed,
     Packing,
     ValueFailed,
-    expanded,
     unpack,
 )
 from threadmill.errors import InvariantViolated, StateUnserializable
@@ -126,7 +125,7 @@ class Codec:
             except Exception as error:
                 raise self._culprit({channel: value}, error) from error
             self._check_size(len(blob.data), f"a write to channel '{channel}'")
-            rows[idx] = WriteRow(idx, channel, blob)
+            rows[idx] = WriteRow(idx, channel, blob if self.whole else squeezed(blob))
         return list(rows.values())
 
     def value(self, value: Any, what: str) -> Blob:
@@ -185,6 +184,7 @@ class Codec:
 
     def load_value(self, blob: Blob) -> Any:
         """The value of a pending write, or a single one."""
+        blob = expanded(blob)
         return self.serde.loads_typed((blob.type, blob.data))
 
     def _check_size(self, size: int, what: str) -> None:

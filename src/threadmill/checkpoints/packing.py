@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import ormsgpack
-import zstandard
 
+from threadmill.checkpoints.compression import Blob, expanded, squeezed
 from threadmill.checkpoints.segments import Segment, fold, name_of
 from threadmill.errors import InvariantViolated
 
@@ -43,17 +43,6 @@ INLINE_BYTES = 256
 _MSGPACK = "msgpack"
 # What msgpack puts before the only item of a list.
 _ONE_ITEM = 0x91
-_ZSTD = "+zstd"
-# Shorter data does not repeat itself enough; and it must become an eighth smaller.
-_SQUEEZE_BYTES_MIN = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Blob:
-    """A serialized value and the name that the serializer gave its encoding."""
-
-    type: str
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,20 +210,3 @@ def unpack(
         channel: value(channel, entry) for channel, entry in entries.items()
     }
     return cast("Checkpoint", checkpoint), Manifest(lists, frozenset(names))
-
-
-def squeezed(blob: Blob) -> Blob:
-    """Compressed, if that pays; its type says so."""
-    if len(blob.data) < _SQUEEZE_BYTES_MIN:
-        return blob
-    data = zstandard.compress(blob.data)
-    if len(data) > len(blob.data) * 7 // 8:
-        return blob
-    return Blob(blob.type + _ZSTD, data)
-
-
-def expanded(blob: Blob) -> Blob:
-    """As it was before `squeezed`."""
-    if not blob.type.endswith(_ZSTD):
-        return blob
-    return Blob(blob.type.removesuffix(_ZSTD), zstandard.decompress(blob.data))

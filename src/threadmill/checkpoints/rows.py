@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from threadmill.checkpoints.base import Stored
+from threadmill.checkpoints.compression import Blob
 from threadmill.checkpoints.known import Known
-from threadmill.checkpoints.packing import Blob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -32,8 +32,8 @@ def migrate(
     CREATEROLE and CREATE on the database. langgraph.json is read for its `env` only,
     and may be missing.
 
-    With --repack, checkpoints of the first format are rewritten in the present one, page
-    by page, while servers and workers go on. It may be stopped and started again.
+    With --repack, checkpoints of the first format are rewritten in the present one, a
+    page at a time, while servers and workers go on. It may be stopped and called again.
     """
     from threadmill.cli.database import upgrade_database
     from threadmill.cli.project import settings_near

@@ -28,8 +28,8 @@ from uuid import UUID, uuid4, uuid5
 from langgraph.types import interrupt
 
 from threadmill.checkpoints.codec import Codec
+from threadmill.checkpoints.compression import Blob
 from threadmill.checkpoints.home import Home
-from threadmill.checkpoints.packing import Blob
 from threadmill.domain.fence import Fence
 from threadmill.engine.activation.identity import TaskIdentity
 from threadmill.errors import (

@@ -15,7 +15,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from threadmill.checkpoints.codec import Codec
-from threadmill.checkpoints.packing import Blob
+from threadmill.checkpoints.compression import Blob
 from threadmill.drivers.postgres.database import Database, Result
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.errors import SetupError
