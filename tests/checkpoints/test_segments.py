@@ -6,8 +6,17 @@ import ormsgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langchain_core.messages import HumanMessage
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from threadmill.checkpoints.segments import ITEMS_MAX, Segment, array_of, fold, name_of
+from threadmill.checkpoints.segments import (
+    ITEMS_MAX,
+    Segment,
+    array_of,
+    fold,
+    name_of,
+    objects_of,
+)
 
 KIND = "msgpack"
 
@@ -124,6 +133,30 @@ def test_a_name_tells_kind_and_content_apart() -> None:
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 255, 256, 512])
 def test_an_array_is_what_msgpack_writes(count: int) -> None:
     assert array_of(_items(*range(count))) == ormsgpack.packb(list(range(count)))
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 70_000])
+def test_objects_are_taken_apart_as_if_each_were_serialized(count: int) -> None:
+    objects = [
+        HumanMessage("x" * (n % 5 * 100), id=str(n)) for n in range(min(count, 70))
+    ] * (count // 70 + 1)
+    objects[0] = HumanMessage("x" * 70_000)
+    serde = JsonPlusSerializer()
+    _, array = serde.dumps_typed(objects[:count])
+    expected = [serde.dumps_typed([one])[1][1:] for one in objects[:70][:count]]
+    found = objects_of(array)
+    assert found is not None
+    assert len(found) == count
+    assert found[:70] == expected
+    assert b"".join(found) == array[-sum(map(len, found)) :]
+
+
+@pytest.mark.parametrize(
+    "value", [[], [1], ["a"], [None], [{}], [[]], [HumanMessage("x"), 1], {"a": 1}, "a"]
+)
+def test_what_is_no_list_of_objects_is_not_taken_apart(value: object) -> None:
+    _, data = JsonPlusSerializer().dumps_typed(value)
+    assert objects_of(data) is None
 
 
 _CHANGES = st.tuples(

@@ -12,9 +12,9 @@ for each channel
 The numbers are places in the list of the checkpoint's chunks, which is stored beside
 the body, so that a store can find references without reading bodies.
 
-Items of a list are serialized one by one and joined as msgpack joins them, so that they
-read back as if the list had been serialized whole. A serializer whose lists are no
-msgpack (one that encrypts) has its lists stored as other values are.
+Items of a list are taken apart, or serialized one by one, and joined as msgpack joins
+them: they read back as if the list had been serialized whole. A serializer whose lists
+are no msgpack (one that encrypts) has them stored as other values are.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 import ormsgpack
 
 from threadmill.checkpoints.compression import Blob, expanded, squeezed
-from threadmill.checkpoints.segments import Segment, fold, name_of
+from threadmill.checkpoints.segments import Segment, fold, name_of, objects_of
 from threadmill.errors import InvariantViolated
 
 if TYPE_CHECKING:
@@ -132,22 +132,25 @@ class Packing:
         )
 
     def _entry(self, channel: str, value: Any) -> Any:
-        # An heir of list may be more than its items.
-        if type(value) is list and (items := self._items(value)) is not None:
-            segments = fold(_MSGPACK, items, self.before.lists.get(channel, ()))
-            if sum(len(data) for _, data in segments) > INLINE_BYTES:
-                self.lists[channel] = tuple(segment for segment, _ in segments)
-                return [
-                    self._chunk(segment.name, Blob(_MSGPACK, data))
-                    for segment, data in segments
-                ]
         blob = Blob(*self.serde.dumps_typed(value))
         if len(blob.data) <= INLINE_BYTES:
             return [blob.type, blob.data]
+        # An heir of list may be more than its items.
+        if type(value) is list and (items := self._items(value, blob)) is not None:
+            segments = fold(_MSGPACK, items, self.before.lists.get(channel, ()))
+            self.lists[channel] = tuple(segment for segment, _ in segments)
+            return [
+                self._chunk(segment.name, Blob(_MSGPACK, data))
+                for segment, data in segments
+            ]
         return self._chunk(name_of(blob.type, blob.data), blob)
 
-    def _items(self, value: Sequence[Any]) -> list[bytes] | None:
+    def _items(self, value: Sequence[Any], blob: Blob) -> list[bytes] | None:
         """Every item in msgpack; None when the serializer writes something else."""
+        if blob.type != _MSGPACK:
+            return None
+        if (found := objects_of(blob.data)) is not None:
+            return found
         items = []
         for item in value:
             kind, data = self.serde.dumps_typed([item])

@@ -37,6 +37,10 @@ _SHORT_MAX = 7 * len(_MERGED_AT)
 _FIXARRAY = 0x90
 _FIXARRAY_MAX = 15
 _ARRAY16 = b"\xdc"
+# Bytes of an array's head, by its first one.
+_HEAD_BYTES = {0xDC: 3, 0xDD: 5}
+# msgpack's objects of any length: the digits of that length, by the first byte.
+_EXTENSION = {0xC7: 1, 0xC8: 2, 0xC9: 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,25 @@ def array_of(items: Sequence[bytes]) -> bytes:
     else:
         head = _ARRAY16 + count.to_bytes(2, "big")
     return head + b"".join(items)
+
+
+def objects_of(array: bytes) -> list[bytes] | None:
+    """The items of a msgpack array, if all of them are objects: messages, mostly.
+
+    Their length stands in front, so taking them apart costs less than serializing each
+    by itself. None for everything else.
+    """
+    place = _HEAD_BYTES.get(array[0], 1 if array[0] & 0xF0 == _FIXARRAY else 0)
+    items = []
+    end = len(array)
+    while 0 < place < end:
+        digits = _EXTENSION.get(array[place])
+        if digits is None:
+            return None
+        start, place = place, place + 1 + digits
+        place += 1 + int.from_bytes(array[start + 1 : place], "big")
+        items.append(array[start:place])
+    return items or None
 
 
 def fold(
