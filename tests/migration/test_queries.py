@@ -63,7 +63,7 @@ def test_every_query_is_used(file: Path) -> None:
 _NAMES_TENANT = re.compile(rb"%\(tenants?\)s|threadmill\.(?:claim|renew|reopen|due)\(")
 _TENANT_TABLE = re.compile(
     rb"threadmill\.(?:assistant|thread|run|idempotency|timer|activation|head"
-    rb"|checkpoint|checkpoint_write|stream|event|superstep|dead_letter|effect)\b(?!\()"
+    rb"|checkpoint|checkpoint_write|chunk|stream|event|superstep|dead_letter|effect)\b(?!\()"
 )
 
 

@@ -23,6 +23,7 @@ SELECT (SELECT count(*) FROM threadmill.thread) AS threads,
        (SELECT count(*) FROM threadmill.activation) AS activations,
        (SELECT count(*) FROM threadmill.checkpoint) AS checkpoints,
        (SELECT coalesce(sum(octet_length(body)), 0) FROM threadmill.checkpoint)::bigint
+         + (SELECT coalesce(sum(octet_length(data)), 0) FROM threadmill.chunk)::bigint
          AS state_bytes,
        (SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0) FROM pg_class c
          WHERE c.relnamespace = 'threadmill'::regnamespace AND c.relkind = 'r')::bigint
