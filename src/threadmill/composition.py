@@ -20,6 +20,7 @@ from threadmill import __version__
 from threadmill.brokers.base import HintReceiver
 from threadmill.brokers.postgres import PostgresHints, PostgresListener
 from threadmill.checkpoints.codec import Codec
+from threadmill.checkpoints.known import Memory
 from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.checkpoints.run_states import PostgresRunStates
 from threadmill.checkpoints.saver import PostgresSaver
@@ -188,7 +189,9 @@ def _core(
         whole=settings.checkpoint_format == "whole",
     )
     checkpoints = PostgresCheckpoints(database, codec)
-    blocking = PostgresSyncCheckpoints(lambda: _for_threads(settings, member, codec))
+    blocking = PostgresSyncCheckpoints(
+        lambda: _for_threads(settings, member, codec, checkpoints.memory)
+    )
     return Core(
         settings=settings,
         graphs=graphs,
@@ -216,7 +219,7 @@ def _core(
 
 
 def _for_threads(
-    settings: Settings, member: Member, codec: Codec
+    settings: Settings, member: Member, codec: Codec, memory: Memory
 ) -> PostgresCheckpoints:
     """Checkpoints over connections of their own, for nodes that block."""
     database = Database(
@@ -225,7 +228,7 @@ def _for_threads(
         limits=replace(limits_of(settings), pool_max=_BLOCKING_CONNECTIONS),
         prepare=settings.prepared_statements,
     )
-    return PostgresCheckpoints(database, codec)
+    return PostgresCheckpoints(database, codec, memory)
 
 
 def build_worker(core: Core) -> Worker:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     )
 
     from threadmill.checkpoints.base import Commit, EndOfTasks, Plan
+    from threadmill.checkpoints.packing import Packed
     from threadmill.domain.fence import Fence
     from threadmill.drivers.postgres.database import Database, Result, Transaction
     from threadmill.stores.records import FreeSlot
@@ -200,12 +201,12 @@ class PostgresCheckpoints:
         Raises:
             StateUnserializable: a value cannot be stored.
         """
-        if commit.puts:
-            shipment.hold(tx)
+        packed = [shipment.pack(self.codec, put) for put in commit.puts]
+        shipment.load(tx)
         for writes in commit.writes:
             self._add_writes(tx, thread_id, writes, fence)
-        for put in commit.puts:
-            self._add_put(tx, thread_id, put, fence, shipment)
+        for put, sent in zip(commit.puts, packed, strict=True):
+            shipment.put(put, self._add_put(tx, thread_id, put, sent, fence))
 
     def _add_writes(
         self, tx: Transaction, thread_id: str, writes: Writes, fence: Fence | None
@@ -234,15 +235,14 @@ class PostgresCheckpoints:
         tx: Transaction,
         thread_id: str,
         put: Put,
+        packed: Packed,
         fence: Fence | None,
-        shipment: Shipment,
-    ) -> None:
-        packed = shipment.pack(tx, self.codec, put)
+    ) -> Result:
         if put.expected_head is None:
             query = SQL.put_first
         else:
             query = SQL.put_any if put.expected_head == ANY_HEAD else SQL.put_next
-        epoch = tx.add(
+        return tx.add(
             query,
             tenant=tx.tenant,
             thread=thread_id,
@@ -259,7 +259,6 @@ class PostgresCheckpoints:
             chunks=list(packed.names),
             metadata=encode_json(put.metadata, "metadata"),
         )
-        shipment.put(put, epoch)
 
     # ---------------------------------------------------------------------- reading
 

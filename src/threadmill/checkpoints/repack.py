@@ -100,12 +100,12 @@ async def _replace(
     store: PostgresCheckpoints, tenant: str, thread_id: str, rows: Sequence[Row]
 ) -> Repacked:
     async def transact(shipment: Shipment) -> list[tuple[Row, Packed, Result]]:
+        puts = [_put_of(store.codec, row) for row in rows]
+        packs = [shipment.pack(store.codec, put) for put in puts]
+        sent = []
         async with store.database.tenant_tx(tenant) as tx:
-            shipment.hold(tx)
-            sent = []
-            for row in rows:
-                put = _put_of(store.codec, row)
-                packed = shipment.pack(tx, store.codec, put)
+            shipment.load(tx)
+            for row, put, packed in zip(rows, puts, packs, strict=True):
                 replaced = tx.add(
                     SQL.replace_whole,
                     tenant=tenant,

@@ -20,6 +20,7 @@ from threadmill.drivers.postgres.sql import Queries
 if TYPE_CHECKING:
     from threadmill.checkpoints.base import Put
     from threadmill.checkpoints.codec import Codec
+    from threadmill.checkpoints.compression import Blob
     from threadmill.checkpoints.known import Memory
     from threadmill.checkpoints.packing import Manifest, Packed
     from threadmill.drivers.postgres.database import Result, Transaction
@@ -43,20 +44,15 @@ class Shipment:
         self._memory = memory
         self._tenant, self._thread_id = tenant, thread_id
         self._whole = whole
-        # What the transaction has made sure of: chunks, and entries of the memory.
+        # What the transaction makes sure of: chunks, and entries of the memory.
         self._there: set[bytes] = set()
-        self._relied: set[tuple[str, int]] = set()
+        self._chunks: dict[bytes, Blob] = {}
+        self._relied: dict[tuple[str, int], Known] = {}
         self._packed: dict[tuple[str, str], Manifest] = {}
         self._put: list[tuple[Put, Result]] = []
 
-    def hold(self, tx: Transaction) -> None:
-        """Comes before everything else that the transaction does with checkpoints."""
-        tx.add(SQL.hold, tenant=self._tenant, thread=self._thread_id)
-
-    def pack(self, tx: Transaction, codec: Codec, put: Put) -> Packed:
-        """Packs a checkpoint, and adds its chunks to the transaction.
-
-        The caller adds the checkpoint itself, and then tells it by `put`.
+    def pack(self, codec: Codec, put: Put) -> Packed:
+        """Packs a checkpoint; in the order of the puts, before `load`.
 
         Raises:
             StateUnserializable: a value cannot be stored.
@@ -72,36 +68,39 @@ class Shipment:
         if known is not None and not self._there.issuperset(
             name for name in packed.names if name not in packed.chunks
         ):
-            self._rely(tx, known)
-        self._send(tx, packed)
+            self._relied[known.ns, known.epoch] = known
+        self._there.update(packed.names)
+        self._chunks.update(packed.chunks)
         self._packed[put.ns, put.checkpoint["id"]] = packed.manifest
         return packed
 
-    def _rely(self, tx: Transaction, known: Known) -> None:
-        if (known.ns, known.epoch) in self._relied:
-            return
-        self._relied.add((known.ns, known.epoch))
-        tx.add(
-            SQL.rely,
-            tenant=self._tenant,
-            thread=self._thread_id,
-            ns=known.ns,
-            epoch=known.epoch,
-            checkpoint_id=known.checkpoint_id,
-        )
+    def load(self, tx: Transaction) -> None:
+        """Adds the chunks of all that was packed, and what they rely on.
 
-    def _send(self, tx: Transaction, packed: Packed) -> None:
-        names = sorted(packed.chunks)  # in one order, whoever else sends them
-        if names:
+        Comes before everything else that the transaction does with checkpoints.
+        """
+        if not self._there:
+            return
+        key = {"tenant": self._tenant, "thread": self._thread_id}
+        tx.add(SQL.hold, **key)
+        for known in self._relied.values():
+            tx.add(
+                SQL.rely,
+                **key,
+                ns=known.ns,
+                epoch=known.epoch,
+                checkpoint_id=known.checkpoint_id,
+            )
+        if self._chunks:
+            # In one order: who sends the same ones at the same time waits, no more.
+            names = sorted(self._chunks)
             tx.add(
                 SQL.send,
-                tenant=self._tenant,
-                thread=self._thread_id,
+                **key,
                 names=names,
-                types=[packed.chunks[name].type for name in names],
-                data=[packed.chunks[name].data for name in names],
+                types=[self._chunks[name].type for name in names],
+                data=[self._chunks[name].data for name in names],
             )
-        self._there.update(packed.names)
 
     def put(self, put: Put, epoch: Result) -> None:
         """The transaction stores `put`; the result will tell under which epoch."""
