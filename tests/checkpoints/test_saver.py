@@ -451,6 +451,30 @@ async def test_a_serializer_of_one_s_own_is_used_for_everything(
     assert await shared.aget_tuple(config) == found
 
 
+async def test_a_serializer_that_encrypts_does_so_for_what_is_shared(
+    database: Database, database_uri: str
+) -> None:
+    """Its lists are not taken apart, and nothing of them is named by its content."""
+    saver = PostgresSaver(
+        PostgresCheckpoints(database), serde=EncryptedSerializer(Shift())
+    )
+    config = thread()
+    config["configurable"]["checkpoint_ns"] = ""
+    values = {"list": ["secret"] * 500, "text": "secret " * 500, "short": "secret"}
+    await saver.aput(config, checkpoint("c1", **values), {}, {})
+    found = await saver.aget_tuple(config)
+    assert found is not None
+    assert found.checkpoint["channel_values"] == values
+    with psycopg.connect(database_uri) as connection:
+        types = connection.execute("SELECT type FROM threadmill.chunk").fetchall()
+        rows = connection.execute(
+            "SELECT data FROM threadmill.chunk"
+            " UNION ALL SELECT body FROM threadmill.checkpoint"
+        ).fetchall()
+    assert {kind.partition("+zstd")[0] for (kind,) in types} == {"msgpack+shift"}
+    assert not [data for (data,) in rows if b"secret" in data]
+
+
 async def test_a_clone_may_load_what_its_graph_allows(database_uri: str) -> None:
     """LangGraph's strict mode: other types come back as plain data."""
     strict = JsonPlusSerializer(allowed_msgpack_modules=None)
