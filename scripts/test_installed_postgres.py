@@ -31,6 +31,7 @@ TESTS = (
     "tests/migration",
     "tests/stores",
     "tests/contract",
+    "tests/checkpoints/test_chunks.py",
     "tests/checkpoints/test_fence.py",
     "tests/checkpoints/test_plans.py",
     "tests/drivers/test_database.py",
