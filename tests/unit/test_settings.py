@@ -60,6 +60,7 @@ def test_every_setting_is_read_from_each_of_its_names() -> None:
     samples = {
         "URI (secret)": URI,
         "burst, node": "node",
+        "chunks, whole": "whole",
         "DEBUG, INFO, WARNING, ERROR, CRITICAL": "error",
         "true, false": "false",
         "whole number": "2",
