@@ -7,6 +7,8 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,8 +60,12 @@ class Gone:
     is slow to ask for it.
     """
 
-    def __init__(self, *pids: int) -> None:
+    def __init__(self, *pids: int, children: Iterable[int] = ()) -> None:
         self._handles = [os.pidfd_open(pid) for pid in pids]
+        for pid in children:
+            # A session that just closed may have ended since it was listed.
+            with suppress(ProcessLookupError):
+                self._handles.append(os.pidfd_open(pid))
 
     def wait(self) -> None:
         for handle in self._handles:
@@ -71,7 +77,7 @@ def server_gone(data_dir: Path) -> Gone:
     """Watch the server with all its children, and the supervisor."""
     server = psutil.Process(postmaster_pid(data_dir))
     children = [child.pid for child in server.children()]
-    return Gone(server.pid, *children, supervisor_pid(data_dir))
+    return Gone(server.pid, supervisor_pid(data_dir), children=children)
 
 
 class OwnerProcess:
