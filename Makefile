@@ -23,6 +23,10 @@ help: ## list the tasks
 setup: ## create .venv from the lock (quick when it is current)
 	@scripts/setup
 
+.PHONY: services
+services: ## install the services that tests start (RabbitMQ, Redis; as root)
+	@scripts/services
+
 .PHONY: demo
 demo: setup ## play the story: 2 servers, 3 workers, kills, nothing lost
 	@$(BIN)/python examples/conversation/demo.py
@@ -40,7 +44,7 @@ check: setup ## lint, format, types, layers and sizes (what CI runs first)
 	$(BIN)/python scripts/check_sizes.py
 
 .PHONY: test
-test: setup ## run all tests (PYTEST_ARGS="-k name" selects)
+test: setup services ## run all tests (PYTEST_ARGS="-k name" selects)
 	$(BIN)/pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
 	@$(if $(PYTEST_ARGS),,$(BIN)/python scripts/test_installed_postgres.py -q -n $(PYTEST_WORKERS))
 

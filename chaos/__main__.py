@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from chaos.battery import SETTLE_SECONDS, run
+from chaos.battery import CLIENTS, SETTLE_SECONDS, run
 from chaos.faults import FAULTS
 
 
@@ -38,6 +38,7 @@ def main() -> int:
         default=SETTLE_SECONDS,
         help="how long runs have to end after the faults",
     )
+    parser.add_argument("--clients", type=int, default=CLIENTS, help="who send at once")
     parser.add_argument("--keep", action="store_true", help="keep the logs in any case")
     args = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if args.seed is None else args.seed
@@ -56,6 +57,7 @@ def main() -> int:
                 kinds=args.only or list(FAULTS),
                 console=console,
                 settle_seconds=args.settle_seconds,
+                clients=args.clients,
             )
         )
     finally:

@@ -37,7 +37,7 @@ from threadmill.testing.history.channel import Channel
 from threadmill.testing.history.facts import Execution, Run
 from threadmill.testing.history.reading import settle, tenants_of, with_database
 
-_CLIENTS = 6
+CLIENTS = 6
 SETTLE_SECONDS = 120.0
 _PAUSE_SECONDS = (0.2, 1.2)
 _FAULT_SECONDS_MAX = 180.0
@@ -51,6 +51,7 @@ async def run(
     kinds: Sequence[str],
     console: Console,
     settle_seconds: float = SETTLE_SECONDS,
+    clients: int = CLIENTS,
 ) -> bool:
     """Runs the battery; returns whether every promise was kept.
 
@@ -61,13 +62,14 @@ async def run(
         kinds: which of `FAULTS`.
         console: takes the report.
         settle_seconds: how long runs have to end once nothing harms them any more.
+        clients: who send at once.
     """
     postgres = Postgres(folder)
     await postgres.start()
     arena = Arena(folder, postgres, random.Random(seed))
     try:
         await migrate(postgres.primary.uri)
-        await _storm(arena, seconds, kinds, console, settle_seconds)
+        await _storm(arena, seconds, kinds, console, settle_seconds, clients)
         history = await _history(arena)
     finally:
         await arena.close()
@@ -85,6 +87,7 @@ async def _storm(
     kinds: Sequence[str],
     console: Console,
     settle_seconds: float,
+    clients: int,
 ) -> None:
     """Load and faults; returns when the clients are done and all runs have ended.
 
@@ -94,7 +97,7 @@ async def _storm(
     stop = asyncio.Event()
     try:
         await arena.staffed(wholly=True)
-        clients = asyncio.create_task(arena.clients.run(_CLIENTS, stop))
+        load = asyncio.create_task(arena.clients.run(clients, stop))
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
@@ -106,7 +109,7 @@ async def _storm(
             way.mend()
         stop.set()
         with suppress(TimeoutError):
-            await asyncio.wait_for(clients, settle_seconds)
+            await asyncio.wait_for(load, settle_seconds)
         # The last worker may have gone with the last fault.
         await arena.staffed()
         await _settled(arena, settle_seconds)

@@ -25,6 +25,8 @@ _TRY_SECONDS = 10.0
 _GIVE_UP_SECONDS = 90.0
 _PAUSE_SECONDS = 0.1
 _MESSAGES_PER_THREAD = 25
+# So many clients meet on one thread; more would only wait for each other.
+_CLIENTS_PER_SHARED = 6
 _CANCELLED_SHARE = 0.06
 _CANCEL_SECONDS_MAX = 0.6
 _ENDED = {"success", "error", "timeout", "interrupted"}
@@ -56,7 +58,8 @@ class Clients:
 
     async def run(self, clients: int, stop: asyncio.Event) -> None:
         """Sends until it is told to stop, and returns when the last one is done."""
-        self._shared = [str(uuid4())]
+        shared = -(-clients // _CLIENTS_PER_SHARED)
+        self._shared = [str(uuid4()) for _ in range(shared)]
         async with (
             httpx.AsyncClient(timeout=_TRY_SECONDS) as http,
             asyncio.TaskGroup() as group,
@@ -68,17 +71,19 @@ class Clients:
         self, http: httpx.AsyncClient, number: int, stop: asyncio.Event
     ) -> None:
         mine, turn = str(uuid4()), 0
+        place = number % len(self._shared)
         while not stop.is_set():
             turn += 1
             if turn % _MESSAGES_PER_THREAD == 0:
                 mine = str(uuid4())
-                self._shared[0] = str(uuid4()) if number == 0 else self._shared[0]
+                if number == place:
+                    self._shared[place] = str(uuid4())
             harm = self.harms.popleft() if self.harms else None
             kind = harm or self.chooser.choice(("plain", "plain", "fan"))
             # Poison has a thread of its own: all that follows on it would wait.
             thread = str(uuid4()) if kind == "poison" else mine
             if harm is None and self.chooser.random() < 0.3:
-                thread = self._shared[0]
+                thread = self._shared[place]
             message = f"c{number}-{turn}-{kind}"
             self.kinds[kind] += 1
             run = await self._send(http, thread, message)

@@ -43,6 +43,7 @@ class Put:
         parent_id: the checkpoint it was made from; None for a first one.
         expected_head: the head that must still be current, None when there must be
             none, ANY_HEAD to overwrite (subgraphs; use without a fence).
+        untouched: channels that hold what they held at the parent, for certain.
     """
 
     ns: str
@@ -50,6 +51,7 @@ class Put:
     metadata: CheckpointMetadata
     parent_id: str | None
     expected_head: str | None = ANY_HEAD
+    untouched: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

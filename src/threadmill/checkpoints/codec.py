@@ -78,13 +78,17 @@ class Codec:
         checkpoint: Checkpoint,
         before: Manifest = NOTHING,
         there: frozenset[bytes] = frozenset(),
+        carried: frozenset[str] = frozenset(),
     ) -> Packed:
         """The checkpoint as it is stored, and the chunks to send along.
 
         Args:
-            checkpoint: complete with channel values; every value is looked at.
+            checkpoint: complete with channel values; every value is looked at but
+                those of `carried`.
             before: the chunks of the checkpoint that it was made from.
             there: names of the chunks that need not be sent.
+            carried: channels that hold what they held there; `before` is exactly the
+                parent's.
 
         Raises:
             StateUnserializable: names the channel and the type, or the limit.
@@ -93,7 +97,8 @@ class Codec:
             if self.whole:
                 packed = self._packed_whole(checkpoint)
             else:
-                packed = Packing(self.serde, before, there).pack(checkpoint)
+                packing = Packing(self.serde, before, there, carried)
+                packed = packing.pack(checkpoint)
         except ValueFailed as failed:
             value = checkpoint["channel_values"][failed.channel]
             raise self._culprit({failed.channel: value}, failed.error) from failed.error

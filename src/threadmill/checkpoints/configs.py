@@ -15,7 +15,11 @@ from threadmill.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
-    from langgraph.checkpoint.base import CheckpointMetadata
+    from langgraph.checkpoint.base import (
+        ChannelVersions,
+        Checkpoint,
+        CheckpointMetadata,
+    )
 
     from threadmill.checkpoints.base import Stored
 
@@ -105,6 +109,20 @@ def tuple_of(stored: Stored) -> CheckpointTuple:
         parent_config=config_of(stored.thread_id, ns, parent) if parent else None,
         pending_writes=list(stored.writes),
     )
+
+
+def untouched(
+    checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
+) -> frozenset[str]:
+    """The channels whose values are those that were read with the parent.
+
+    LangGraph gives each channel that it changes a new version. What a node changes in
+    place has none, so a checkpoint that follows on nodes tells nothing. That of an
+    input does: nobody has had the values since they were read.
+    """
+    if metadata.get("source") != "input":
+        return frozenset()
+    return frozenset(checkpoint["channel_values"].keys() - new_versions.keys())
 
 
 def metadata_of(

@@ -32,6 +32,10 @@ class Known:
     epoch: int
     manifest: Manifest
 
+    def is_at(self, ns: str, checkpoint_id: str | None) -> bool:
+        """Whether this tells of exactly that checkpoint."""
+        return (self.ns, self.checkpoint_id) == (ns, checkpoint_id)
+
 
 class Memory:
     """The latest known checkpoint of each namespace; the least used are forgotten.

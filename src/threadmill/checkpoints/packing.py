@@ -70,7 +70,8 @@ class Packed:
         names: its chunks, in the order that the body counts them in.
         chunks: those to be sent, by name, compressed if that pays.
         manifest: what the next checkpoint compares itself with.
-        size: bytes of all values before compression, sent or not.
+        size: bytes of all values before compression, sent or not; but not of those
+            that the parent was measured with.
         format: the number to be stored with it.
     """
 
@@ -99,11 +100,13 @@ class Packing:
         serde: LangGraph's serializer.
         before: the chunks of the checkpoint that it was made from, or of any other.
         there: names of chunks that need not be sent.
+        carried: channels that hold what `before` has of them, for certain.
     """
 
     serde: SerializerProtocol
     before: Manifest
     there: frozenset[bytes]
+    carried: frozenset[str] = frozenset()
     names: dict[bytes, int] = field(default_factory=dict)
     chunks: dict[bytes, Blob] = field(default_factory=dict)
     lists: dict[str, Sequence[Segment]] = field(default_factory=dict)
@@ -132,6 +135,10 @@ class Packing:
         )
 
     def _entry(self, channel: str, value: Any) -> Any:
+        as_before = self.before.lists.get(channel) if channel in self.carried else None
+        if as_before and self.there.issuperset(part.name for part in as_before):
+            self.lists[channel] = as_before
+            return [self._place(part.name) for part in as_before]
         blob = Blob(*self.serde.dumps_typed(value))
         if len(blob.data) <= INLINE_BYTES:
             return [blob.type, blob.data]
@@ -161,11 +168,13 @@ class Packing:
 
     def _chunk(self, name: bytes, blob: Blob) -> int:
         if name not in self.names:
-            self.names[name] = len(self.names)
             self.size += len(blob.data)
             if name not in self.there:
                 self.chunks[name] = squeezed(blob)
-        return self.names[name]
+        return self._place(name)
+
+    def _place(self, name: bytes) -> int:
+        return self.names.setdefault(name, len(self.names))
 
 
 def unpack(

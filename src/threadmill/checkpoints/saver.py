@@ -274,7 +274,7 @@ class PostgresSaver(BlockingSaver):
         config: RunnableConfig,
         checkpoint: Checkpoint,
         metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,  # noqa: ARG002 - whole checkpoints are stored
+        new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Stores a checkpoint and makes it the head of its namespace.
 
@@ -287,6 +287,7 @@ class PostgresSaver(BlockingSaver):
             checkpoint=checkpoint,
             metadata=configs.metadata_of(config, metadata),
             parent_id=at.checkpoint_id,
+            untouched=configs.untouched(checkpoint, metadata, new_versions),
         )
         await self._commit(at.thread_id, Commit(puts=(put,)))
         return configs.config_of(at.thread_id, put.ns, checkpoint["id"])

@@ -59,12 +59,15 @@ class Shipment:
         """
         known = self._memory.find(self._tenant, self._thread_id, put.ns)
         before = self._packed.get((put.ns, put.parent_id or ""))
+        of_parent = before is not None
         if before is None:
             before = known.manifest if known else NOTHING
+            of_parent = known is not None and known.is_at(put.ns, put.parent_id)
         there = frozenset(self._there)
         if known is not None and not self._whole:
             there |= known.manifest.names
-        packed = codec.pack(put.checkpoint, before, there)
+        carried = put.untouched if of_parent else frozenset()
+        packed = codec.pack(put.checkpoint, before, there, carried)
         if known is not None and not self._there.issuperset(
             name for name in packed.names if name not in packed.chunks
         ):

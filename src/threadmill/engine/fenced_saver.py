@@ -14,7 +14,7 @@ from langgraph.checkpoint.base import (
 )
 
 from threadmill.checkpoints.base import Checkpoints, Commit, Put, Writes
-from threadmill.checkpoints.configs import address, config_of, metadata_of
+from threadmill.checkpoints.configs import address, config_of, metadata_of, untouched
 from threadmill.domain.fence import Fence
 from threadmill.engine.reading_saver import ReadingSaver
 from threadmill.errors import InvariantViolated
@@ -49,7 +49,7 @@ class FencedSaver(ReadingSaver):
         config: RunnableConfig,
         checkpoint: Checkpoint,
         metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,  # noqa: ARG002  # whole values are stored
+        new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Commits a checkpoint and makes it the head of its namespace.
 
@@ -63,6 +63,7 @@ class FencedSaver(ReadingSaver):
             checkpoint=checkpoint,
             metadata=metadata_of(config, metadata),
             parent_id=at.checkpoint_id,
+            untouched=untouched(checkpoint, metadata, new_versions),
         )
         await self._commit(Commit(puts=(put,)))
         return config_of(at.thread_id, put.ns, checkpoint["id"])

@@ -54,6 +54,7 @@ from threadmill.checkpoints.configs import (
     config_of,
     metadata_of,
     tuple_of,
+    untouched,
 )
 from threadmill.checkpoints.home import Home
 from threadmill.domain.fence import Fence
@@ -143,10 +144,10 @@ class ActivationSaver(ReadingSaver):
         config: RunnableConfig,
         checkpoint: Checkpoint,
         metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,  # noqa: ARG002  # whole values are stored
+        new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Commits a subgraph's checkpoint; the root's waits, see above."""
-        put = self._put_of(config, checkpoint, metadata)
+        put = self._put_of(config, checkpoint, metadata, new_versions)
         await self._writer.faults.at("put.before")
         if not put.ns and metadata.get("source") == "loop":
             await self._superstep_is_ours()
@@ -230,10 +231,10 @@ class ActivationSaver(ReadingSaver):
         config: RunnableConfig,
         checkpoint: Checkpoint,
         metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,  # noqa: ARG002  # whole values are stored
+        new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Commits a subgraph's checkpoint."""
-        put = self._put_of(config, checkpoint, metadata)
+        put = self._put_of(config, checkpoint, metadata, new_versions)
         if not put.ns:
             raise InvariantViolated("a thread's own checkpoints are put on its loop")
         self._writer.commit_blocking(put, self._right_of(config))
@@ -363,6 +364,7 @@ class ActivationSaver(ReadingSaver):
         config: RunnableConfig,
         checkpoint: Checkpoint,
         metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
     ) -> Put:
         at = self._address(config)
         return Put(
@@ -371,6 +373,7 @@ class ActivationSaver(ReadingSaver):
             metadata=metadata_of(config, metadata),
             parent_id=at.checkpoint_id,
             expected_head=ANY_HEAD if at.ns else self._expected,
+            untouched=untouched(checkpoint, metadata, new_versions),
         )
 
     def _writes_of(
