@@ -25,7 +25,7 @@ from typing import Any, cast
 class Handle:
     """A callback that may be called off; asyncio's own costs three times as much."""
 
-    __slots__ = ("_args", "_callback", "_context", "_when", "called_off")
+    __slots__ = ("_when", "args", "callback", "called_off", "context")
 
     def __init__(
         self,
@@ -34,9 +34,9 @@ class Handle:
         context: contextvars.Context | None,
         when: float = 0.0,
     ) -> None:
-        self._callback = callback
-        self._args = args
-        self._context = context
+        self.callback = callback
+        self.args = args
+        self.context = context
         self._when = when
         self.called_off = False
 
@@ -51,18 +51,6 @@ class Handle:
     def when(self) -> float:
         """See `asyncio.TimerHandle.when`."""
         return self._when
-
-    def run(self) -> None:
-        """Calls it, unless it was called off.
-
-        Tasks bring their contexts; nothing else here looks at one.
-        """
-        if self.called_off:
-            return
-        if self._context is None:
-            self._callback(*self._args)
-        else:
-            self._context.run(self._callback, *self._args)
 
 
 class World:
@@ -127,9 +115,10 @@ class World:
         for loop in self._loops:
             loop.close()
 
-    def wants_turn(self, loop: ThreadLoop) -> None:
-        """A loop has got something to do."""
-        self._turns.append(loop)
+    @property
+    def turns(self) -> deque[ThreadLoop]:
+        """The loops that have something to do, in order."""
+        return self._turns
 
 
 class ThreadLoop:
@@ -142,6 +131,7 @@ class ThreadLoop:
         self.name = name
         self.dead = False
         self._world = world
+        self._turns = world.turns
         self._began = began
         self._rate = rate
         self._frozen = 0
@@ -171,13 +161,22 @@ class ThreadLoop:
         self._want_turn()
 
     def turn(self) -> None:
-        """Runs what is ready, and what becomes ready by that."""
+        """Runs what is ready, and what becomes ready by that.
+
+        Tasks bring their contexts; nothing else here looks at one.
+        """
         self._waits = False
         ready = self._ready
         events._set_running_loop(self)  # type: ignore[arg-type]
         try:
             while ready and not self._frozen:
-                ready.popleft().run()
+                handle = ready.popleft()
+                if handle.called_off:
+                    continue
+                if handle.context is None:
+                    handle.callback(*handle.args)
+                else:
+                    handle.context.run(handle.callback, *handle.args)
         except Exception as error:  # noqa: BLE001 - as a loop does: told, not raised
             self._world.failures.append(f"{self.name}: a callback raised {error!r}")
             self._want_turn()
@@ -185,12 +184,19 @@ class ThreadLoop:
     def _want_turn(self) -> None:
         if not self._waits and self._ready and not self._frozen:
             self._waits = True
-            self._world.wants_turn(self)
+            self._turns.append(self)
 
     def _fire(self, handle: Handle) -> None:
-        if not self.dead and not handle.called_off:
-            self._ready.append(handle)
-            self._want_turn()
+        if not handle.called_off:
+            self._add(handle)
+
+    def _add(self, handle: Handle) -> None:
+        if self.dead:
+            return
+        self._ready.append(handle)
+        if not self._waits and not self._frozen:
+            self._waits = True
+            self._turns.append(self)
 
     # --- what asyncio needs ----------------------------------------------------------
 
@@ -202,9 +208,7 @@ class ThreadLoop:
         self, callback: Callable[..., Any], *args: Any, context: Any = None
     ) -> Handle:
         handle = Handle(callback, args, context)
-        if not self.dead:
-            self._ready.append(handle)
-            self._want_turn()
+        self._add(handle)
         return handle
 
     call_soon_threadsafe = call_soon
@@ -254,8 +258,8 @@ class ThreadLoop:
                     continue  # it waits while it ends; nobody looks any more
             self._made.clear()
 
-    def get_debug(self) -> bool:
-        return False
+    # Asked for each future: `bool()` is False, and costs no call of Python's.
+    get_debug = bool
 
     def is_running(self) -> bool:
         return True
