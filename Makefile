@@ -24,7 +24,7 @@ setup: ## create .venv from the lock (quick when it is current)
 	@scripts/setup
 
 .PHONY: services
-services: ## install the services that tests start (RabbitMQ, Redis; as root)
+services: ## install the services that tests start (RabbitMQ, Redis, PgBouncer; as root)
 	@scripts/services
 
 .PHONY: demo

@@ -5,5 +5,6 @@ pytest_plugins = [
     "tests.fixtures.database",
     "tests.fixtures.fleet",
     "tests.fixtures.postgres",
+    "tests.fixtures.pooler",
     "tests.fixtures.ways",
 ]
