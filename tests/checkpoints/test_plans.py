@@ -11,11 +11,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 
+from tests.fixtures.plans import become_application, nodes, plan_of, scans
 from threadmill.checkpoints.postgres import SQL
 from threadmill.checkpoints.shipment import SQL as CHUNKS
-from threadmill.drivers.postgres.sql import Queries
 
 _KEY = ("tenant_id", "thread_id", "ns")
 _CHECKPOINT = (*_KEY, "checkpoint_id")
@@ -48,43 +47,21 @@ ANALYZE threadmill.head, threadmill.checkpoint, threadmill.checkpoint_write,
 def application(fresh_database_uri: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(fresh_database_uri, autocommit=True) as connection:
         connection.execute(_FILL)
-        connection.execute("SET enable_seqscan = off")
         connection.execute("SET enable_bitmapscan = off")
-        connection.execute("SET plan_cache_mode = force_generic_plan")
-        connection.execute("SET ROLE threadmill_app")
-        connection.execute("SET threadmill.tenant = 'default'")
+        become_application(connection)
         yield connection
 
 
-def _nodes(plan: Any) -> Iterator[Any]:
-    yield plan
-    for inner in plan.get("Plans", ()):
-        yield from _nodes(inner)
-
-
-def _scans(plan: Any) -> list[tuple[str, str]]:
-    """Table and index condition of every scan of a table."""
+def _missing(plan: Any, expected: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
+    """Tables and columns that an index's condition leaves out."""
+    found = scans(plan)
+    assert {scan.table for scan in found} == set(expected)
     return [
-        (node["Relation Name"], node.get("Index Cond", "none"))
-        for node in _nodes(plan)
-        if "Scan" in node["Node Type"] and "Relation Name" in node
+        (scan.table, column)
+        for scan in found
+        for column in expected[scan.table]
+        if column not in scan.condition
     ]
-
-
-def _plan(application: psycopg.Connection, name: str, queries: Queries = SQL) -> Any:
-    query = getattr(queries, name)
-    statement = sql.Identifier(name)
-    application.execute(
-        sql.SQL("PREPARE {} AS ").format(statement).as_bytes() + query.positional
-    )
-    arguments = sql.SQL(", ").join([sql.SQL("NULL")] * len(query.names))
-    explained = application.execute(
-        sql.SQL("EXPLAIN (FORMAT JSON, COSTS OFF) EXECUTE {} ({})").format(
-            statement, arguments
-        )
-    ).fetchone()
-    assert explained is not None
-    return explained[0][0]["Plan"]
 
 
 @pytest.mark.parametrize(
@@ -113,11 +90,7 @@ def _plan(application: psycopg.Connection, name: str, queries: Queries = SQL) ->
 def test_every_scan_uses_the_whole_key(
     application: psycopg.Connection, name: str, expected: dict[str, tuple[str, ...]]
 ) -> None:
-    scans = _scans(_plan(application, name))
-    assert {table for table, _ in scans} == set(expected)
-    for table, condition in scans:
-        missing = [column for column in expected[table] if column not in condition]
-        assert not missing, (table, condition)
+    assert _missing(plan_of(application, getattr(SQL, name)), expected) == []
 
 
 @pytest.mark.parametrize(
@@ -132,11 +105,7 @@ def test_every_scan_uses_the_whole_key(
 def test_every_scan_for_chunks_uses_its_key(
     application: psycopg.Connection, name: str, expected: dict[str, tuple[str, ...]]
 ) -> None:
-    scans = _scans(_plan(application, name, CHUNKS))
-    assert {table for table, _ in scans} == set(expected)
-    for table, condition in scans:
-        missing = [column for column in expected[table] if column not in condition]
-        assert not missing, (table, condition)
+    assert _missing(plan_of(application, getattr(CHUNKS, name)), expected) == []
 
 
 @pytest.mark.parametrize("name", ["list_namespace", "list_all"])
@@ -144,9 +113,9 @@ def test_a_list_reads_each_of_its_chunks_by_the_whole_key(
     application: psycopg.Connection, name: str
 ) -> None:
     conditions = [
-        condition
-        for table, condition in _scans(_plan(application, name))
-        if table == "chunk"
+        scan.condition
+        for scan in scans(plan_of(application, getattr(SQL, name)))
+        if scan.table == "chunk"
     ]
     assert len(conditions) == 1
     assert all(column in conditions[0] for column in _CHUNK), conditions
@@ -156,9 +125,9 @@ def test_a_list_of_one_namespace_reads_along_the_ordinal(
     application: psycopg.Connection,
 ) -> None:
     """Newest first by the index, so that a limit of ten reads ten."""
-    nodes = list(_nodes(_plan(application, "list_namespace")))
-    limit = next(node for node in nodes if node["Node Type"] == "Limit")
-    below = list(_nodes(limit))
+    found = nodes(plan_of(application, SQL.list_namespace))
+    limit = next(node for node in found if node["Node Type"] == "Limit")
+    below = list(nodes(limit))
     assert "Sort" not in [node["Node Type"] for node in below]
     scan = next(node for node in below if node.get("Alias", "").startswith("c_"))
     assert "ordinal" in scan["Index Cond"]

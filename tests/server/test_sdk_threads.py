@@ -17,6 +17,7 @@ from langgraph_sdk.errors import (
 )
 
 from tests.fixtures.fleet import Fleet, RunningServer
+from threadmill.server import threads
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -100,6 +101,19 @@ async def test_search_and_count(fleet: Fleet) -> None:
     page = await server.http.post("/threads/search", json={"limit": 2})
     assert page.headers["x-pagination-total"] == "5"
     assert page.headers["x-pagination-next"] == "2"
+
+
+async def test_a_search_counts_a_bounded_number_beyond_its_page(
+    idle_server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = idle_server.client
+    monkeypatch.setattr(threads, "TOTAL_BEYOND_MAX", 2)
+    for _ in range(6):
+        await client.threads.create()
+    page = await idle_server.http.post("/threads/search", json={"limit": 2})
+    assert page.headers["x-pagination-total"] == "4"
+    assert page.headers["x-pagination-next"] == "2"
+    assert await client.threads.count() == 6
 
 
 async def test_delete(client: Any) -> None:

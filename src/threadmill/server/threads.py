@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Request
 from langchain_core.utils.uuid import uuid7
@@ -24,6 +24,10 @@ from threadmill.server.wire import json_response, picked, thread_json
 from threadmill.stores.records import Thread, ThreadFilter
 
 router = APIRouter(prefix="/threads", tags=["threads"])
+
+# A search counts so many beyond its page, so that nobody waits until a million are
+# counted; `/threads/count` counts all.
+TOTAL_BEYOND_MAX: Final = 1000
 
 _SHOWN_STATE = frozenset({"values", "interrupts"})
 
@@ -102,7 +106,8 @@ async def search(
     shown = picked(map(thread_json, found, glances), asked.select)
     total = asked.offset + len(found)
     if len(found) == asked.limit or (asked.offset and not found):
-        total = await services.threads.count(tenant, only)
+        most = total + TOTAL_BEYOND_MAX
+        total = await services.threads.count(tenant, only, most=most)
     return json_response(shown, headers=pagination(asked.offset, len(found), total))
 
 

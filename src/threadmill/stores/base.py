@@ -145,8 +145,10 @@ class Threads(Protocol):
         """One page; sorts by thread_id, status or one of the three times."""
         ...
 
-    async def count(self, tenant: str, only: ThreadFilter) -> int:
-        """How many threads a search over all pages finds."""
+    async def count(
+        self, tenant: str, only: ThreadFilter, *, most: int | None = None
+    ) -> int:
+        """How many threads a search over all pages finds; `most` bounds the look."""
         ...
 
     async def begin_update(

@@ -12,9 +12,10 @@ from threadmill.errors import AlreadyExists, LeaseLost, NotFound
 from threadmill.stores.postgres.erase import erase_thread
 from threadmill.stores.postgres.rows import thread_of
 from threadmill.stores.postgres.runs import add_promote, jsonb, next_of
+from threadmill.stores.postgres.thread_search import count_of, page_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from threadmill.domain.run import ThreadStatus
     from threadmill.drivers.postgres.database import Database
@@ -86,20 +87,25 @@ class PostgresThreads:
         descending: bool = True,
     ) -> Sequence[Thread]:
         """See `Threads.search`."""
-        page = {"limit": limit, "offset": offset, **_filter(tenant, only)}
+        query, page = page_of(
+            tenant,
+            only,
+            limit=limit,
+            offset=offset,
+            sort_by=sort_by,
+            descending=descending,
+        )
         async with self._database.tenant_tx(tenant, read_only=True) as tx:
-            if sort_by == "created_at" and descending:
-                found = tx.add(THREADS.newest, **page)
-            else:
-                found = tx.add(
-                    THREADS.search, sort_by=sort_by, descending=descending, **page
-                )
+            found = tx.add(query, **page)
         return [thread_of(row) for row in found.rows]
 
-    async def count(self, tenant: str, only: ThreadFilter) -> int:
+    async def count(
+        self, tenant: str, only: ThreadFilter, *, most: int | None = None
+    ) -> int:
         """See `Threads.count`."""
+        query, asked = count_of(tenant, only, most=most)
         async with self._database.tenant_tx(tenant, read_only=True) as tx:
-            counted = tx.add(THREADS.count, **_filter(tenant, only))
+            counted = tx.add(query, **asked)
         n: int = counted.rows[0]["n"]
         return n
 
@@ -165,15 +171,6 @@ class PostgresThreads:
         """
         async with self._database.system_tx() as tx:
             tx.add(THREADS.ping)
-
-
-def _filter(tenant: str, only: ThreadFilter) -> Mapping[str, object]:
-    return {
-        "tenant": tenant,
-        "ids": None if only.ids is None else list(only.ids),
-        "metadata": jsonb(only.metadata or None),
-        "status": only.status,
-    }
 
 
 def _not_found(thread_id: UUID) -> NotFound:

@@ -16,49 +16,6 @@ UPDATE threadmill.thread
  WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
 RETURNING *
 
--- name: newest
--- The usual search; it walks the index thread_by_creation.
-SELECT * FROM threadmill.thread
- WHERE tenant_id = %(tenant)s AND NOT temporary
-   AND (%(ids)s::uuid[] IS NULL OR thread_id = ANY (%(ids)s::uuid[]))
-   AND (%(metadata)s::jsonb IS NULL OR metadata @> %(metadata)s::jsonb)
-   AND (%(status)s::text IS NULL OR status = %(status)s::text)
- ORDER BY created_at DESC, thread_id
- LIMIT %(limit)s OFFSET %(offset)s
-
--- name: search
--- Any other order: sorts all threads of the tenant that match.
-SELECT t.*
-  FROM threadmill.thread t,
-       LATERAL (SELECT CASE %(sort_by)s::text
-                         WHEN 'thread_id' THEN t.thread_id::text
-                         WHEN 'status' THEN t.status
-                         WHEN 'updated_at' THEN
-                           to_char(t.updated_at AT TIME ZONE 'UTC',
-                                   'YYYYMMDDHH24MISSUS')
-                         WHEN 'state_updated_at' THEN
-                           to_char(t.state_updated_at AT TIME ZONE 'UTC',
-                                   'YYYYMMDDHH24MISSUS')
-                         ELSE
-                           to_char(t.created_at AT TIME ZONE 'UTC',
-                                   'YYYYMMDDHH24MISSUS')
-                       END COLLATE "C" AS key) sort
- WHERE t.tenant_id = %(tenant)s AND NOT t.temporary
-   AND (%(ids)s::uuid[] IS NULL OR t.thread_id = ANY (%(ids)s::uuid[]))
-   AND (%(metadata)s::jsonb IS NULL OR t.metadata @> %(metadata)s::jsonb)
-   AND (%(status)s::text IS NULL OR t.status = %(status)s::text)
- ORDER BY CASE WHEN %(descending)s THEN sort.key END DESC,
-          CASE WHEN NOT %(descending)s THEN sort.key END,
-          t.thread_id
- LIMIT %(limit)s OFFSET %(offset)s
-
--- name: count
-SELECT count(*) AS n FROM threadmill.thread
- WHERE tenant_id = %(tenant)s AND NOT temporary
-   AND (%(ids)s::uuid[] IS NULL OR thread_id = ANY (%(ids)s::uuid[]))
-   AND (%(metadata)s::jsonb IS NULL OR metadata @> %(metadata)s::jsonb)
-   AND (%(status)s::text IS NULL OR status = %(status)s::text)
-
 -- name: lock
 SELECT 1 FROM threadmill.thread
  WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
