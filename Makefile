@@ -61,6 +61,13 @@ simulate: setup ## play schedules of faults in virtual time (SEEDS=10000 FIRST=0
 bench: setup ## measure runs against LangGraph's own PostgreSQL saver
 	@$(BIN)/python -m bench
 
+# How many threads of ten checkpoints are there already; a million take some 15 GB.
+THREADS ?= 1000000
+
+.PHONY: bench-scale
+bench-scale: setup ## measure beside very many threads (THREADS=1000000)
+	@$(BIN)/python -m bench.scale --threads $(THREADS)
+
 # How long: SECONDS of faults for `make chaos`, HOURS for `make chaos-long`.
 SECONDS ?= 300
 HOURS ?= 8

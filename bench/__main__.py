@@ -14,16 +14,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
-from psycopg import sql
 from rich.console import Console
 from rich.table import Table
 
 from bench import spread, storage
 from bench.contenders import Contender, InProcess, Served, in_process, served
+from bench.databases import new_database
 from bench.flights import Flights, counting_proxy
 from bench.spread import CASES, Shared, ask
 from threadmill.drivers.embedded import EmbeddedPostgres
-from threadmill.drivers.postgres.migrate import migrate
 
 _NAMES = ("in-process", "burst", "node")
 _CLIENTS = (1, 8, 32)
@@ -110,7 +109,7 @@ async def contenders(
 ) -> AsyncIterator[dict[str, Contender]]:
     """All three, each with a database of its own, reached through `port` if given."""
     async with AsyncExitStack() as stack:
-        uris = {name: await _database(server, name, port) for name in _NAMES}
+        uris = {name: await new_database(server, name, port) for name in _NAMES}
         plain: Contender = await stack.enter_async_context(
             in_process(uris["in-process"])
         )
@@ -122,23 +121,6 @@ async def contenders(
                 served(uris[dispatch], dispatch, place)
             )
         yield found
-
-
-async def _database(server: EmbeddedPostgres, name: str, port: int | None) -> str:
-    database = f"bench_{name.replace('-', '_')}_{port or 'direct'}"
-    async with await psycopg.AsyncConnection.connect(
-        server.tcp_uri, autocommit=True
-    ) as admin:
-        await admin.execute(
-            sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database))
-        )
-    uri = server.tcp_uri.rsplit("/", 1)[0] + f"/{database}"
-    if name != "in-process":
-        await migrate(uri)
-    if port is not None:
-        own = urlsplit(server.tcp_uri).port
-        uri = uri.replace(f":{own}/", f":{port}/")
-    return uri
 
 
 async def run(args: argparse.Namespace, console: Console) -> dict[str, Measured]:
@@ -184,7 +166,7 @@ async def share(args: argparse.Namespace, console: Console) -> dict[str, list[Sh
             for title, dispatch, workers, slots in _SHARING:
                 place = Path(name) / title.replace(" ", "-").replace(",", "")
                 place.mkdir()
-                uri = await _database(server, place.name if dispatch else title, None)
+                uri = await new_database(server, place.name if dispatch else title)
                 found[title] = await stack.enter_async_context(
                     served(uri, dispatch, place, workers=workers, slots=slots)
                     if dispatch
@@ -209,8 +191,8 @@ async def store(args: argparse.Namespace) -> Mapping[str, storage.Stored]:
         EmbeddedPostgres(Path(name) / "pg") as server,
     ):
         uris = {
-            storage.OURS: await _database(server, "storage", None),
-            storage.THEIRS: await _database(server, "in-process", None),
+            storage.OURS: await new_database(server, "storage"),
+            storage.THEIRS: await new_database(server, "in-process"),
         }
         async with storage.contenders(uris) as found:
             return await storage.measure(found, args.turns, whole=args.messages)
