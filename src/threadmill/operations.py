@@ -21,22 +21,24 @@ from threadmill.engine.redrive import Redrive
 from threadmill.stores.postgres.dead_letters import PostgresDeadLetters
 from threadmill.stores.postgres.explanations import PostgresExplanations
 from threadmill.stores.postgres.fleet import PostgresFleet
+from threadmill.stores.postgres.queues import PostgresQueues
 from threadmill.stores.records import Retention
 
 if TYPE_CHECKING:
     from threadmill.brokers.base import Hints
     from threadmill.settings import Settings
-    from threadmill.stores.operations import DeadLetters, Fleet
+    from threadmill.stores.operations import DeadLetters, Fleet, Queues
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operations:
-    """Dead letters, the fleet, and why a run is not moving."""
+    """Dead letters, the fleet, what waits, and why a run is not moving."""
 
     dead_letters: DeadLetters
     redrive: Redrive
     explain: Explain
     fleet: Fleet
+    queues: Queues
 
 
 def retention_of(settings: Settings) -> Retention:
@@ -57,6 +59,7 @@ def operations_over(database: Database, hints: Hints, settings: Settings) -> Ope
             PostgresExplanations(database), silent_seconds=settings.lease_seconds
         ),
         fleet=PostgresFleet(database),
+        queues=PostgresQueues(database),
     )
 
 

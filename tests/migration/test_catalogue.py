@@ -17,7 +17,7 @@ from psycopg.sql import SQL, Identifier
 SYSTEM_TABLES = {"migration", "worker"}
 
 # Functions that look across tenants; they return ids and numbers only.
-DISPATCHER_FUNCTIONS = {"claim", "renew", "reopen", "due", "taken"}
+DISPATCHER_FUNCTIONS = {"claim", "renew", "reopen", "due", "queues", "taken"}
 
 # Indexes of those functions.
 DISPATCHER_INDEXES = {
@@ -29,6 +29,12 @@ DISPATCHER_INDEXES = {
 
 # Policies besides each table's own for its tenant.
 DISPATCHER_TABLES = {"activation", "timer"}
+
+# Those that it counts only, and the columns that it counts by.
+COUNTED_COLUMNS = {
+    "run": {"tenant_id", "run_id", "status", "not_before", "labels"},
+    "dead_letter": {"tenant_id", "run_id"},
+}
 
 _TABLES = """
 SELECT c.relname AS name, c.relrowsecurity AS enabled, c.relforcerowsecurity AS forced,
@@ -113,10 +119,34 @@ def test_every_table_has_the_policy_of_its_tenant_and_no_other(
         assert row["qual"] == row["with_check"] == _TENANT_IS_MINE
         assert row["permissive"] == "PERMISSIVE"
     others = [row for row in policies if row["name"] != "tenant"]
-    assert {row["table"] for row in others} == DISPATCHER_TABLES
+    assert {row["table"] for row in others} == DISPATCHER_TABLES | set(COUNTED_COLUMNS)
     assert {role for row in others for role in row["roles"]} == {
         "threadmill_dispatcher"
     }
+
+
+def test_the_dispatcher_counts_by_few_columns_and_reads_no_others(
+    catalogue: psycopg.Connection[dict],
+) -> None:
+    for table, columns in COUNTED_COLUMNS.items():
+        granted = {
+            row["name"]
+            for row in catalogue.execute(
+                "SELECT attname AS name FROM pg_attribute"
+                " WHERE attrelid = %(table)s::regclass AND attnum > 0 AND"
+                " NOT attisdropped AND has_column_privilege("
+                "'threadmill_dispatcher', %(table)s::regclass, attnum, 'SELECT')",
+                {"table": f"threadmill.{table}"},
+            )
+        }
+        assert granted == columns
+        may_change = catalogue.execute(
+            "SELECT has_any_column_privilege('threadmill_dispatcher', %(table)s,"
+            " 'INSERT, UPDATE') OR has_table_privilege('threadmill_dispatcher',"
+            " %(table)s, 'DELETE, TRUNCATE') AS may",
+            {"table": f"threadmill.{table}"},
+        ).fetchone()
+        assert may_change == {"may": False}
 
 
 def test_functions_that_see_all_tenants_are_few_and_of_the_dispatcher(

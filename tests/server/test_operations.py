@@ -118,6 +118,25 @@ async def test_the_fleet(server: RunningServer) -> None:
     assert "conversation" in members[0]["graphs"]
 
 
+async def test_queues_and_metrics(fleet: Fleet) -> None:
+    server = await fleet.server()
+    http = server.http
+    await dead_run(server)
+    (queue,) = (await http.get("/threadmill/queues")).json()
+    assert (queue["labels"], queue["runnable"], queue["dead_letters"]) == ([], 0, 1)
+    of_gpu = await http.get("/threadmill/queues", params={"labels": "gpu,eu"})
+    assert [(q["labels"], q["runnable"]) for q in of_gpu.json()] == [(["eu", "gpu"], 0)]
+    plain = await http.get("/threadmill/queues", params={"labels": ""})
+    assert plain.json() == [queue]
+    metrics = await http.get("/metrics")
+    assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert 'threadmill_queue_dead_letters{labels=""} 1.0' in metrics.text
+    assert 'threadmill_queue_oldest_runnable_seconds{labels=""} 0.0' in metrics.text
+    as_json = await http.get("/metrics", params={"format": "json"})
+    assert as_json.json() == {"queues": [queue]}
+    assert (await http.get("/metrics", params={"format": "x"})).status_code == 422
+
+
 async def test_a_worker_is_asked_to_drain(fleet: Fleet) -> None:
     await fleet.worker()
     server = await fleet.server()

@@ -23,6 +23,7 @@ from threadmill.cli.dead_letters import (
 from threadmill.cli.dev import dev
 from threadmill.cli.doctor import doctor
 from threadmill.cli.migrate import migrate
+from threadmill.cli.queues import queues
 from threadmill.cli.serve import serve
 from threadmill.cli.version import version
 from threadmill.cli.why import why
@@ -40,6 +41,7 @@ COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
         "migrate": migrate,
         "doctor": doctor,
         "why": why,
+        "queues": queues,
         "dead-letters list": dead_letters_list,
         "dead-letters show": dead_letters_show,
         "dead-letters redrive": dead_letters_redrive,

@@ -1,9 +1,12 @@
-"""What the server says about itself: `/ok` for load balancers, `/info` for clients."""
+"""What the server says about itself: `/ok` for load balancers, `/info` for clients.
+
+And `/metrics`, for whoever watches, and decides how many workers there are.
+"""
 
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 from starlette.responses import Response
@@ -11,8 +14,11 @@ from starlette.responses import Response
 from threadmill import __version__
 from threadmill.errors import Unavailable
 from threadmill.server.errors import detail
+from threadmill.server.metrics import PROMETHEUS, queue_metrics
 from threadmill.server.services import Needs
 from threadmill.server.wire import json_response
+
+Format = Literal["prometheus", "json"]
 
 router = APIRouter(tags=["server"])
 
@@ -31,6 +37,18 @@ async def ok(services: Needs, check_db: Annotated[str, Query()] = "1") -> Respon
     return json_response(
         {"ok": True, "services": {"database": "ok"} if checked else {}}
     )
+
+
+@router.get("/metrics")
+async def metrics(
+    services: Needs,
+    format: Annotated[Format, Query()] = "prometheus",  # noqa: A002
+) -> Response:
+    """What waits and runs in the whole fleet, in Prometheus's format or as JSON."""
+    queues = await services.operations.queues.list()
+    if format == "json":
+        return json_response({"queues": [queue.as_json() for queue in queues]})
+    return Response(queue_metrics(queues), media_type=PROMETHEUS)
 
 
 @router.get("/info")

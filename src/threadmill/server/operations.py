@@ -1,6 +1,6 @@
-"""What whoever runs a fleet asks: dead letters, why a run waits, who is there.
+"""What whoever runs a fleet asks: dead letters, why a run waits, queues, members.
 
-Threadmill's own routes, under `/threadmill`. Members belong to no tenant.
+Threadmill's own routes, under `/threadmill`. Queues and members belong to no tenant.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from threadmill.server.requests import PAGE_MAX, Offset
 from threadmill.server.services import Needs, RunId, Tenant
 from threadmill.server.threads import pagination
 from threadmill.server.wire import json_response, run_json
-from threadmill.stores.operations import DeadLetterFilter
+from threadmill.stores.operations import DeadLetterFilter, Queue
 
 router = APIRouter(prefix="/threadmill", tags=["operations"])
 
@@ -67,6 +67,22 @@ async def why(run_id: RunId, services: Needs, tenant: Tenant) -> Response:
     """Why the run is not moving."""
     found = await services.operations.explain(tenant, run_id)
     return json_response(found.as_json())
+
+
+@router.get("/queues")
+async def list_queues(
+    services: Needs, labels: Annotated[str | None, Query()] = None
+) -> Response:
+    """How much work waits, by the labels that it needs; of all tenants together.
+
+    With `labels` (comma-separated, empty for none) that queue alone, also when it is
+    empty: an autoscaler finds its figure always in the same place.
+    """
+    found = await services.operations.queues.list()
+    if labels is not None:
+        wanted = tuple(sorted(filter(None, labels.split(","))))
+        found = [q for q in found if q.labels == wanted] or [Queue(labels=wanted)]
+    return json_response([queue.as_json() for queue in found])
 
 
 @router.get("/workers")

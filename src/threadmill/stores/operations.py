@@ -109,6 +109,43 @@ class MemberState:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """Work that needs the same labels, of all tenants together.
+
+    Args:
+        labels: what a worker must have; none for work that any worker may take.
+        runnable: activations that a free worker would take now.
+        oldest_runnable_seconds: how long the first of them has waited; 0 if there is
+            none. The figure to scale workers by.
+        running: activations that workers hold.
+        blocked: runs that wait behind their thread, and tasks that wait for another
+            one of their superstep. No worker could take them.
+        delayed: runs and retries whose time has not come.
+        dead_letters: runs that were given up.
+    """
+
+    labels: Sequence[str]
+    runnable: int = 0
+    oldest_runnable_seconds: float = 0.0
+    running: int = 0
+    blocked: int = 0
+    delayed: int = 0
+    dead_letters: int = 0
+
+    def as_json(self) -> Json:
+        """The same as JSON values."""
+        return {
+            "labels": list(self.labels),
+            "runnable": self.runnable,
+            "oldest_runnable_seconds": self.oldest_runnable_seconds,
+            "running": self.running,
+            "blocked": self.blocked,
+            "delayed": self.delayed,
+            "dead_letters": self.dead_letters,
+        }
+
+
 class DeadLetters(Protocol):
     """Runs that were given up."""
 
@@ -182,4 +219,12 @@ class Fleet(Protocol):
         Raises:
             NotFound: no such member.
         """
+        ...
+
+
+class Queues(Protocol):
+    """How much work waits."""
+
+    async def list(self) -> Sequence[Queue]:
+        """One for each set of labels that work needs; always one without labels."""
         ...

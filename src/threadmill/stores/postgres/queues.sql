@@ -1,0 +1,2 @@
+-- name: list
+SELECT * FROM threadmill.queues() ORDER BY labels
