@@ -17,7 +17,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from bench import spread, storage
+from bench import scaling, spread, storage
 from bench.contenders import Contender, InProcess, Served, in_process, served
 from bench.databases import new_database
 from bench.flights import Flights, counting_proxy
@@ -234,9 +234,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="rounds of all")
     parser.add_argument("--turns", type=int, default=40, help="turns per round")
-    parser.add_argument("--only", choices=("turns", "sharing", "storage"))
+    parser.add_argument("--only", choices=("turns", "sharing", "storage", "scaling"))
     parser.add_argument(
         "--messages", type=int, default=2000, help="of the thread that is weighed"
+    )
+    parser.add_argument(
+        "--crowd", type=int, default=scaling.MANY, help="runs that sleep at once"
     )
     args = parser.parse_args()
     console = Console()
@@ -246,6 +249,10 @@ def main() -> None:
         console.print(spread.table(asyncio.run(share(args, console))))
     if args.only in {None, "storage"}:
         console.print(storage.table(asyncio.run(store(args))))
+    if args.only in {None, "scaling"}:
+        with tempfile.TemporaryDirectory() as name:
+            scaled = asyncio.run(scaling.measure(Path(name), args.crowd))
+        console.print(scaling.table(*scaled, args.crowd))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from bench.graphs import INPUT, builder
 from bench.wide import BUILDERS
 
 _PROGRAM = Path(sys.executable).with_name("threadmill")
-_READY_SECONDS = 30.0
+_READY_SECONDS = 120.0
 
 
 class Contender(Protocol):
@@ -118,7 +118,13 @@ async def in_process(uri: str) -> AsyncIterator[InProcess]:
 
 @asynccontextmanager
 async def served(
-    uri: str, dispatch: str, folder: Path, *, workers: int = 1, slots: int = 10
+    uri: str,
+    dispatch: str,
+    folder: Path,
+    *,
+    workers: int = 1,
+    slots: int = 10,
+    **settings: str,
 ) -> AsyncIterator[Served]:
     """Threadmill as it is run: one server, some workers."""
     config = folder / "langgraph.json"
@@ -132,6 +138,7 @@ async def served(
         "THREADMILL_DISPATCH": dispatch,
         "THREADMILL_SLOTS": str(slots),
         "LOG_LEVEL": "WARNING",
+        **settings,
     }
     async with AsyncExitStack() as stack:
         port = _free_port()

@@ -1,4 +1,4 @@
-"""Graphs whose supersteps may be shared by workers: a wide one, and a long one.
+"""Graphs whose work may be shared by workers: a wide one, a long one, one that sleeps.
 
 Each task leaves the process that ran it, so that it can be told who shared.
 """
@@ -63,6 +63,14 @@ def _long() -> Any:
     return builder
 
 
-BUILDERS = {"wide": _wide(), "long": _long()}
+def _sleep() -> Any:
+    builder: Any = StateGraph(Wide)
+    builder.add_node("work", work)
+    builder.add_edge(START, "work")
+    return builder
+
+
+BUILDERS = {"wide": _wide(), "long": _long(), "sleep": _sleep()}
 wide = BUILDERS["wide"].compile()
 long = BUILDERS["long"].compile()
+sleep = BUILDERS["sleep"].compile()
