@@ -6,5 +6,6 @@ pytest_plugins = [
     "tests.fixtures.fleet",
     "tests.fixtures.postgres",
     "tests.fixtures.pooler",
+    "tests.fixtures.redis",
     "tests.fixtures.ways",
 ]
