@@ -8,15 +8,45 @@ there are applied to it in order.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from langgraph.checkpoint.base import DeltaChannelHistory
 
+    from threadmill.checkpoints.base import Stored
     from threadmill.checkpoints.configs import Address
-    from threadmill.checkpoints.postgres import PostgresCheckpoints
+
+
+class Ancestry(Protocol):
+    """What a walk along a thread's history asks of its storage."""
+
+    async def get(
+        self, tenant: str, thread_id: str, ns: str, checkpoint_id: str | None = None
+    ) -> Stored | None:
+        """See `Checkpoints.get`."""
+        ...
+
+    async def ancestors(
+        self, tenant: str, thread_id: str, ns: str, checkpoint_id: str | None
+    ) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Ids and channel values of some ancestors, the parent first.
+
+        Without an id, those of the head. None at all: there is no parent.
+        """
+        ...
+
+    async def channel_writes(
+        self,
+        tenant: str,
+        thread_id: str,
+        ns: str,
+        checkpoint_ids: Sequence[str],
+        channels: Sequence[str],
+    ) -> Mapping[str, Sequence[tuple[str, str, Any]]]:
+        """Writes to some channels by checkpoint, in LangGraph's order."""
+        ...
 
 
 @dataclass(slots=True)
@@ -29,7 +59,7 @@ class _Walk:
 
 
 async def delta_history(
-    checkpoints: PostgresCheckpoints,
+    checkpoints: Ancestry,
     tenant: str,
     at: Address,
     channels: Sequence[str],
@@ -60,7 +90,7 @@ async def delta_history(
 
 
 async def needed_ancestors(
-    checkpoints: PostgresCheckpoints,
+    checkpoints: Ancestry,
     tenant: str,
     at: Address,
     channels: Sequence[str],
@@ -73,7 +103,7 @@ async def needed_ancestors(
 
 
 async def _walk(
-    checkpoints: PostgresCheckpoints,
+    checkpoints: Ancestry,
     tenant: str,
     at: Address,
     channels: Sequence[str],
@@ -95,7 +125,7 @@ async def _walk(
 
 
 async def _ancestors(
-    checkpoints: PostgresCheckpoints, tenant: str, at: Address
+    checkpoints: Ancestry, tenant: str, at: Address
 ) -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
     """From the parent to the first checkpoint; ends at one it has been at before."""
     last = at.checkpoint_id

@@ -28,10 +28,19 @@ class Home:
 
     Args:
         wait_seconds: how long a thread waits for one of them.
+        saver: how errors name whose home it is.
+        opening: how one is opened.
     """
 
-    def __init__(self, *, wait_seconds: float) -> None:
+    def __init__(
+        self,
+        *,
+        wait_seconds: float,
+        saver: str = "PostgresSaver",
+        opening: str = "PostgresSaver.from_conn_string(...)",
+    ) -> None:
         self._wait_seconds = wait_seconds
+        self._saver, self._opening = saver, opening
         self._open = True
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -68,7 +77,7 @@ class Home:
         if running is not None and running is self._loop:
             work.close()
             msg = (
-                "a synchronous method of PostgresSaver was called on the event loop "
+                f"a synchronous method of {self._saver} was called on the event loop "
                 "that has to answer it; use the async interface there "
                 "(`await graph.ainvoke(...)`, `await saver.aget_tuple(...)`)"
             )
@@ -78,15 +87,15 @@ class Home:
             return future.result(self._wait_seconds)
         except FutureTimeoutError:
             future.cancel()
-            msg = "the event loop that PostgresSaver was opened on does not run"
+            msg = f"the event loop that {self._saver} was opened on does not run"
             raise StoreUnavailable(msg) from None
 
     def _send(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         if self._loop is None or self._loop.is_closed():
             work.close()
             msg = (
-                "PostgresSaver is not open; use it inside "
-                "`with PostgresSaver.from_conn_string(...) as saver:` (or `async with`)"
+                f"{self._saver} is not open; use it inside "
+                f"`with {self._opening} as saver:` (or `async with`)"
             )
             raise SetupError(msg)
         return asyncio.run_coroutine_threadsafe(work, self._loop)

@@ -1,81 +1,32 @@
 """Which chunks a transaction sends, and on which it relies.
 
-A shipment belongs to one transaction. It packs each checkpoint against what is known of
-its namespace, leaves out the chunks that are known to be there, and has the transaction
-verify that they are. If they are not, the transaction is refused as a whole, and the
-same is done once more by a shipment that sends everything: that is always right.
-
-What a shipment has stored is remembered after the commit, never before: a put that
-failed must leave nothing that a later one relies on.
+A shipment is the sending of one transaction: it has the transaction verify that the
+chunks which it leaves out are there, by the epoch under which they were seen.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from threadmill.checkpoints.known import Known
-from threadmill.checkpoints.packing import NOTHING
+from threadmill.checkpoints.sending import Sending
 from threadmill.drivers.postgres.sql import Queries
 
 if TYPE_CHECKING:
     from threadmill.checkpoints.base import Put
-    from threadmill.checkpoints.codec import Codec
-    from threadmill.checkpoints.compression import Blob
     from threadmill.checkpoints.known import Memory
-    from threadmill.checkpoints.packing import Manifest, Packed
     from threadmill.drivers.postgres.database import Result, Transaction
 
 SQL = Queries(__package__, "chunks.sql")
 
 
-class Shipment:
-    """The chunks of one transaction.
-
-    Args:
-        memory: what this process knows.
-        tenant: whose the only thread is that the transaction is about.
-        thread_id: that thread.
-        whole: send every chunk, rely on none.
-    """
+class Shipment(Sending):
+    """The chunks of one transaction; see `Sending` for the arguments."""
 
     def __init__(
         self, memory: Memory, *, tenant: str, thread_id: str, whole: bool = False
     ) -> None:
-        self._memory = memory
-        self._tenant, self._thread_id = tenant, thread_id
-        self._whole = whole
-        # What the transaction makes sure of: chunks, and entries of the memory.
-        self._there: set[bytes] = set()
-        self._chunks: dict[bytes, Blob] = {}
-        self._relied: dict[tuple[str, int], Known] = {}
-        self._packed: dict[tuple[str, str], Manifest] = {}
+        super().__init__(memory, tenant=tenant, thread_id=thread_id, whole=whole)
         self._put: list[tuple[Put, Result]] = []
-
-    def pack(self, codec: Codec, put: Put) -> Packed:
-        """Packs a checkpoint; in the order of the puts, before `load`.
-
-        Raises:
-            StateUnserializable: a value cannot be stored.
-        """
-        known = self._memory.find(self._tenant, self._thread_id, put.ns)
-        before = self._packed.get((put.ns, put.parent_id or ""))
-        of_parent = before is not None
-        if before is None:
-            before = known.manifest if known else NOTHING
-            of_parent = known is not None and known.is_at(put.ns, put.parent_id)
-        there = frozenset(self._there)
-        if known is not None and not self._whole:
-            there |= known.manifest.names
-        carried = put.untouched if of_parent else frozenset()
-        packed = codec.pack(put.checkpoint, before, there, carried)
-        if known is not None and not self._there.issuperset(
-            name for name in packed.names if name not in packed.chunks
-        ):
-            self._relied[known.ns, known.epoch] = known
-        self._there.update(packed.names)
-        self._chunks.update(packed.chunks)
-        self._packed[put.ns, put.checkpoint["id"]] = packed.manifest
-        return packed
 
     def load(self, tx: Transaction) -> None:
         """Adds the chunks of all that was packed, and what they rely on.
@@ -113,8 +64,4 @@ class Shipment:
         """The transaction has committed."""
         for put, epoch in self._put:
             if epoch.one is not None and epoch.one["gc_epoch"] is not None:
-                manifest = self._packed[put.ns, put.checkpoint["id"]]
-                known = Known(
-                    put.ns, put.checkpoint["id"], epoch.one["gc_epoch"], manifest
-                )
-                self._memory.remember(self._tenant, self._thread_id, known)
+                self.remember(put, epoch.one["gc_epoch"])
