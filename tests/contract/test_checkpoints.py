@@ -1,16 +1,26 @@
-"""The `Checkpoints` port on PostgreSQL."""
+"""The `Checkpoints` port on PostgreSQL, Redis and Valkey."""
 
 from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from itertools import count
+from uuid import uuid4
 
 import psycopg
 import pytest
 
 from tests.fixtures.claims import Claims
 from threadmill.checkpoints.postgres import PostgresCheckpoints
+from threadmill.checkpoints.redis.store import RedisCheckpoints
 from threadmill.domain.fence import Fence
 from threadmill.drivers.postgres.database import Database
+from threadmill.drivers.redis.database import RedisDatabase
 from threadmill.testing.checkpoints import ActivationState
-from threadmill.testing.contracts.checkpoints import CheckpointsContract
+from threadmill.testing.contracts.checkpoints import (
+    ActivationsContract,
+    CheckpointsContract,
+)
 
 
 class PostgresHarness(Claims):
@@ -42,10 +52,50 @@ class PostgresHarness(Claims):
             return [data for (data,) in await cursor.fetchall()]
 
 
-class TestPostgresCheckpoints(CheckpointsContract):
+class TestPostgresCheckpoints(ActivationsContract):
     """All of the contract."""
 
     @pytest.fixture
     def harness(self, database: Database, database_uri: str) -> PostgresHarness:
         """The adapter on a database of its own."""
         return PostgresHarness(database_uri, PostgresCheckpoints(database))
+
+
+class RedisHarness:
+    """Claims as their takers make them known to Redis; tokens come from elsewhere."""
+
+    def __init__(self, checkpoints: RedisCheckpoints) -> None:
+        self.checkpoints = checkpoints
+        self._tokens = count(1)
+
+    async def claim(self, tenant: str = "default") -> Fence:
+        """See `CheckpointsHarness`."""
+        return await self._installed(Fence(tenant, uuid4(), uuid4(), 0, uuid4()))
+
+    async def next_run(self, fence: Fence) -> Fence:
+        """See `CheckpointsHarness`."""
+        thread = str(fence.thread_id)
+        await self.checkpoints.raise_floor(fence.tenant, thread, fence.token)
+        fence = replace(fence, activation_id=uuid4(), run_id=uuid4())
+        return await self._installed(fence)
+
+    async def take_over(self, fence: Fence) -> Fence:
+        """See `CheckpointsHarness`."""
+        return await self._installed(replace(fence, attempt=fence.attempt + 1))
+
+    async def _installed(self, fence: Fence) -> Fence:
+        fence = replace(fence, token=next(self._tokens))
+        await self.checkpoints.install(fence)
+        return fence
+
+
+class TestRedisCheckpoints(CheckpointsContract):
+    """All that concerns checkpoints, on Redis and on Valkey."""
+
+    @pytest.fixture
+    async def harness(self, each_redis_uri: str) -> AsyncIterator[RedisHarness]:
+        """The adapter on an empty server."""
+        database = RedisDatabase(each_redis_uri)
+        await database.open()
+        yield RedisHarness(RedisCheckpoints(database))
+        await database.close()

@@ -39,7 +39,7 @@ class Home:
         saver: str = "PostgresSaver",
         opening: str = "PostgresSaver.from_conn_string(...)",
     ) -> None:
-        self._wait_seconds = wait_seconds
+        self.wait_seconds = wait_seconds
         self._saver, self._opening = saver, opening
         self._open = True
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -84,7 +84,7 @@ class Home:
             raise InvalidRequest(msg)
         future = self._send(work)
         try:
-            return future.result(self._wait_seconds)
+            return future.result(self.wait_seconds)
         except FutureTimeoutError:
             future.cancel()
             msg = f"the event loop that {self._saver} was opened on does not run"

@@ -48,6 +48,10 @@ class CheckpointsHarness(Protocol):
         """The same activation, claimed by somebody else."""
         ...
 
+
+class ActivationsHarness(CheckpointsHarness, Protocol):
+    """What it needs besides where activations and events are stored as well."""
+
     async def activation(self, fence: Fence) -> ActivationState:
         """The activation's present state."""
         ...

@@ -1,0 +1,48 @@
+"""The names of all keys.
+
+Every key of a thread begins with `{tenant:thread}`. What stands in braces decides on
+which node of a Cluster a key lies, so all of a thread is in one place and one script
+may touch it. Tenant and thread are percent-encoded: no id reaches into another's keys.
+
+    {tenant:thread}:head        namespace -> id of its head; and the last ordinal
+    {tenant:thread}:checkpoint  namespace, id -> checkpoint
+    {tenant:thread}:order       checkpoints of all namespaces by ordinal
+    {tenant:thread}:lane        checkpoints of each namespace by ordinal
+    {tenant:thread}:chunk       name of content -> content
+    {tenant:thread}:write       namespace, id, task -> its pending writes
+    {tenant:thread}:fence       activation -> token; and the floor of tokens
+
+Two kinds of keys are of no thread. They tell where to look, no more: a thread that they
+name may be gone, or be about to come.
+
+    {tenant}:threads            threads by when they were last put to
+    {tenant:run}:threads        threads that a run has put to
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import quote
+
+# In the order of `thread.lua`.
+_PARTS: Final = ("head", "checkpoint", "order", "lane", "chunk", "write", "fence")
+
+
+def thread_keys(tenant: str, thread_id: str) -> list[str]:
+    """All keys of a thread, as every script takes them."""
+    tag = f"{{{_plain(tenant)}:{_plain(thread_id)}}}"
+    return [f"{tag}:{part}" for part in _PARTS]
+
+
+def index_key(tenant: str) -> str:
+    """The threads of a tenant."""
+    return f"{{{_plain(tenant)}}}:threads"
+
+
+def run_key(tenant: str, run: str) -> str:
+    """The threads of a run."""
+    return f"{{{_plain(tenant)}:{_plain(run)}}}:threads"
+
+
+def _plain(text: str) -> str:
+    return quote(text, safe="", errors="surrogatepass")

@@ -1,0 +1,40 @@
+-- What removing checkpoints needs: they go whole, and what they alone used with them.
+
+local function remove_writes(at)
+  local tasks = redis.call('HGET', WRITE, at) or ''
+  for task in tasks:gmatch('[^%z]+') do
+    redis.call('HDEL', WRITE, at .. '\0' .. task)
+  end
+  redis.call('HDEL', WRITE, at)
+end
+
+local function remove(ns, id)
+  local field = field_of(ns, id)
+  local text = redis.call('HGET', CHECKPOINT, field)
+  if not text then return end
+  local ordinal = struct.unpack('>I8', text)
+  redis.call('HDEL', CHECKPOINT, field)
+  redis.call('ZREM', ORDER, field)
+  redis.call('ZREM', LANE, lane_of(ns, ordinal) .. id)
+  remove_writes(field)
+end
+
+-- Comes last: no checkpoint names a parent that is not there, and no chunk stays that
+-- none names. A thread of which nothing is left has no key left but the fence.
+local function tidy()
+  local used = {}
+  for _, field in ipairs(redis.call('ZRANGE', ORDER, 0, -1)) do
+    local record = parsed(redis.call('HGET', CHECKPOINT, field))
+    local ns = field:sub(1, field:find('\0', 1, true) - 1)
+    if record.parent ~= ''
+       and redis.call('HEXISTS', CHECKPOINT, field_of(ns, record.parent)) == 0 then
+      record.parent = ''
+      redis.call('HSET', CHECKPOINT, field, packed(record))
+    end
+    for name in each_name(record.names) do used[name] = true end
+  end
+  for _, name in ipairs(redis.call('HKEYS', CHUNK)) do
+    if not used[name] then redis.call('HDEL', CHUNK, name) end
+  end
+  if redis.call('EXISTS', ORDER, WRITE) == 0 then redis.call('UNLINK', HEAD) end
+end
