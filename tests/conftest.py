@@ -7,5 +7,6 @@ pytest_plugins = [
     "tests.fixtures.postgres",
     "tests.fixtures.pooler",
     "tests.fixtures.redis",
+    "tests.fixtures.savers",
     "tests.fixtures.ways",
 ]

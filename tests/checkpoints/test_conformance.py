@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.conformance.capabilities import Capability
 
-from threadmill.checkpoints.saver import PostgresSaver
+from tests.fixtures.savers import NewSaver
 
 
 @pytest.mark.slow
 @pytest.mark.langgraph
-async def test_all_capabilities_pass(database_uri: str) -> None:
-    @checkpointer_test(name="threadmill.PostgresSaver")
-    async def saver() -> AsyncIterator[PostgresSaver]:
-        async with PostgresSaver.from_conn_string(database_uri) as opened:
+async def test_all_capabilities_pass(new_saver: NewSaver) -> None:
+    @checkpointer_test(name=type(new_saver()).__name__)
+    async def saver() -> AsyncIterator[BaseCheckpointSaver]:
+        async with new_saver() as opened:
             yield opened
 
     report = await validate(saver)

@@ -1,4 +1,4 @@
-"""`PostgresSaver` under plain LangGraph, without a server."""
+"""Our savers under plain LangGraph, without a server."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.base import id as checkpoint_ids
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
 from tests.checkpoints import graphs
+from tests.fixtures.savers import NewSaver
+from threadmill.checkpoints.interface import StoreSaver as Saver
 from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.checkpoints.saver import PostgresSaver
 from threadmill.drivers.postgres.database import Database
@@ -36,8 +39,8 @@ def thread(name: str | None = None) -> Any:
 
 
 @pytest.fixture
-async def saver(database_uri: str) -> AsyncIterator[PostgresSaver]:
-    async with PostgresSaver.from_conn_string(database_uri) as opened:
+async def saver(new_saver: NewSaver) -> AsyncIterator[Saver]:
+    async with new_saver() as opened:
         yield opened
 
 
@@ -48,7 +51,7 @@ def said(text: str) -> dict[str, str]:
 # ------------------------------------------------------------------- conversations
 
 
-async def test_a_conversation_goes_on_over_turns(saver: PostgresSaver) -> None:
+async def test_a_conversation_goes_on_over_turns(saver: Saver) -> None:
     graph = graphs.conversation().compile(checkpointer=saver)
     config = thread("any text may name a thread")
     await graph.ainvoke({"messages": [said("Hello")], "user_id": "u"}, config)
@@ -79,7 +82,7 @@ class Clock:
 
 
 async def test_a_process_whose_clock_is_behind_loses_no_turn(
-    saver: PostgresSaver, monkeypatch: pytest.MonkeyPatch
+    saver: Saver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """LangGraph's own savers take the turn before for the latest."""
     clock = Clock(monkeypatch)
@@ -104,7 +107,7 @@ async def test_a_process_whose_clock_is_behind_loses_no_turn(
 
 
 async def test_a_subgraph_keeps_its_history_under_a_clock_that_is_behind(
-    saver: PostgresSaver, monkeypatch: pytest.MonkeyPatch
+    saver: Saver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(monkeypatch)
     graph = graphs.nested().compile(checkpointer=saver)
@@ -201,9 +204,7 @@ async def _rebuilt_from_deltas(saver: Any) -> list[Any]:
         _rebuilt_from_deltas,
     ],
 )
-async def test_a_story_ends_as_it_does_in_memory(
-    saver: PostgresSaver, story: Any
-) -> None:
+async def test_a_story_ends_as_it_does_in_memory(saver: Saver, story: Any) -> None:
     assert await story(saver) == await story(InMemorySaver())
 
 
@@ -211,7 +212,7 @@ async def test_a_story_ends_as_it_does_in_memory(
 
 
 async def test_the_history_of_delta_channels_is_that_of_the_base_class(
-    saver: PostgresSaver,
+    saver: Saver,
 ) -> None:
     """In pages and with few round trips, but the same."""
     graph, config = graphs.delta().compile(checkpointer=saver), thread()
@@ -221,7 +222,7 @@ async def test_the_history_of_delta_channels_is_that_of_the_base_class(
     async for found in saver.alist(config):
         asked: Any = {"config": found.config, "channels": channels}
         quick = await saver.aget_delta_channel_history(**asked)
-        slow = await super(PostgresSaver, saver).aget_delta_channel_history(**asked)
+        slow = await BaseCheckpointSaver.aget_delta_channel_history(saver, **asked)
         assert quick == slow
     head = await saver.aget_delta_channel_history(config=config, channels=channels)
     assert len(head["notes"]["writes"]) == 15
@@ -230,7 +231,7 @@ async def test_the_history_of_delta_channels_is_that_of_the_base_class(
 
 
 async def test_pruning_keeps_what_delta_channels_are_rebuilt_from(
-    saver: PostgresSaver,
+    saver: Saver,
 ) -> None:
     graph, config = graphs.delta().compile(checkpointer=saver), thread()
     other = thread()
@@ -254,14 +255,14 @@ async def test_pruning_keeps_what_delta_channels_are_rebuilt_from(
 # ------------------------------------------------------------- threads, runs, lists
 
 
-async def _put(saver: PostgresSaver, config: Any, name: str, **meta: Any) -> Any:
+async def _put(saver: Saver, config: Any, name: str, **meta: Any) -> Any:
     config = {"configurable": {"checkpoint_ns": "", **config["configurable"]}}
     metadata: Any = {"source": "loop", "step": 0, "parents": {}, **meta}
     return await saver.aput(config, checkpoint(name, name=name), metadata, {})
 
 
 async def test_deleting_a_run_takes_the_thread_back_to_where_it_was(
-    saver: PostgresSaver,
+    saver: Saver,
 ) -> None:
     """Its checkpoints, what it wrote elsewhere, and the head."""
     config = thread()
@@ -282,7 +283,7 @@ async def test_deleting_a_run_takes_the_thread_back_to_where_it_was(
     assert await saver.aget_tuple(config) is None
 
 
-async def test_a_copy_goes_its_own_way(saver: PostgresSaver) -> None:
+async def test_a_copy_goes_its_own_way(saver: Saver) -> None:
     graph = graphs.conversation().compile(checkpointer=saver)
     source, target = thread(), thread()
     names = [c["configurable"]["thread_id"] for c in (source, target)]
@@ -295,7 +296,7 @@ async def test_a_copy_goes_its_own_way(saver: PostgresSaver) -> None:
         await saver.acopy_thread(*names)
 
 
-async def test_pruning_refuses_what_it_does_not_know(saver: PostgresSaver) -> None:
+async def test_pruning_refuses_what_it_does_not_know(saver: Saver) -> None:
     with pytest.raises(InvalidRequest, match="keep_latest"):
         await saver.aprune(["t"], strategy="keep_some")
     with pytest.raises(InvalidRequest, match="thread_ids must be a list"):
@@ -305,7 +306,7 @@ async def test_pruning_refuses_what_it_does_not_know(saver: PostgresSaver) -> No
 
 
 async def test_a_list_without_a_thread_is_over_all_threads(
-    saver: PostgresSaver,
+    saver: Saver,
 ) -> None:
     configs = [thread(), thread(), thread()]
     for n, config in enumerate(configs):
@@ -319,7 +320,7 @@ async def test_a_list_without_a_thread_is_over_all_threads(
     assert [c["configurable"]["checkpoint_id"] for c in found] == ["c1"]
 
 
-async def test_a_config_with_an_id_lists_that_checkpoint(saver: PostgresSaver) -> None:
+async def test_a_config_with_an_id_lists_that_checkpoint(saver: Saver) -> None:
     config = thread()
     one = await _put(saver, config, "c1")
     await _put(saver, one, "c2")
@@ -333,7 +334,7 @@ def _id(checkpoint_id: str) -> dict[str, Any]:
 
 
 async def test_metadata_takes_along_what_langgraph_keeps_of_the_config(
-    saver: PostgresSaver,
+    saver: Saver,
 ) -> None:
     config = thread()
     run_id = str(uuid4())
@@ -360,7 +361,7 @@ async def test_metadata_takes_along_what_langgraph_keeps_of_the_config(
 
 @pytest.mark.parametrize("thread_id", [7, UUID(int=1), b"t", ["t"]])
 async def test_a_thread_id_that_is_no_string_is_refused(
-    saver: PostgresSaver, thread_id: Any
+    saver: Saver, thread_id: Any
 ) -> None:
     """LangGraph makes it one for `invoke`; whoever calls the saver does not."""
     config: Any = {"configurable": {"thread_id": thread_id}}
@@ -381,14 +382,14 @@ async def test_a_thread_id_that_is_no_string_is_refused(
     ],
 )
 async def test_a_config_that_names_nothing_is_refused(
-    saver: PostgresSaver, configurable: dict[str, Any], message: str
+    saver: Saver, configurable: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=message):
         await saver.aget_tuple({"configurable": configurable})
 
 
 async def test_a_state_that_cannot_be_stored_ends_the_run_by_name(
-    saver: PostgresSaver,
+    saver: Saver,
 ) -> None:
     graph = graphs.conversation().compile(checkpointer=saver)
     sent: Any = {"messages": [{"role": object()}], "user_id": "u"}
@@ -399,12 +400,10 @@ async def test_a_state_that_cannot_be_stored_ends_the_run_by_name(
 # -------------------------------------------------------------- tenants, serializer
 
 
-async def test_tenants_do_not_see_each_other(
-    saver: PostgresSaver, database_uri: str
-) -> None:
+async def test_tenants_do_not_see_each_other(saver: Saver, new_saver: NewSaver) -> None:
     config = thread()
     await _put(saver, config, "c1")
-    async with PostgresSaver.from_conn_string(database_uri, tenant="other") as other:
+    async with new_saver(tenant="other") as other:
         assert await other.aget_tuple(config) is None
         assert [t async for t in other.alist(None)] == []
         await other.adelete_thread(config["configurable"]["thread_id"])

@@ -19,7 +19,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
 from langgraph.types import Overwrite
 
-from threadmill import PostgresSaver
+from tests.fixtures.savers import NewSaver
 from threadmill.checkpoints.known import Memory
 
 
@@ -28,8 +28,8 @@ class Shelf(list):
 
 
 @pytest.fixture
-def ours(database_uri: str) -> Iterator[PostgresSaver]:
-    with PostgresSaver.from_conn_string(database_uri) as saver:
+def ours(new_saver: NewSaver) -> Iterator[Any]:
+    with new_saver() as saver:
         yield saver
 
 
@@ -64,7 +64,7 @@ def _history(saver: Any, thread: str) -> list[Any]:
     ]
 
 
-def _same(ours: PostgresSaver, states: list[dict[str, Any]]) -> None:
+def _same(ours: Any, states: list[dict[str, Any]]) -> None:
     """Puts these states one after the other, here and there, and compares all."""
     theirs, thread = InMemorySaver(), str(uuid4())
     for number, values in enumerate(states):
@@ -139,7 +139,7 @@ def _slot(items: list[Any]) -> list[Any]:
     ],
 )
 def test_every_kind_of_change_reads_back(
-    ours: PostgresSaver, change: Callable[[list[Any]], Any]
+    ours: Any, change: Callable[[list[Any]], Any]
 ) -> None:
     """There, further, and back."""
     changed = change(copy.deepcopy(_LONG))
@@ -147,7 +147,7 @@ def test_every_kind_of_change_reads_back(
     _same(ours, [*states, {"items": changed, "more": _LONG}, {}])
 
 
-def test_a_list_changed_in_place_is_looked_at_again(ours: PostgresSaver) -> None:
+def test_a_list_changed_in_place_is_looked_at_again(ours: Any) -> None:
     """The same object, with other content, is another value."""
     theirs, thread = InMemorySaver(), str(uuid4())
     items = copy.deepcopy(_LONG)
@@ -211,7 +211,7 @@ def _next(state: dict[str, Any], step: dict[str, Any]) -> dict[str, Any]:
 )
 @given(st.lists(_STEP, min_size=1, max_size=12))
 def test_any_sequence_of_states_reads_back(
-    ours: PostgresSaver, steps: list[dict[str, Any]]
+    ours: Any, steps: list[dict[str, Any]]
 ) -> None:
     """Also when the process has forgotten, has read, or the thread was pruned."""
     theirs, thread = InMemorySaver(), str(uuid4())
@@ -282,7 +282,7 @@ def _act(state: Conversation) -> dict[str, Any]:
     ],
 )
 def test_a_graph_s_history_is_the_same_as_over_langgraph_s_saver(
-    ours: PostgresSaver, change: str
+    ours: Any, change: str
 ) -> None:
     builder: Any = StateGraph(Conversation)
     builder.add_node("act", _act)
