@@ -7,6 +7,7 @@ pytest_plugins = [
     "tests.fixtures.postgres",
     "tests.fixtures.pooler",
     "tests.fixtures.redis",
+    "tests.fixtures.redis_topologies",
     "tests.fixtures.savers",
     "tests.fixtures.ways",
 ]

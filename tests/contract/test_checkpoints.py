@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from tests.fixtures.claims import Claims
+from tests.fixtures.redis_topologies import Nodes
 from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.checkpoints.redis.store import RedisCheckpoints
 from threadmill.domain.fence import Fence
@@ -96,6 +97,18 @@ class TestRedisCheckpoints(CheckpointsContract):
     async def harness(self, each_redis_uri: str) -> AsyncIterator[RedisHarness]:
         """The adapter on an empty server."""
         database = RedisDatabase(each_redis_uri)
+        await database.open()
+        yield RedisHarness(RedisCheckpoints(database))
+        await database.close()
+
+
+class TestRedisClusterCheckpoints(CheckpointsContract):
+    """The same on a Cluster, where no script may touch two threads."""
+
+    @pytest.fixture
+    async def harness(self, redis_cluster: Nodes) -> AsyncIterator[RedisHarness]:
+        """The adapter on three empty nodes."""
+        database = RedisDatabase(redis_cluster.uri)
         await database.open()
         yield RedisHarness(RedisCheckpoints(database))
         await database.close()

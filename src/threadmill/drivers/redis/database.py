@@ -12,7 +12,7 @@ Cluster their keys may lie on several nodes: there each call is a round trip of 
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +27,7 @@ from threadmill.drivers.redis.translate import translated
 from threadmill.errors import SetupError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from threadmill.drivers.redis.scripts import Script
     from threadmill.drivers.redis.target import Target
@@ -90,7 +90,9 @@ class RedisDatabase:
         self.limits = limits or RedisLimits()
         self._volatile = volatile
         self._turns = asyncio.Semaphore(self.limits.pool_max)
+        # The one that calls go to, and all that are to be closed.
         self._client: Any = None
+        self._clients: list[Any] = []
 
     async def open(self) -> None:
         """Connects and looks whether this server can be trusted with state.
@@ -100,7 +102,8 @@ class RedisDatabase:
             StoreUnavailable: it does not answer.
         """
         self._turns = asyncio.Semaphore(self.limits.pool_max)
-        self._client = client = _client_of(self.target, self.limits)
+        self._clients = _clients_of(self.target, self.limits)
+        self._client = client = self._clients[0]
         try:
             async with self._turn():
                 await examine(client, self.target, volatile=self._volatile)
@@ -110,9 +113,9 @@ class RedisDatabase:
 
     async def close(self) -> None:
         """Closes every connection; safe to call twice."""
-        client, self._client = self._client, None
-        if client is not None:
-            async with asyncio.timeout(self.limits.connect_timeout_seconds):
+        self._client, clients, self._clients = None, self._clients, []
+        async with asyncio.timeout(self.limits.connect_timeout_seconds):
+            for client in clients:
                 await client.aclose()
 
     async def call(self, script: Script, keys: Sequence[Text], *args: Text) -> Any:
@@ -183,7 +186,8 @@ class RedisDatabase:
             if self._client is None:
                 msg = f"the connections to Redis ({self.target}) are not open"
                 raise SetupError(msg)
-            yield self._client
+            with _cancellation_kept():
+                yield self._client
         except (exceptions.RedisError, OSError) as error:
             raise self._ours(error) from error
         finally:
@@ -193,6 +197,22 @@ class RedisDatabase:
         return translated(error, str(self.target))
 
 
+@contextmanager
+def _cancellation_kept() -> Iterator[None]:
+    """Raises the cancellation that the client library has lost, if it has.
+
+    It waits by `asyncio.wait_for`, which in Python 3.11 returns as if nothing had been,
+    when what it waited for is done at the same moment.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        yield
+    finally:
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
+
+
 async def _answer(client: Any, command: tuple[Text, ...]) -> Any:
     try:
         return await client.execute_command(*command)
@@ -200,7 +220,7 @@ async def _answer(client: Any, command: tuple[Text, ...]) -> Any:
         return refused
 
 
-def _client_of(target: Target, limits: RedisLimits) -> Any:
+def _clients_of(target: Target, limits: RedisLimits) -> list[Any]:
     options: dict[str, Any] = {
         "username": target.username,
         "password": target.password,
@@ -215,7 +235,7 @@ def _client_of(target: Target, limits: RedisLimits) -> Any:
     secure: dict[str, Any] = {"ssl": True, **dict(target.files)} if target.tls else {}
     if target.kind == "cluster":
         nodes = [theirs.cluster.ClusterNode(*host) for host in target.hosts]
-        return theirs.RedisCluster(startup_nodes=nodes, **options, **secure)
+        return [theirs.RedisCluster(startup_nodes=nodes, **options, **secure)]
     options["db"] = target.database
     if target.kind == "sentinel":
         sentinels: Any = theirs.Sentinel(  # type: ignore[no-untyped-call]
@@ -227,6 +247,7 @@ def _client_of(target: Target, limits: RedisLimits) -> Any:
                 **secure,
             },
         )
-        return sentinels.master_for(target.master, **options, **secure)
+        master = sentinels.master_for(target.master, **options, **secure)
+        return [master, *sentinels.sentinels]
     ((host, port),) = target.hosts
-    return theirs.Redis(host=host, port=port, **options, **secure)
+    return [theirs.Redis(host=host, port=port, **options, **secure)]
