@@ -14,9 +14,9 @@ import redis as client
 from tests.fixtures.redis import RedisServer, until
 from threadmill.checkpoints.base import Commit
 from threadmill.checkpoints.known import Memory
-from threadmill.checkpoints.redis.keys import index_key, run_key, thread_keys
+from threadmill.checkpoints.redis.keys import thread_keys
 from threadmill.checkpoints.redis.records import header_of
-from threadmill.checkpoints.redis.store import Keeping, RedisCheckpoints
+from threadmill.checkpoints.redis.store import RedisCheckpoints
 from threadmill.checkpoints.redis.upkeep import RedisUpkeep
 from threadmill.domain.fence import Fence
 from threadmill.drivers.redis.database import RedisDatabase, RedisLimits
@@ -66,6 +66,10 @@ def thread() -> str:
 
 def _claim(token: int = 1, thread_id: Any = None) -> Fence:
     return Fence(TENANT, thread_id or uuid4(), uuid4(), token, uuid4())
+
+
+def _keys(looking: Any) -> set[str]:
+    return {key.decode() for key in looking.scan_iter()}
 
 
 def _long(count: int, mark: str = "x") -> list[str]:
@@ -279,93 +283,6 @@ async def test_a_connection_is_usable_after_a_cancelled_operation(
     await database.close()
 
 
-# ------------------------------------------------------------------------ time to live
-
-
-async def _everywhere(store: RedisCheckpoints, fence: Fence) -> None:
-    """A thread with something under every key."""
-    await store.install(fence)
-    commit = Commit(
-        writes=(writes("c1", "t1", ("a", 1)),),
-        puts=(put("c1", messages=_long(20)), put("s1", ns="sub")),
-    )
-    await store.commit(TENANT, str(fence.thread_id), commit, fence)
-
-
-def _keys(looking: Any) -> set[str]:
-    return {key.decode() for key in looking.scan_iter()}
-
-
-async def test_every_key_has_a_time_to_live(
-    database: RedisDatabase, looking: Any
-) -> None:
-    fence = _claim()
-    thread, run = str(fence.thread_id), str(fence.run_id)
-    store = RedisCheckpoints(database, keeping=Keeping(ttl_seconds=100))
-    await _everywhere(store, fence)
-    names = {*thread_keys(TENANT, thread), index_key(TENANT), run_key(TENANT, run)}
-    assert _keys(looking) == names
-    left = {key: looking.pttl(key) for key in names}
-    assert all(milliseconds > 0 for milliseconds in left.values()), left
-    # A thread goes at one moment; what leads to it stays longer.
-    ends = {looking.pexpiretime(key) for key in thread_keys(TENANT, thread)}
-    assert len(ends) == 1
-    assert looking.pexpiretime(index_key(TENANT)) > ends.pop()
-
-
-async def test_without_one_nothing_ends(here: RedisCheckpoints, looking: Any) -> None:
-    await _everywhere(here, _claim())
-    assert {looking.pttl(key) for key in looking.scan_iter()} == {-1}
-
-
-async def test_a_put_makes_a_thread_live_on_whatever_it_touches(
-    database: RedisDatabase, looking: Any
-) -> None:
-    fence = _claim()
-    thread = str(fence.thread_id)
-    await _everywhere(RedisCheckpoints(database, keeping=Keeping(100)), fence)
-    before = looking.pexpiretime(thread_keys(TENANT, thread)[0])
-    store = RedisCheckpoints(database, keeping=Keeping(1000))
-    result = Commit(writes=(writes("c1", "t2", ("a", 1)),))
-    await store.commit(TENANT, thread, result, fence)
-    ends = {looking.pexpiretime(key) for key in thread_keys(TENANT, thread)}
-    assert len(ends) == 1
-    assert ends.pop() > before + 500_000
-
-
-@pytest.mark.parametrize("refreshes", [False, True])
-async def test_a_read_does_so_only_if_it_is_told_to(
-    database: RedisDatabase, looking: Any, *, refreshes: bool
-) -> None:
-    fence = _claim()
-    thread = str(fence.thread_id)
-    await _everywhere(RedisCheckpoints(database, keeping=Keeping(100)), fence)
-    reader = RedisCheckpoints(database, keeping=Keeping(1000, refreshes))
-    before = looking.pexpiretime(thread_keys(TENANT, thread)[0])
-    await reader.get(TENANT, thread, "")
-    ends = {looking.pexpiretime(key) for key in thread_keys(TENANT, thread)}
-    assert len(ends) == 1
-    assert (ends.pop() > before) == refreshes
-
-
-async def test_a_thread_that_has_ended_is_gone_from_every_list(
-    database: RedisDatabase, looking: Any
-) -> None:
-    store = RedisCheckpoints(database, keeping=Keeping(0.001))
-    kept = RedisCheckpoints(database)
-    await _put(kept, "stays", put("c1"))
-    for number in range(3):
-        await _put(store, f"t{number}", put("c1"))
-    await until(lambda: not any("{default:t" in key for key in _keys(looking)))
-    assert [s.thread_id async for s in store.list(TENANT, None)] == ["stays"]
-    assert await store.get(TENANT, "t1", "") is None
-    # Those who announce take out what is gone; not what was announced a moment ago.
-    looking.zadd(index_key(TENANT), {f"t{n}": 1 for n in range(3)} | {"stays": 2})
-    await _put(store, "another", put("c1"))
-    left = {name.decode() for name in looking.zrange(index_key(TENANT), 0, -1)}
-    assert left == {"stays", "another"}
-
-
 # ---------------------------------------------------------------------------- chunks
 
 
@@ -415,6 +332,18 @@ async def test_a_chunk_that_is_missing_is_said_and_not_read_as_nothing(
     looking.delete(thread_keys(TENANT, thread)[1])
     with pytest.raises(InvariantViolated, match="the head c1"):
         await here.get(TENANT, thread, "")
+
+
+async def test_a_state_of_thousands_of_chunks_is_stored_and_read(
+    here: RedisCheckpoints, there: RedisCheckpoints, thread: str
+) -> None:
+    """Lua passes no more than some thousands of values to a function."""
+    values = {f"channel {n}": f"{n} " + "word " * 60 for n in range(9000)}
+    await _put(here, thread, put("c1", **values))
+    await _put(here, thread, put("c2", "c1", **values, more=1))
+    assert await _values(there, thread) == {**values, "more": 1}
+    await RedisUpkeep(there).copy_thread(TENANT, thread, "copy")
+    assert await _values(there, "copy") == {**values, "more": 1}
 
 
 async def test_pruning_while_two_processes_put_loses_nothing(

@@ -18,10 +18,8 @@ from threadmill.domain.fence import Fence
 from threadmill.drivers.postgres.database import Database
 from threadmill.drivers.redis.database import RedisDatabase
 from threadmill.testing.checkpoints import ActivationState
-from threadmill.testing.contracts.checkpoints import (
-    ActivationsContract,
-    CheckpointsContract,
-)
+from threadmill.testing.contracts.activations import ActivationsContract
+from threadmill.testing.contracts.checkpoints import CheckpointsContract
 
 
 class PostgresHarness(Claims):

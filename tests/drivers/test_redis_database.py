@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +19,7 @@ from tests.fixtures.redis import (
     EVERYSEC,
     NOTHING,
     RedisServer,
+    free_port,
     redis_program,
     until,
     valkey_program,
@@ -122,6 +126,59 @@ async def test_no_error_shows_a_secret(redis_uri: str) -> None:
     assert "secret" not in str(refused_too.value)
     saver = RedisSaver.from_uri("redis://u:secret@127.0.0.1:1")
     assert "secret" not in f"{unreachable.target!r}{saver!r}{saver.__dict__}"
+
+
+def test_without_the_client_library_one_line_says_what_to_install() -> None:
+    program = """
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *of: None if name == "redis" else find(name, *of)
+from threadmill.errors import SetupError
+try:
+    from threadmill import RedisSaver
+except SetupError as error:
+    print(error)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert "pip install 'threadmill[redis]'" in said
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    key, certificate = folder / "key.pem", folder / "cert.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
+    subprocess.run(
+        [
+            *command.split(),
+            *("-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"),
+            *("-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return key, certificate
+
+
+async def test_tls_is_spoken_and_the_server_must_prove_itself(tmp_path: Path) -> None:
+    key, certificate = _certificate(tmp_path)
+    port = free_port()
+    settings = {
+        **EVERYSEC,
+        "tls-port": str(port),
+        "tls-cert-file": str(certificate),
+        "tls-key-file": str(key),
+        "tls-ca-cert-file": str(certificate),
+        "tls-auth-clients": "no",
+    }
+    with RedisServer(redis_program(), settings) as server:
+        uri = f"rediss://:{server.password}@127.0.0.1:{port}/0"
+        async with _open(f"{uri}?ssl_ca_certs={certificate}") as database:
+            store = RedisCheckpoints(database)
+            await store.commit(TENANT, "t", Commit(puts=(put("c1"),)))
+            assert await store.get(TENANT, "t", "") is not None
+        with pytest.raises(StoreUnavailable, match="certificate verify failed"):
+            await RedisDatabase(uri).open()
 
 
 # ------------------------------------------------------------- what is not trusted

@@ -1,0 +1,151 @@
+"""Threads in Redis end by themselves: whole, all keys of them, and not too early."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.fixtures.redis import RedisServer, until
+from threadmill.checkpoints.base import Commit
+from threadmill.checkpoints.redis.keys import index_key, run_key, thread_keys
+from threadmill.checkpoints.redis.store import Keeping, RedisCheckpoints
+from threadmill.checkpoints.redis.upkeep import RedisUpkeep
+from threadmill.domain.fence import Fence
+from threadmill.drivers.redis.database import RedisDatabase
+from threadmill.testing.checkpoints import put, writes
+
+TENANT = "default"
+
+
+@pytest.fixture
+async def database(redis_uri: str) -> AsyncIterator[RedisDatabase]:
+    opened = RedisDatabase(redis_uri)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def looking(shared_redis: RedisServer) -> Any:
+    """A look at the keys themselves."""
+    with shared_redis.connection() as connection:
+        yield connection
+
+
+def _claim() -> Fence:
+    return Fence(TENANT, uuid4(), uuid4(), 1, uuid4())
+
+
+def _long(count: int) -> list[str]:
+    return [f"{number} {'word ' * 20}" for number in range(count)]
+
+
+async def _everywhere(store: RedisCheckpoints, fence: Fence) -> None:
+    """A thread with something under every key."""
+    await store.install(fence)
+    commit = Commit(
+        writes=(writes("c1", "t1", ("a", 1)),),
+        puts=(put("c1", messages=_long(20)), put("s1", ns="sub")),
+    )
+    await store.commit(TENANT, str(fence.thread_id), commit, fence)
+
+
+def _keys(looking: Any) -> set[str]:
+    return {key.decode() for key in looking.scan_iter()}
+
+
+async def test_every_key_has_a_time_to_live(
+    database: RedisDatabase, looking: Any
+) -> None:
+    fence = _claim()
+    thread, run = str(fence.thread_id), str(fence.run_id)
+    store = RedisCheckpoints(database, keeping=Keeping(ttl_seconds=100))
+    await _everywhere(store, fence)
+    names = {*thread_keys(TENANT, thread), index_key(TENANT), run_key(TENANT, run)}
+    assert _keys(looking) == names
+    left = {key: looking.pttl(key) for key in names}
+    assert all(milliseconds > 0 for milliseconds in left.values()), left
+    # A thread goes at one moment; what leads to it stays longer.
+    ends = {looking.pexpiretime(key) for key in thread_keys(TENANT, thread)}
+    assert len(ends) == 1
+    assert looking.pexpiretime(index_key(TENANT)) > ends.pop()
+
+
+async def test_without_one_nothing_ends(database: RedisDatabase, looking: Any) -> None:
+    await _everywhere(RedisCheckpoints(database), _claim())
+    assert {looking.pttl(key) for key in looking.scan_iter()} == {-1}
+
+
+async def test_a_put_makes_a_thread_live_on_whatever_it_touches(
+    database: RedisDatabase, looking: Any
+) -> None:
+    fence = _claim()
+    thread = str(fence.thread_id)
+    await _everywhere(RedisCheckpoints(database, keeping=Keeping(100)), fence)
+    before = looking.pexpiretime(thread_keys(TENANT, thread)[0])
+    store = RedisCheckpoints(database, keeping=Keeping(1000))
+    result = Commit(writes=(writes("c1", "t2", ("a", 1)),))
+    await store.commit(TENANT, thread, result, fence)
+    ends = {looking.pexpiretime(key) for key in thread_keys(TENANT, thread)}
+    assert len(ends) == 1
+    assert ends.pop() > before + 500_000
+
+
+@pytest.mark.parametrize("refreshes", [False, True])
+async def test_a_read_does_so_only_if_it_is_told_to(
+    database: RedisDatabase, looking: Any, *, refreshes: bool
+) -> None:
+    fence = _claim()
+    thread = str(fence.thread_id)
+    await _everywhere(RedisCheckpoints(database, keeping=Keeping(100)), fence)
+    reader = RedisCheckpoints(database, keeping=Keeping(1000, refreshes))
+    before = looking.pexpiretime(thread_keys(TENANT, thread)[0])
+    await reader.get(TENANT, thread, "")
+    ends = {looking.pexpiretime(key) for key in thread_keys(TENANT, thread)}
+    assert len(ends) == 1
+    assert (ends.pop() > before) == refreshes
+
+
+async def test_a_thread_that_has_ended_is_gone_from_every_list(
+    database: RedisDatabase, looking: Any
+) -> None:
+    store = RedisCheckpoints(database, keeping=Keeping(0.001))
+    kept = RedisCheckpoints(database)
+    await kept.commit(TENANT, "stays", Commit(puts=(put("c1"),)))
+    for number in range(3):
+        await store.commit(TENANT, f"t{number}", Commit(puts=(put("c1"),)))
+    await until(lambda: not any("{default:t" in key for key in _keys(looking)))
+    assert [s.thread_id async for s in store.list(TENANT, None)] == ["stays"]
+    assert await store.get(TENANT, "t1", "") is None
+    # Those who announce take out what is gone; not what was announced a moment ago.
+    looking.zadd(index_key(TENANT), {f"t{n}": 1 for n in range(3)} | {"stays": 2})
+    await store.commit(TENANT, "another", Commit(puts=(put("c1"),)))
+    left = {name.decode() for name in looking.zrange(index_key(TENANT), 0, -1)}
+    assert left == {"stays", "another"}
+
+
+async def test_what_upkeep_leaves_still_ends(
+    database: RedisDatabase, looking: Any
+) -> None:
+    """Pruning rewrites what stays, copying writes a thread anew."""
+    store = RedisCheckpoints(database, keeping=Keeping(100))
+    run = str(uuid4())
+    for number in range(3):
+        parent = f"c{number - 1}" if number else None
+        meta = {"run_id": run} if number == 2 else {}
+        one = put(f"c{number}", parent, metadata=meta, messages=_long(20 + number))
+        result = writes(f"c{number}", "t1", ("a", 1))
+        await store.commit(TENANT, "t", Commit(puts=(one,), writes=(result,)))
+    upkeep = RedisUpkeep(store)
+    await upkeep.copy_thread(TENANT, "t", "copy")
+    await upkeep.delete_for_runs(TENANT, [run])
+    await upkeep.prune(TENANT, ["t"])
+    assert [s.checkpoint["id"] async for s in store.list(TENANT, "t")] == ["c1"]
+    left = {key: looking.pttl(key) for key in _keys(looking)}
+    assert all(milliseconds > 0 for milliseconds in left.values()), left
+    for thread in ("t", "copy"):
+        ends = {looking.pexpiretime(key) for key in thread_keys(TENANT, thread)}
+        assert len(ends - {-2}) == 1
