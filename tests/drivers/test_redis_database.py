@@ -131,8 +131,8 @@ async def test_no_error_shows_a_secret(redis_uri: str) -> None:
 def test_without_the_client_library_one_line_says_what_to_install() -> None:
     program = """
 import importlib.util
-find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *of: None if name == "redis" else find(name, *of)
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name: None if name == "redis" else found(name)
 from threadmill.errors import SetupError
 try:
     from threadmill import RedisSaver
