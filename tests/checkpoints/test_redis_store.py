@@ -338,7 +338,9 @@ async def test_a_state_of_thousands_of_chunks_is_stored_and_read(
     here: RedisCheckpoints, there: RedisCheckpoints, thread: str
 ) -> None:
     """Lua passes no more than some thousands of values to a function."""
-    values = {f"channel {n}": f"{n} " + "word " * 60 for n in range(9000)}
+    values: dict[str, Any] = {
+        f"channel {n}": f"{n} " + "word " * 60 for n in range(9000)
+    }
     await _put(here, thread, put("c1", **values))
     await _put(here, thread, put("c2", "c1", **values, more=1))
     assert await _values(there, thread) == {**values, "more": 1}
