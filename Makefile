@@ -58,7 +58,7 @@ simulate: setup ## play schedules of faults in virtual time (SEEDS=10000 FIRST=0
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST)
 
 .PHONY: bench
-bench: setup ## measure runs against LangGraph's own PostgreSQL saver
+bench: setup services ## measure runs against LangGraph's own PostgreSQL saver
 	@$(BIN)/python -m bench
 
 # How many threads of ten checkpoints are there already; a million take some 15 GB.

@@ -17,7 +17,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from bench import scaling, spread, storage
+from bench import redis, scaling, spread, storage
 from bench.contenders import Contender, InProcess, Served, in_process, served
 from bench.databases import new_database
 from bench.flights import Flights, counting_proxy
@@ -198,6 +198,14 @@ async def store(args: argparse.Namespace) -> Mapping[str, storage.Stored]:
             return await storage.measure(found, args.turns, whole=args.messages)
 
 
+async def store_in_redis(args: argparse.Namespace) -> storage.Stored:
+    """What they cost in Redis."""
+    async with redis.contender() as found:
+        return (await storage.measure(found, args.turns, whole=args.messages))[
+            redis.NAME
+        ]
+
+
 def table(results: dict[str, Measured]) -> Table:
     """One column per contender; ratios to the first in brackets."""
     shown = Table(title="a turn of three nodes on a new thread")
@@ -234,7 +242,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="rounds of all")
     parser.add_argument("--turns", type=int, default=40, help="turns per round")
-    parser.add_argument("--only", choices=("turns", "sharing", "storage", "scaling"))
+    subjects = ("turns", "sharing", "storage", "redis", "scaling")
+    parser.add_argument("--only", choices=subjects)
     parser.add_argument(
         "--messages", type=int, default=2000, help="of the thread that is weighed"
     )
@@ -249,6 +258,8 @@ def main() -> None:
         console.print(spread.table(asyncio.run(share(args, console))))
     if args.only in {None, "storage"}:
         console.print(storage.table(asyncio.run(store(args))))
+    if args.only in {None, "redis"}:
+        console.print(redis.table(asyncio.run(store_in_redis(args))))
     if args.only in {None, "scaling"}:
         with tempfile.TemporaryDirectory() as name:
             scaled = asyncio.run(scaling.measure(Path(name), args.crowd))

@@ -31,8 +31,8 @@ OURS: Final = "threadmill"
 THEIRS: Final = "langgraph"
 NAMES: Final = (THEIRS, OURS)
 
-_WAL_AT: Final = (100, 2000)
-_TIMED_AT: Final = 1000
+BYTES_AT: Final = (100, 2000)
+TIMED_AT: Final = 1000
 _WHOLE: Final = 2000
 _WARM_UP: Final = 4
 # Ours merges 512 items now and then: so many turns see all that comes along.
@@ -73,7 +73,8 @@ def _answer(_: Chat) -> dict[str, Any]:
     return {"messages": [_message(AIMessage)]}
 
 
-def _graph(saver: Any) -> Any:
+def graph_over(saver: Any) -> Any:
+    """The chat graph, with this checkpointer."""
     builder: Any = StateGraph(Chat)
     builder.add_node("answer", _answer)
     builder.add_edge(START, "answer")
@@ -166,8 +167,8 @@ async def contenders(uris: Mapping[str, str]) -> AsyncIterator[Mapping[str, Cont
         stack.push_async_callback(database.close)
         ours = PostgresSaver(PostgresCheckpoints(database))
         yield {
-            THEIRS: Contender(THEIRS, _graph(theirs), uris[THEIRS]),
-            OURS: Contender(OURS, _graph(ours), uris[OURS]),
+            THEIRS: Contender(THEIRS, graph_over(theirs), uris[THEIRS]),
+            OURS: Contender(OURS, graph_over(ours), uris[OURS]),
         }
 
 
@@ -182,17 +183,17 @@ async def measure(
         whole: messages of the thread whose size is measured.
     """
     results = {name: Stored() for name in found}
-    for messages in _WAL_AT:
+    for messages in BYTES_AT:
         for name, contender in found.items():
             thread = await contender.seed(messages)
             for _ in range(_WARM_UP):
                 await contender.turn(thread)
-            counted = _CYCLE if name == OURS else turns
+            counted = turns if name == THEIRS else _CYCLE
             before = await contender.wal()
             for _ in range(counted):
                 await contender.turn(thread)
             results[name].wal[messages] = (await contender.wal() - before) / counted
-    threads = {name: await c.seed(_TIMED_AT) for name, c in found.items()}
+    threads = {name: await c.seed(TIMED_AT) for name, c in found.items()}
     for number in range(turns + _WARM_UP):
         for name, contender in found.items():
             started = time.perf_counter()
@@ -213,12 +214,12 @@ def table(results: Mapping[str, Stored]) -> Table:
     for heading in ("", *NAMES, "comes to", "aim"):
         shown.add_column(heading, justify="right" if heading else "left")
     ours, theirs = results[OURS], results[THEIRS]
-    few, many = _WAL_AT
+    few, many = BYTES_AT
 
     def row(title: str, cells: Sequence[str], comes_to: str, aim: str) -> None:
         shown.add_row(title, *cells, comes_to, aim)
 
-    for messages in _WAL_AT:
+    for messages in BYTES_AT:
         cells = [f"{results[name].wal[messages] / 1024:.1f} KiB" for name in NAMES]
         less = theirs.wal[messages] / ours.wal[messages]
         aim = ">= 40x less" if messages == many else ""
@@ -229,7 +230,7 @@ def table(results: Mapping[str, Stored]) -> Table:
     row(f"WAL at {many} against {few}", grown, grown[1], "<= 1.4x")
     medians = [statistics.median(results[name].seconds) for name in NAMES]
     row(
-        f"turn, {_TIMED_AT} messages (p50)",
+        f"turn, {TIMED_AT} messages (p50)",
         [f"{seconds * 1e3:.1f} ms" for seconds in medians],
         f"{medians[1] / medians[0]:.2f}x",
         "<= 0.6x",
