@@ -149,3 +149,45 @@ async def test_what_upkeep_leaves_still_ends(
     for thread in ("t", "copy"):
         ends = {looking.pexpiretime(key) for key in thread_keys(TENANT, thread)}
         assert len(ends - {-2}) == 1
+
+
+async def test_what_leads_to_nothing_is_taken_out_also_without_a_time_to_live(
+    database: RedisDatabase, looking: Any
+) -> None:
+    """A list, a deletion and a prune look after the indexes."""
+    store = RedisCheckpoints(database)
+    upkeep = RedisUpkeep(store)
+    runs = [str(uuid4()) for _ in range(3)]
+    threads = [f"t{n}" for n in range(3)]
+    for thread, run in zip(threads, runs, strict=True):
+        for name, meta in (("c1", {"run_id": run}), ("c2", {})):
+            one = put(name, metadata=meta)
+            await store.commit(TENANT, thread, Commit(puts=(one,)))
+    # Announced long ago, as far as the indexes know.
+    for key in [index_key(TENANT), *(run_key(TENANT, run) for run in runs)]:
+        for name in looking.zrange(key, 0, -1):
+            looking.zadd(key, {name: 1})
+    await store.delete_thread(TENANT, "t0")
+    await upkeep.prune(TENANT, ["t1"])
+    assert not looking.exists(run_key(TENANT, runs[0]), run_key(TENANT, runs[1]))
+    assert looking.exists(run_key(TENANT, runs[2]))
+    looking.unlink(*thread_keys(TENANT, "t2"))
+    found = [(s.thread_id, s.checkpoint["id"]) async for s in store.list(TENANT, None)]
+    assert found == [("t1", "c2")]
+    assert looking.zrange(index_key(TENANT), 0, -1) == [b"t1"]
+
+
+async def test_what_was_announced_a_moment_ago_is_not_taken_out(
+    database: RedisDatabase,
+) -> None:
+    """Another process may put to it without announcing it again."""
+    here, there = RedisCheckpoints(database), RedisCheckpoints(database)
+    run = str(uuid4())
+    meta = {"run_id": run}
+    await here.commit(TENANT, "t", Commit(puts=(put("c1", metadata=meta),)))
+    await there.delete_thread(TENANT, "t")
+    assert [s async for s in there.list(TENANT, None)] == []
+    await here.commit(TENANT, "t", Commit(puts=(put("c2", metadata=meta),)))
+    assert len([s async for s in there.list(TENANT, None)]) == 1
+    await RedisUpkeep(there).delete_for_runs(TENANT, [run])
+    assert [s async for s in there.list(TENANT, None)] == []

@@ -2,7 +2,7 @@
 -- is again as it was before them.
 -- with: thread, records, sweep
 
-local runs = {}
+local before, runs = runs_here(), {}
 for _ = 1, count() do runs[take()] = true end
 
 for _, field in ipairs(redis.call('ZRANGE', ORDER, 0, -1)) do
@@ -44,4 +44,4 @@ for _, ns in ipairs(redis.call('HKEYS', HEAD)) do
   end
 end
 tidy()
-return 'OK'
+return runs_gone(before)

@@ -84,13 +84,17 @@ class Directory:
             self._announced.popitem(last=False)
         old = [id_.decode() for answer in gone for id_ in answer]
         if old:
-            await self._sweep(tenant, old)
+            await self.sweep(tenant, old)
 
     def _due(self, tenant: str, thread_id: str, run: str) -> bool:
         last = self._announced.get((tenant, thread_id, run))
         return last is None or time.monotonic() - last > STALE_SECONDS / 2
 
-    async def _sweep(self, tenant: str, thread_ids: Sequence[str]) -> None:
+    async def sweep(self, tenant: str, thread_ids: Sequence[str]) -> None:
+        """Takes out those of these threads that are not there.
+
+        One that was announced a moment ago stays: somebody may be about to put to it.
+        """
         heads = [("EXISTS", thread_keys(tenant, id_)[0]) for id_ in thread_ids]
         there = await self._database.commands(*heads)
         lost = [id_ for id_, found in zip(thread_ids, there, strict=True) if not found]
@@ -122,9 +126,21 @@ class Directory:
         )
         return sorted({id_.decode() for ids in found for id_ in ids})
 
-    async def forget_runs(self, tenant: str, runs: Sequence[str]) -> None:
-        """These runs have nothing left anywhere."""
-        await self._database.commands(*(("UNLINK", run_key(tenant, r)) for r in runs))
+    async def forget_runs(
+        self, tenant: str, thread_id: str, runs: Sequence[str]
+    ) -> None:
+        """These runs have nothing left in this thread; see `sweep`."""
+        if runs:
+            await self._database.run(
+                *(
+                    Call(
+                        SCRIPTS.forget,
+                        [run_key(tenant, run)],
+                        [STALE_SECONDS, thread_id],
+                    )
+                    for run in runs
+                )
+            )
 
 
 def _pairs(found: Sequence[Any]) -> list[tuple[bytes, Any]]:

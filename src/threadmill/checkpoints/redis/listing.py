@@ -243,13 +243,14 @@ class _Fronts:
         self._heap: list[_Front] = []
         self._below = (-below.at, -below.ordinal, below.thread_id) if below else None
 
-    async def advance(self, rest: AsyncIterator[Found]) -> None:
-        """Goes on to the next checkpoint of a thread."""
+    async def advance(self, rest: AsyncIterator[Found]) -> bool:
+        """Goes on to the next checkpoint of a thread, if there is one."""
         async for found in rest:
             rank = (-found.header.at, -found.header.ordinal, found.thread_id)
             if self._below is None or rank > self._below:
                 heapq.heappush(self._heap, _Front(rank, found, rest))
-                return
+                return True
+        return False
 
     async def above(self, at: int | None) -> AsyncIterator[Found]:
         """What is newer than this, or all, newest first."""
@@ -271,15 +272,18 @@ async def _all_found(
     store: RedisCheckpoints, tenant: str, wanted: _Wanted, bound: Place | None
 ) -> AsyncIterator[Found]:
     """Threads are opened when their latest checkpoint may be the next one."""
-    fronts, opened = _Fronts(bound), set()
+    fronts, opened, empty = _Fronts(bound), set(), []
     async for thread_id, at in store.directory.threads(tenant):
         async for found in fronts.above(at + _STALE):
             yield found
         if thread_id not in opened:
             opened.add(thread_id)
-            await fronts.advance(_scan(store, tenant, thread_id, wanted))
+            if not await fronts.advance(_scan(store, tenant, thread_id, wanted)):
+                empty.append(thread_id)
     async for found in fronts.above(None):
         yield found
+    if empty:
+        await store.directory.sweep(tenant, empty)
 
 
 # -------------------------------------------------------------------------- the bound

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from threadmill.checkpoints.base import Commit, Put, Stored, Writes
     from threadmill.domain.fence import Fence
     from threadmill.drivers.redis.database import RedisDatabase, Text
+    from threadmill.drivers.redis.scripts import Script
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,8 +298,22 @@ class RedisCheckpoints:
 
     async def delete_thread(self, tenant: str, thread_id: str) -> None:
         """See `Checkpoints.delete_thread`. Rights to write stay with who has them."""
-        *keys, _fence = thread_keys(tenant, thread_id)
-        await self.database.commands(("UNLINK", *keys))
+        await self.remove(SCRIPTS.delete_thread, tenant, thread_id)
+        await self.directory.sweep(tenant, [thread_id])
+
+    async def remove(
+        self, script: Script, tenant: str, thread_id: str, *args: Text
+    ) -> None:
+        """Runs a script that removes some of a thread.
+
+        What it answers with, runs that have nothing there any more, is taken out of the
+        directory.
+        """
+        keys = thread_keys(tenant, thread_id)
+        gone = await self.database.call(script, keys, *args)
+        await self.directory.forget_runs(
+            tenant, thread_id, [run.decode() for run in gone]
+        )
 
 
 def run_name(run: str) -> str:

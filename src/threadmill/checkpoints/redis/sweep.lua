@@ -1,5 +1,31 @@
 -- What removing checkpoints needs: they go whole, and what they alone used with them.
 
+-- The runs that have something in this thread.
+local function runs_here()
+  local runs = {}
+  for _, text in ipairs(redis.call('HVALS', CHECKPOINT)) do
+    runs[parsed(text).run] = true
+  end
+  for _, field in ipairs(redis.call('HKEYS', WRITE)) do
+    local _, cuts = field:gsub('%z', '')
+    if cuts == 2 then
+      for _, slot in ipairs(cmsgpack.unpack(redis.call('HGET', WRITE, field))[2]) do
+        runs[slot[5]] = true
+      end
+    end
+  end
+  return runs
+end
+
+-- Those of them that have nothing here any more.
+local function runs_gone(before)
+  local after, gone = runs_here(), {}
+  for run in pairs(before) do
+    if run ~= '' and not after[run] then gone[#gone + 1] = run end
+  end
+  return gone
+end
+
 local function remove_writes(at)
   local tasks = redis.call('HGET', WRITE, at) or ''
   for task in tasks:gmatch('[^%z]+') do

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from threadmill.checkpoints.redis.store import RedisCheckpoints
+    from threadmill.drivers.redis.database import Text
 
 # A thread that goes on while it is pruned is read again this often.
 _PRUNE_TRIES = 5
@@ -78,8 +79,9 @@ class RedisUpkeep:
         else:
             threads = list(await directory.threads_of(tenant, runs))
         for thread_id in threads:
-            keys = thread_keys(tenant, thread_id)
-            await self._database.call(SCRIPTS.delete_runs, keys, len(runs), *runs)
+            await self._checkpoints.remove(
+                SCRIPTS.delete_runs, tenant, thread_id, len(runs), *runs
+            )
 
     async def prune(
         self, tenant: str, thread_ids: Sequence[str], *, strategy: str = "keep_latest"
@@ -133,8 +135,8 @@ class RedisUpkeep:
                     self._checkpoints, tenant, at, list(delta)
                 )
                 kept += [part for ancestor in ancestors for part in (ns, ancestor)]
-        args: list[Any] = [thread_id, len(heads) // 2, *heads, len(kept) // 2, *kept]
-        await self._database.call(SCRIPTS.prune, keys, *args)
+        args: list[Text] = [thread_id, len(heads) // 2, *heads, len(kept) // 2, *kept]
+        await self._checkpoints.remove(SCRIPTS.prune, tenant, thread_id, *args)
 
 
 def _flat(part: Any) -> list[Any]:
