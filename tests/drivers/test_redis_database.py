@@ -220,6 +220,20 @@ async def test_a_server_that_drops_keys_is_refused() -> None:
                 await RedisDatabase(server.uri, volatile=volatile).open()
 
 
+async def test_every_node_of_a_cluster_is_looked_at(redis_cluster: Nodes) -> None:
+    with capture_logs() as logs:
+        async with _open(redis_cluster.uri):
+            pass
+    assert logs == []
+    with redis_cluster.connection(2) as node:
+        node.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            with pytest.raises(SetupError, match="is allkeys-lru"):
+                await RedisDatabase(redis_cluster.uri).open()
+        finally:
+            node.config_set("maxmemory-policy", "noeviction")
+
+
 async def test_a_server_that_does_not_tell_is_trusted_with_a_warning() -> None:
     """As managed services are, which forbid such questions."""
     with RedisServer(redis_program(), NOTHING) as server:

@@ -2,12 +2,15 @@
 -- is again as it was before them.
 -- with: thread, records, sweep
 
-local before, runs = runs_here(), {}
-for _ = 1, count() do runs[take()] = true end
+local runs, names = {}, {}
+for _ = 1, count() do
+  local run = take()
+  runs[run] = true
+  names[#names + 1] = run
+end
 
 for _, field in ipairs(redis.call('ZRANGE', ORDER, 0, -1)) do
-  local record = parsed(redis.call('HGET', CHECKPOINT, field))
-  if runs[record.run] then
+  if runs[run_of(redis.call('HGET', CHECKPOINT, field))] then
     local cut = field:find('\0', 1, true)
     remove(field:sub(1, cut - 1), field:sub(cut + 1))
   end
@@ -44,4 +47,4 @@ for _, ns in ipairs(redis.call('HKEYS', HEAD)) do
   end
 end
 tidy()
-return runs_gone(before)
+return names

@@ -11,7 +11,7 @@ for _ = 1, count() do
   end
   namespaces[#namespaces + 1] = ns
 end
-local before, kept = runs_here(), {}
+local kept = {}
 for _ = 1, count() do
   local ns = take()
   kept[field_of(ns, take())] = true
@@ -24,4 +24,4 @@ for _, ns in ipairs(namespaces) do
   end
 end
 tidy()
-return runs_gone(before)
+return runs_gone()

@@ -18,6 +18,10 @@ local function parsed(text)
   return record
 end
 
+local function run_of(text)
+  return (select(5, struct.unpack('>I8I8I4c0I2c0I2c0', text)))
+end
+
 local function each_name(names)
   local at = 1 - NAME_BYTES
   return function()

@@ -1,27 +1,22 @@
 -- What removing checkpoints needs: they go whole, and what they alone used with them.
 
--- The runs that have something in this thread.
-local function runs_here()
-  local runs = {}
-  for _, text in ipairs(redis.call('HVALS', CHECKPOINT)) do
-    runs[parsed(text).run] = true
-  end
+-- The runs of what was removed so far.
+local removed = {}
+
+-- Those of them that have nothing in this thread any more.
+local function runs_gone()
+  local here, gone = {}, {}
+  for _, text in ipairs(redis.call('HVALS', CHECKPOINT)) do here[run_of(text)] = true end
   for _, field in ipairs(redis.call('HKEYS', WRITE)) do
     local _, cuts = field:gsub('%z', '')
     if cuts == 2 then
       for _, slot in ipairs(cmsgpack.unpack(redis.call('HGET', WRITE, field))[2]) do
-        runs[slot[5]] = true
+        here[slot[5]] = true
       end
     end
   end
-  return runs
-end
-
--- Those of them that have nothing here any more.
-local function runs_gone(before)
-  local after, gone = runs_here(), {}
-  for run in pairs(before) do
-    if run ~= '' and not after[run] then gone[#gone + 1] = run end
+  for run in pairs(removed) do
+    if run ~= '' and not here[run] then gone[#gone + 1] = run end
   end
   return gone
 end
@@ -39,6 +34,7 @@ local function remove(ns, id)
   local text = redis.call('HGET', CHECKPOINT, field)
   if not text then return end
   local ordinal = struct.unpack('>I8', text)
+  removed[run_of(text)] = true
   redis.call('HDEL', CHECKPOINT, field)
   redis.call('ZREM', ORDER, field)
   redis.call('ZREM', LANE, lane_of(ns, ordinal) .. id)
