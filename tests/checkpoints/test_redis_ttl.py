@@ -10,6 +10,7 @@ import pytest
 
 from tests.fixtures.redis import RedisServer, until
 from threadmill.checkpoints.base import Commit
+from threadmill.checkpoints.redis.directory import Directory
 from threadmill.checkpoints.redis.keys import index_key, run_key, thread_keys
 from threadmill.checkpoints.redis.store import Keeping, RedisCheckpoints
 from threadmill.checkpoints.redis.upkeep import RedisUpkeep
@@ -191,3 +192,39 @@ async def test_what_was_announced_a_moment_ago_is_not_taken_out(
     assert len([s async for s in there.list(TENANT, None)]) == 1
     await RedisUpkeep(there).delete_for_runs(TENANT, [run])
     assert [s async for s in there.list(TENANT, None)] == []
+
+
+async def test_a_thread_at_work_is_announced_again_and_again(
+    database: RedisDatabase, looking: Any
+) -> None:
+    """Whatever else is announced meanwhile: its index must not end before it."""
+    seconds = 0.0
+    store = RedisCheckpoints(database, keeping=Keeping(100))
+    store.directory = Directory(database, 100_000, clock=lambda: seconds)
+    for turn in range(5):
+        meta = {"run_id": str(uuid4())}
+        one = put(f"c{turn}", metadata=meta)
+        await store.commit(TENANT, "t", Commit(puts=(one,)))
+        if turn == 0:
+            looking.zadd(index_key(TENANT), {"t": 1})
+            looking.pexpire(index_key(TENANT), 50_000)
+        seconds += 20
+    assert looking.zscore(index_key(TENANT), "t") > 1
+    assert looking.pttl(index_key(TENANT)) > 50_000
+
+
+async def test_every_thread_is_listed_once_while_others_are_at_work(
+    database: RedisDatabase, looking: Any
+) -> None:
+    """More of them than a page has; some move to the front meanwhile."""
+    store = RedisCheckpoints(database)
+    names = {f"t{n:03}" for n in range(600)}
+    looking.zadd(index_key(TENANT), {name: int(name[1:]) + 1 for name in names})
+    found: list[str] = []
+    async for thread_id, _ in store.directory.threads(TENANT):
+        if len(found) == 10:
+            looking.zadd(index_key(TENANT), {"t005": 5000, "t599": 5001, "t300": 5002})
+        found.append(thread_id)
+    assert len(found) == 600
+    assert set(found) == names
+    assert found[:10] == [f"t{n}" for n in range(599, 589, -1)]

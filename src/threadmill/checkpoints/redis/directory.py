@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from threadmill.checkpoints.redis.keys import index_key, run_key, thread_keys
 from threadmill.drivers.redis.database import Call
 from threadmill.drivers.redis.scripts import Scripts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
-    from threadmill.drivers.redis.database import RedisDatabase
+    from threadmill.drivers.redis.database import RedisDatabase, Text
 
 SCRIPTS: Final = Scripts("threadmill.checkpoints.redis")
 
@@ -34,61 +34,69 @@ _PAGE: Final = 256
 _SWEPT_MAX: Final = 16
 
 
+class Place(NamedTuple):
+    """A thread in the index of its tenant, or in that of a run."""
+
+    tenant: str
+    thread_id: str
+    run: str
+
+    @property
+    def key(self) -> str:
+        """The index."""
+        if self.run:
+            return run_key(self.tenant, self.run)
+        return index_key(self.tenant)
+
+
 class Directory:
     """The threads of all tenants.
 
     Args:
         database: where they are.
         ttl_milliseconds: after which a thread is gone, unless it is put to; 0 is never.
+        clock: seconds that only rise.
     """
 
-    def __init__(self, database: RedisDatabase, ttl_milliseconds: int) -> None:
+    def __init__(
+        self,
+        database: RedisDatabase,
+        ttl_milliseconds: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database = database
         self._ttl = ttl_milliseconds
-        self._announced: OrderedDict[tuple[str, str, str], float] = OrderedDict()
+        self._clock = clock
+        self._announced: OrderedDict[Place, float] = OrderedDict()
 
-    def calls(self, tenant: str, thread_id: str, runs: set[str]) -> list[Call]:
-        """What a put to a thread has to do first, if anything.
+    async def announce(self, tenant: str, thread_id: str) -> None:
+        """A thread is about to be put to, or is kept by a read."""
+        if due := self.due(tenant, thread_id):
+            gone = await self._database.run(*self.calls(due))
+            await self.announced(due, gone)
 
-        Args:
-            tenant: whose.
-            thread_id: the thread.
-            runs: those that put.
-        """
-        due = [run for run in ("", *sorted(runs)) if self._due(tenant, thread_id, run)]
-        return [
-            Call(
-                SCRIPTS.announce,
-                [run_key(tenant, run) if run else index_key(tenant)],
-                [thread_id, self._ttl, _SWEPT_MAX],
-            )
-            for run in due
-        ]
+    def due(self, tenant: str, thread_id: str, runs: Iterable[str] = ()) -> list[Place]:
+        """Where a put of these runs to a thread must be announced first."""
+        places = [Place(tenant, thread_id, run) for run in ("", *sorted(runs))]
+        latest = self._clock() - STALE_SECONDS / 2
+        return [p for p in places if self._announced.get(p, latest) <= latest]
 
-    async def announced(
-        self, tenant: str, thread_id: str, runs: set[str], gone: Sequence[Any]
-    ) -> None:
-        """The calls were answered; looks after threads that may be gone.
+    def calls(self, due: Sequence[Place]) -> list[Call]:
+        """What announces; `announced` takes the answers."""
+        args = [self._ttl, _SWEPT_MAX]
+        return [Call(SCRIPTS.announce, [p.key], [p.thread_id, *args]) for p in due]
 
-        Args:
-            tenant: whose.
-            thread_id: the thread.
-            runs: those that put.
-            gone: the answers.
-        """
-        now = time.monotonic()
-        for run in ("", *runs):
-            self._announced[tenant, thread_id, run] = now
-            self._announced.move_to_end((tenant, thread_id, run))
+    async def announced(self, due: Sequence[Place], gone: Sequence[Any]) -> None:
+        """Remembers what was announced, and looks after threads that may be gone."""
+        for place in due:
+            self._announced[place] = self._clock()
+            self._announced.move_to_end(place)
         while len(self._announced) > _REMEMBERED_MAX:
             self._announced.popitem(last=False)
-        old = [id_.decode() for answer in gone for id_ in answer]
-        if old:
-            await self.sweep(tenant, old)
-
-    def _due(self, tenant: str, thread_id: str, run: str) -> bool:
-        last = self._announced.get((tenant, thread_id, run))
-        return last is None or time.monotonic() - last > STALE_SECONDS / 2
+        for place, answer in zip(due, gone, strict=True):
+            if answer and not place.run:
+                await self.sweep(place.tenant, [id_.decode() for id_ in answer])
 
     async def sweep(self, tenant: str, thread_ids: Sequence[str]) -> None:
         """Takes out those of these threads that are not there.
@@ -103,21 +111,40 @@ class Directory:
             await self._database.call(SCRIPTS.forget, [key], STALE_SECONDS, *lost)
 
     async def threads(self, tenant: str) -> AsyncIterator[tuple[str, int]]:
-        """Every thread, the one that was put to last first.
+        """Every thread once, the one that was put to last first.
 
         Each with the time of that in microseconds, which may be `STALE_SECONDS` old.
-        A thread may come twice if it is put to meanwhile.
+        Threads that are announced meanwhile move to the front; they come at the end.
         """
-        key, start = index_key(tenant), 0
+        seen: set[str] = set()
+        first: int | None = None
+        for _ in range(2):
+            async for thread_id, at in self._from_the_top(tenant, down_to=first):
+                first = at if first is None else first
+                if thread_id not in seen:
+                    seen.add(thread_id)
+                    yield thread_id, at
+
+    async def _from_the_top(
+        self, tenant: str, down_to: int | None
+    ) -> AsyncIterator[tuple[str, int]]:
+        """By pages; where two meet, a thread may come twice."""
+        highest: Text = "+inf"
+        lowest: Text = "-inf" if down_to is None else down_to
         while True:
             (found,) = await self._database.commands(
-                ("ZREVRANGE", key, start, start + _PAGE - 1, "WITHSCORES")
+                (
+                    *("ZREVRANGEBYSCORE", index_key(tenant), highest, lowest),
+                    *("WITHSCORES", "LIMIT", 0, _PAGE),
+                )
             )
-            for thread_id, at in _pairs(found):
+            page = _pairs(found)
+            for thread_id, at in page:
                 yield thread_id.decode(), int(float(at))
-            if len(found) < _PAGE:
+            # No more of one microsecond than fill a page.
+            if len(page) < _PAGE or highest == int(float(page[-1][1])):
                 return
-            start += _PAGE
+            highest = int(float(page[-1][1]))
 
     async def threads_of(self, tenant: str, runs: Sequence[str]) -> Sequence[str]:
         """The threads that any of these runs has put to."""

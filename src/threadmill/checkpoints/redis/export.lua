@@ -5,7 +5,6 @@
 return {
   redis.call('HGETALL', HEAD),
   redis.call('HGETALL', CHECKPOINT),
-  redis.call('ZRANGE', ORDER, 0, -1),
   redis.call('HGETALL', CHUNK),
   redis.call('HGETALL', WRITE),
 }

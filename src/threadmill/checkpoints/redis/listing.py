@@ -272,14 +272,12 @@ async def _all_found(
     store: RedisCheckpoints, tenant: str, wanted: _Wanted, bound: Place | None
 ) -> AsyncIterator[Found]:
     """Threads are opened when their latest checkpoint may be the next one."""
-    fronts, opened, empty = _Fronts(bound), set(), []
+    fronts, empty = _Fronts(bound), []
     async for thread_id, at in store.directory.threads(tenant):
         async for found in fronts.above(at + _STALE):
             yield found
-        if thread_id not in opened:
-            opened.add(thread_id)
-            if not await fronts.advance(_scan(store, tenant, thread_id, wanted)):
-                empty.append(thread_id)
+        if not await fronts.advance(_scan(store, tenant, thread_id, wanted)):
+            empty.append(thread_id)
     async for found in fronts.above(None):
         yield found
     if empty:

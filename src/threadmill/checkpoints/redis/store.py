@@ -122,11 +122,10 @@ class RedisCheckpoints:
         runs = {run for put in commit.puts if (run := _run_of(put, fence))}
         if fence is not None and fence.run_id is not None:
             runs.add(str(fence.run_id))
-        first = self.directory.calls(tenant, thread_id, runs)
+        due = self.directory.due(tenant, thread_id, runs)
         call = Call(SCRIPTS.commit, thread_keys(tenant, thread_id), args)
-        *gone, _ = await self.database.run(*first, call)
-        if first:
-            await self.directory.announced(tenant, thread_id, runs, gone)
+        *gone, _ = await self.database.run(*self.directory.calls(due), call)
+        await self.directory.announced(due, gone)
 
     def _commit_args(
         self, thread_id: str, commit: Commit, fence: Fence | None, sending: Sending
@@ -221,13 +220,8 @@ class RedisCheckpoints:
         if seen.known.manifest.names:
             self.memory.remember(tenant, thread_id, seen.known)
         if self.keeping.refreshes:
-            await self._announce(tenant, thread_id)
+            await self.directory.announce(tenant, thread_id)
         return seen.stored
-
-    async def _announce(self, tenant: str, thread_id: str) -> None:
-        if calls := self.directory.calls(tenant, thread_id, set()):
-            gone = await self.database.run(*calls)
-            await self.directory.announced(tenant, thread_id, set(), gone)
 
     def list(
         self,

@@ -49,19 +49,13 @@ class RedisUpkeep:
             AlreadyExists: the target has checkpoints.
         """
         found = await self._database.call(SCRIPTS.export, thread_keys(tenant, source))
-        heads, checkpoints, _, chunks, writes = (_flat(part) for part in found)
-        await self._announce(tenant, target)
+        parts = [_flat(part) for part in found]
+        await self._checkpoints.directory.announce(tenant, target)
         args: list[Any] = [self._checkpoints.keeping.milliseconds, target]
-        for part in (heads, checkpoints, chunks, writes):
+        for part in parts:
             args += [len(part), *part]
         keys = thread_keys(tenant, target)
         await self._database.call(SCRIPTS.import_thread, keys, *args)
-
-    async def _announce(self, tenant: str, thread_id: str) -> None:
-        directory = self._checkpoints.directory
-        if calls := directory.calls(tenant, thread_id, set()):
-            gone = await self._database.run(*calls)
-            await directory.announced(tenant, thread_id, set(), gone)
 
     async def delete_for_runs(self, tenant: str, run_ids: Sequence[str]) -> None:
         """Removes the checkpoints and writes of some runs, thread by thread.
