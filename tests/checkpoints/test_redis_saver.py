@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from typing import Any
 from uuid import uuid4
 
@@ -47,6 +49,22 @@ def test_a_program_without_asyncio_need_not_open_anything(redis_uri: str) -> Non
     assert saver.get_tuple(config) is None
     saver.close()
     saver.close()
+
+
+def test_a_program_that_closes_nothing_ends_in_good_order(redis_uri: str) -> None:
+    program = f"""
+from threadmill import RedisSaver
+saver = RedisSaver.from_uri({redis_uri!r})
+print(saver.get_tuple({{"configurable": {{"thread_id": "t"}}}}))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("None\n", "", 0)
 
 
 def test_one_that_was_closed_opens_again_with_the_next_use(redis_uri: str) -> None:

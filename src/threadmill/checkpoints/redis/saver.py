@@ -17,8 +17,11 @@ about a second with `everysec`. A server that keeps nothing is refused.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
+from weakref import ref
 
 from threadmill.checkpoints.codec import STATE_BYTES_MAX, Codec
 from threadmill.checkpoints.home import BackgroundLoop, Home
@@ -167,9 +170,13 @@ class RedisSaver(StoreSaver):
             raise
         self._background = background
         self._home.move_in(background.loop)
+        self._at_exit = partial(_close_alive, ref(self))
+        atexit.register(self._at_exit)
 
     def close(self) -> None:
         """Closes the connections; the next use would open it again.
+
+        The end of the program does so by itself.
 
         Blocks for as long as closing takes: on an event loop, use `async with`.
         """
@@ -177,6 +184,7 @@ class RedisSaver(StoreSaver):
             background, self._background = self._background, None
             if background is None:
                 return
+            atexit.unregister(self._at_exit)
             try:
                 self._home.call(self._checkpoints.database.close())
             finally:
@@ -231,3 +239,9 @@ class RedisSaver(StoreSaver):
         if clone is not self and isinstance(clone, RedisSaver):
             clone._use(self._checkpoints)  # noqa: SLF001 - one class
         return clone
+
+
+def _close_alive(saver: ref[RedisSaver]) -> None:
+    """Ends connections before the interpreter ends their event loop under them."""
+    if (alive := saver()) is not None:
+        alive.close()
