@@ -51,6 +51,8 @@ async def _open(uri: str, **options: Any) -> AsyncIterator[RedisDatabase]:
     await database.close()
 
 
+_SENTINEL = "redis+sentinel://u:secret@127.0.0.1:1/main?sentinel_password=secret"
+
 # ------------------------------------------------------------------------------ URIs
 
 
@@ -124,6 +126,10 @@ async def test_no_error_shows_a_secret(redis_uri: str) -> None:
     with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1") as refused_too:
         await unreachable.open()
     assert "secret" not in str(refused_too.value)
+    for kind in ("redis+cluster://u:secret@127.0.0.1:1", _SENTINEL):
+        with pytest.raises(StoreUnavailable, match="does not answer") as refused_too:
+            await RedisDatabase(kind).open()
+        assert "secret" not in str(refused_too.value)
     saver = RedisSaver.from_uri("redis://u:secret@127.0.0.1:1")
     assert "secret" not in f"{unreachable.target!r}{saver!r}{saver.__dict__}"
 
@@ -338,6 +344,13 @@ def test_a_script_that_is_not_there_is_named() -> None:
 
 
 # ------------------------------------------------------------------------ topologies
+
+
+async def test_keys_of_two_slots_are_our_mistake(redis_cluster: Nodes) -> None:
+    """And no outage, which somebody would wait for the end of."""
+    async with _open(redis_cluster.uri) as database:
+        with pytest.raises(InvariantViolated, match="slot"):
+            await database.call(Script("two", "#!lua\nreturn 1"), ["{one}", "{other}"])
 
 
 async def test_threads_lie_on_all_nodes_of_a_cluster_each_on_one(

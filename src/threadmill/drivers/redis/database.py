@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 
 from threadmill.drivers.redis.examine import examine
 from threadmill.drivers.redis.target import target_of
-from threadmill.drivers.redis.translate import translated
+from threadmill.drivers.redis.translate import THEIRS, translated
 from threadmill.errors import SetupError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class RedisDatabase:
                 raise SetupError(msg)
             with _cancellation_kept():
                 yield self._client
-        except (exceptions.RedisError, OSError) as error:
+        except THEIRS as error:
             raise self._ours(error) from error
         finally:
             self._turns.release()

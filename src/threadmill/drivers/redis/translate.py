@@ -43,6 +43,10 @@ _PASSING: Final = frozenset(
 )
 
 
+# All that the client library raises; its errors of Clusters are apart from the others.
+THEIRS: Final = (theirs.RedisError, theirs.RedisClusterException, OSError)
+
+
 def translated(error: Exception, where: str) -> Error:
     """Our error for one of the client library.
 
@@ -69,7 +73,9 @@ def translated(error: Exception, where: str) -> Error:
         theirs.RedisClusterException,
         OSError,
     )
-    if isinstance(error, passing) or word in _PASSING:
+    # What it says about a command that it has not sent is our mistake.
+    sent = not word.startswith("EVAL")
+    if (isinstance(error, passing) and sent) or word in _PASSING:
         msg = f"Redis ({where}) does not answer; check that it is running ({text})"
         return StoreUnavailable(msg)
     return InvariantViolated(f"Redis ({where}) refuses a command: {text}")
