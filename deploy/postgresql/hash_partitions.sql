@@ -12,6 +12,13 @@ DECLARE
   partitions constant int := 16;
   t text; key text; item record; there boolean;
 BEGIN
+  -- Views hold on to the tables: they are made anew over the new ones.
+  CREATE TEMPORARY TABLE views ON COMMIT DROP AS
+    SELECT c.relname AS name, pg_get_viewdef(c.oid) AS definition FROM pg_class c
+     WHERE c.relnamespace = 'threadmill'::regnamespace AND c.relkind = 'v';
+  FOR item IN SELECT name FROM views LOOP
+    EXECUTE format('DROP VIEW threadmill.%I', item.name);
+  END LOOP;
   FOREACH t IN ARRAY ARRAY['checkpoint', 'checkpoint_write', 'chunk'] LOOP
     EXECUTE format('ALTER TABLE threadmill.%I NO FORCE ROW LEVEL SECURITY', t);
     EXECUTE format('SELECT EXISTS (SELECT FROM threadmill.%I)', t) INTO there;
@@ -59,6 +66,11 @@ BEGIN
                    'WITH CHECK (tenant_id = threadmill.tenant())', t);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON threadmill.%I '
                    'TO threadmill_app', t);
+  END LOOP;
+  FOR item IN SELECT name, definition FROM views LOOP
+    EXECUTE format('CREATE VIEW threadmill.%I WITH (security_invoker = true) AS %s',
+                   item.name, item.definition);
+    EXECUTE format('GRANT SELECT ON threadmill.%I TO threadmill_app', item.name);
   END LOOP;
 END $$;
 COMMIT;

@@ -20,10 +20,12 @@ from threadmill import __version__
 from threadmill.brokers.base import HintReceiver
 from threadmill.brokers.postgres import PostgresHints, PostgresListener
 from threadmill.checkpoints.codec import Codec
-from threadmill.checkpoints.known import Memory
+from threadmill.checkpoints.history_search import PostgresHistories
 from threadmill.checkpoints.postgres import PostgresCheckpoints
+from threadmill.checkpoints.pruning import PostgresPruning
 from threadmill.checkpoints.run_states import PostgresRunStates
 from threadmill.checkpoints.saver import PostgresSaver
+from threadmill.checkpoints.sizes import PostgresSizes
 from threadmill.checkpoints.sync import PostgresSyncCheckpoints
 from threadmill.domain.lease import LeaseTimes
 from threadmill.drivers.postgres.configured import (
@@ -37,6 +39,10 @@ from threadmill.engine.activate import Activate, ActivateRules
 from threadmill.engine.activation.entry import EntryLimits
 from threadmill.engine.effects import EffectPorts
 from threadmill.engine.graphs import GraphCatalogue
+from threadmill.engine.measure import Measure
+from threadmill.engine.prune import Prune
+from threadmill.engine.retain import Retain
+from threadmill.engine.search_histories import SearchHistories
 from threadmill.engine.sweep import Sweep, SweepRules
 from threadmill.faults import Faults
 from threadmill.operations import Operations, operations_over, retention_of
@@ -48,6 +54,7 @@ from threadmill.stores.postgres.effects import PostgresEffects, PostgresSyncEffe
 from threadmill.stores.postgres.inspection import PostgresInspection
 from threadmill.stores.postgres.members import PostgresMembers
 from threadmill.stores.postgres.renewal import RenewalThread
+from threadmill.stores.postgres.retention import PostgresRetention
 from threadmill.stores.postgres.runs import PostgresRuns
 from threadmill.stores.postgres.threads import PostgresThreads
 from threadmill.stores.records import Claim, Member
@@ -81,6 +88,10 @@ class Core:
     stream: PostgresStream
     hints: PostgresHints
     operations: Operations
+    retain: Retain
+    prune: Prune
+    histories: SearchHistories
+    measure: Measure
     faults: Faults
 
     def saver(self, tenant: str) -> PostgresSaver:
@@ -188,10 +199,11 @@ def _core(
         state_bytes_max=settings.state_bytes_max,
         whole=settings.checkpoint_format == "whole",
     )
-    checkpoints = PostgresCheckpoints(database, codec)
+    checkpoints = PostgresCheckpoints(database, codec, indexed=graphs.indexed)
     blocking = PostgresSyncCheckpoints(
-        lambda: _for_threads(settings, member, codec, checkpoints.memory)
+        lambda: _for_threads(settings, member, checkpoints)
     )
+    kept, pruning = PostgresRetention(database), PostgresPruning(checkpoints)
     return Core(
         settings=settings,
         graphs=graphs,
@@ -214,12 +226,16 @@ def _core(
         stream=PostgresStream(database),
         hints=hints,
         operations=operations_over(database, hints, settings),
+        retain=Retain(store=kept, pruning=pruning, rules=graphs.retention),
+        prune=Prune(kept, pruning),
+        histories=SearchHistories(PostgresHistories(checkpoints), graphs.indexed),
+        measure=Measure(PostgresSizes(database)),
         faults=faults,
     )
 
 
 def _for_threads(
-    settings: Settings, member: Member, codec: Codec, memory: Memory
+    settings: Settings, member: Member, like: PostgresCheckpoints
 ) -> PostgresCheckpoints:
     """Checkpoints over connections of their own, for nodes that block."""
     database = Database(
@@ -228,7 +244,7 @@ def _for_threads(
         limits=replace(limits_of(settings), pool_max=_BLOCKING_CONNECTIONS),
         prepare=settings.prepared_statements,
     )
-    return PostgresCheckpoints(database, codec, memory)
+    return PostgresCheckpoints(database, like.codec, like.memory, indexed=like.indexed)
 
 
 def build_worker(core: Core) -> Worker:
@@ -295,6 +311,7 @@ def build_sweep(core: Core, undisturbed: Callable[[float], bool]) -> Sweep:
             attempts_max=settings.attempts_max,
         ),
         undisturbed=undisturbed,
+        retain=core.retain,
     )
 
 

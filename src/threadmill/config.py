@@ -27,6 +27,8 @@ import dotenv
 import structlog
 
 from threadmill.domain.labels import labels
+from threadmill.domain.paths import declared_paths
+from threadmill.domain.retention import Ttl, TtlDefaults, graph_ttl, ttl_defaults
 from threadmill.errors import BadSetting
 
 Warn = Callable[[str], None]
@@ -69,9 +71,7 @@ KEYS: Mapping[str, KeyDescription] = MappingProxyType(
         "dependencies": _honoured("Local folders to import from; packages."),
         "threadmill": _honoured("What Threadmill does with each graph's runs."),
         "store": _unused("Long-term memory.", "graphs get no store"),
-        "checkpointer": _unused(
-            "Retention and serialisation of checkpoints.", "checkpoints are kept"
-        ),
+        "checkpointer": _honoured("How long threads are kept, under `ttl`."),
         "auth": _unused("Authentication handlers.", "requests are NOT authenticated"),
         "encryption": _unused("Encryption handlers.", "state is NOT encrypted"),
         "priority": _unused("Priority of runs.", "runs start in order of arrival"),
@@ -101,11 +101,14 @@ class GraphPolicy:
 
     `dead_letter_errors`: an error that the graph raises makes its run a dead letter,
     as spent attempts always do. `labels`: what a worker must have to take anything of
-    its runs.
+    its runs. `ttl`: how long its threads are kept. `history`: the paths in its state
+    that a search of histories finds by an index.
     """
 
     dead_letter_errors: bool = False
     labels: tuple[str, ...] = ()
+    ttl: Ttl | None = None
+    history: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,8 @@ class LangGraphConfig:
 
     `env` is hidden from `repr`: it holds keys. `import_paths` are the folders that
     graphs may import from, in order. `unused_keys` are the keys that are set and that
-    this version does not use.
+    this version does not use. `ttl` is how long threads are kept that nobody else has a
+    rule for.
     """
 
     path: Path
@@ -140,6 +144,7 @@ class LangGraphConfig:
     )
     import_paths: tuple[Path, ...] = ()
     unused_keys: tuple[str, ...] = ()
+    ttl: TtlDefaults = field(default_factory=TtlDefaults)
 
     @property
     def root(self) -> Path:
@@ -209,6 +214,7 @@ class _Parser:
             env=MappingProxyType(self._env(document.get("env"))),
             import_paths=self._import_paths(document.get("dependencies")),
             unused_keys=unused,
+            ttl=self._ttl(document.get("checkpointer")),
         )
 
     def _bad(self, problem: str) -> BadSetting:
@@ -332,11 +338,36 @@ class _Parser:
         errors = options.get("dead_letter_errors", False)
         if not isinstance(errors, bool):
             raise self._bad(f"{where}.dead_letter_errors must be true or false")
+        history = self._known(f"{where}.history", options.get("history", {}), {"index"})
         try:
-            needed = labels(options.get("labels", ()), f"{where}.labels")
+            ttl = (
+                graph_ttl(options["ttl"], f"{where}.ttl") if "ttl" in options else None
+            )
+            return GraphPolicy(
+                dead_letter_errors=errors,
+                labels=labels(options.get("labels", ()), f"{where}.labels"),
+                ttl=ttl,
+                history=declared_paths(
+                    history.get("index", ()), f"{where}.history.index"
+                ),
+            )
         except BadSetting as error:
             raise self._bad(str(error)) from None
-        return GraphPolicy(dead_letter_errors=errors, labels=needed)
+
+    def _ttl(self, checkpointer: object) -> TtlDefaults:
+        """`checkpointer.ttl`; its other keys concern LangGraph's own savers."""
+        if checkpointer is None:
+            return TtlDefaults()
+        if not isinstance(checkpointer, dict):
+            raise self._bad("'checkpointer' must be an object")
+        for key in sorted(checkpointer.keys() - {"ttl"}):
+            self._warn(f"key 'checkpointer.{key}' is not used by this version")
+        if checkpointer.get("ttl") is None:
+            return TtlDefaults()
+        try:
+            return ttl_defaults(checkpointer["ttl"], "checkpointer.ttl")
+        except BadSetting as error:
+            raise self._bad(str(error)) from None
 
     def _known(self, where: str, value: object, names: set[str]) -> dict[str, object]:
         """`value` as an object that has no other keys than `names`."""

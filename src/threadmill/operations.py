@@ -22,23 +22,26 @@ from threadmill.stores.postgres.dead_letters import PostgresDeadLetters
 from threadmill.stores.postgres.explanations import PostgresExplanations
 from threadmill.stores.postgres.fleet import PostgresFleet
 from threadmill.stores.postgres.queues import PostgresQueues
+from threadmill.stores.postgres.retention import PostgresRetention
 from threadmill.stores.records import Retention
 
 if TYPE_CHECKING:
     from threadmill.brokers.base import Hints
     from threadmill.settings import Settings
     from threadmill.stores.operations import DeadLetters, Fleet, Queues
+    from threadmill.stores.retention import RetentionStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operations:
-    """Dead letters, the fleet, what waits, and why a run is not moving."""
+    """Dead letters, the fleet, what waits and why, how long a tenant's threads stay."""
 
     dead_letters: DeadLetters
     redrive: Redrive
     explain: Explain
     fleet: Fleet
     queues: Queues
+    retention: RetentionStore
 
 
 def retention_of(settings: Settings) -> Retention:
@@ -60,6 +63,7 @@ def operations_over(database: Database, hints: Hints, settings: Settings) -> Ope
         ),
         fleet=PostgresFleet(database),
         queues=PostgresQueues(database),
+        retention=PostgresRetention(database),
     )
 
 

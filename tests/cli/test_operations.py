@@ -206,3 +206,71 @@ def test_it_needs_a_database(project: Project) -> None:
     code, output = project.run("why", NOBODY)
     assert code == 1
     assert "DATABASE_URI is not set" in output
+
+
+def test_threads_are_pruned_and_tenants_get_rules(operator: Operator) -> None:
+    operator.touch("open")
+    run = operator.submit()
+    operator.worker()
+    assert operator.outcome(run) == {"steps": ["said", "first", "last"]}
+    everything = ("prune", "--all", "--keep-latest")
+    foreseen = operator.ask(*everything, "--dry-run")
+    assert (foreseen["dry_run"], foreseen["threads"]) == (True, 1)
+    assert foreseen["checkpoints"] > 1
+    freed = operator.ask(*everything)
+    assert freed == {**foreseen, "dry_run": False}
+    code, output = operator.say("prune", "--older-than", "30d", "--delete")
+    assert (code, output) == (0, "freed 0 checkpoints of 0 threads: 0.0 MiB\n")
+    assert operator.say("prune", "--delete")[0] == 2
+    assert operator.say("prune", "--all")[0] == 2
+    assert operator.say("prune", "--older-than", "soon", "--delete")[0] == 2
+    code, output = operator.say("prune", "--graph", "agent", "--delete")
+    assert (code, output.split(": ")[0]) == (0, "freed 1 checkpoints of 1 threads")
+
+    mine = ("--tenant", "acme")
+    assert operator.ask("retention", "show", *mine) == {"tenant": "acme", "rule": None}
+    set_ = ("retention", "set", *mine, "--strategy")
+    code, output = operator.say(*set_, "keep_latest", "--days", "30")
+    assert code == 0
+    assert output == (
+        "acme: threads are reduced to their present state 30 days after a change\n"
+    )
+    rule = operator.ask("retention", "show", *mine)["rule"]
+    assert rule == {"strategy": "keep_latest", "ttl_minutes": 43_200}
+    assert operator.say(*set_, "delete")[0] == 2
+    assert operator.say(*set_, "delete", "--days", "-1")[0] == 2
+    code, output = operator.say(*set_, "clear")
+    assert (code, output.split(";")[0]) == (0, "acme: no rule")
+
+
+def test_histories_are_searched_and_threads_measured(operator: Operator) -> None:
+    operator.touch("open")
+    run = operator.submit()
+    operator.worker()
+    operator.outcome(run)
+    thread = run["thread_id"]
+    search = ("history", "search", "--graph", "agent")
+    page = operator.ask(*search, "--path", "steps.1", "--equals", "first", "--changed")
+    (item,) = page["items"]
+    assert (item["thread_id"], item["nodes"]) == (thread, ["first"])
+    assert (page["by_index"], item["value"]) == (False, "first")
+    page = operator.ask(*search, "--node", "last", "--source", "loop")
+    assert [item["nodes"] for item in page["items"]] == [["last"]]
+    code, output = operator.say(*search, "--limit", "1")
+    lines = output.splitlines()
+    assert (code, lines[1].split()[2]) == (0, thread)
+    cursor = lines[-1].partition("--cursor ")[2]
+    rest = operator.ask(*search, "--limit", "1", "--cursor", cursor)["items"]
+    assert rest[0]["checkpoint_id"] == page["items"][0]["parent_checkpoint_id"]
+    assert operator.ask(*search, "--metadata", "graph_id=x")["items"] == []
+    assert operator.say(*search, "--changed")[0] == 2
+    assert operator.say(*search, "--cursor", "x")[0] == 1
+
+    found = operator.ask("storage", "--graph", "agent")
+    (size,) = found["threads"]
+    assert (size["thread_id"], found["scanned"]) == (thread, 1)
+    assert "steps" in size["channels"]
+    assert operator.get(f"/threadmill/storage?thread_id={thread}")["threads"] == [size]
+    code, output = operator.say("storage", "--thread", thread)
+    assert (code, output.splitlines()[1].split()[:2]) == (0, [thread, "agent"])
+    assert operator.say("storage", "--thread", NOBODY)[0] == 1

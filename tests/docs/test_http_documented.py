@@ -8,6 +8,7 @@ from pathlib import Path
 from threadmill.engine.submit import STREAM_MODES
 from threadmill.server import (
     assistants,
+    history,
     meta,
     operations,
     runs,
@@ -24,7 +25,7 @@ _MODE = re.compile(r"^\| `([a-z-]+)` \| `", re.MULTILINE)
 
 
 def test_every_route_is_on_the_page() -> None:
-    modules = (assistants, meta, operations, runs, stateless, states, threads)
+    modules = (assistants, history, meta, operations, runs, stateless, states, threads)
     served = {
         (method, getattr(route, "path", ""))
         for module in modules

@@ -133,8 +133,6 @@ async def test_what_this_version_leaves_out_is_named(
     idle_server: RunningServer,
 ) -> None:
     client = idle_server.client
-    with pytest.raises(UnprocessableEntityError, match="ttl"):
-        await client.threads.create(ttl=5)
     with pytest.raises(UnprocessableEntityError, match="supersteps"):
         await client.threads.create(
             supersteps=[{"updates": [{"values": {}, "as_node": "a"}]}]

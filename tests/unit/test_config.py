@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from threadmill.config import KEYS, KeyUse, LangGraphConfig, load_config
+from threadmill.domain.retention import FOR_EVER, Strategy, Ttl
 from threadmill.errors import BadSetting
 from threadmill.settings import Settings
 
@@ -385,7 +386,7 @@ def test_a_graph_may_make_dead_letters_of_its_errors(project: Project) -> None:
             {"graphs": {"agent": {"dead_letters": True}}},
             (
                 "threadmill.graphs.agent.dead_letters is not known; there may be: "
-                "dead_letter_errors, labels"
+                "dead_letter_errors, history, labels, ttl"
             ),
         ),
         (
@@ -398,3 +399,32 @@ def test_a_mistake_under_our_own_key_is_an_error(
     project: Project, ours: object, problem: str
 ) -> None:
     assert project.problem(threadmill=ours) == problem
+
+
+def test_how_long_threads_are_kept(project: Project) -> None:
+    config = project.load(
+        checkpointer={"ttl": {"strategy": "keep_latest", "default_ttl": 60}},
+        threadmill={"graphs": {"agent": {"ttl": {"default_ttl": 5}}}},
+    )
+    assert config.ttl.ttl == Ttl(60, Strategy.KEEP_LATEST)
+    assert config.graphs[0].policy.ttl == Ttl(5)
+    assert (config.unused_keys, project.warned) == ((), [])
+    config = project.load(threadmill={"graphs": {"agent": {"ttl": None}}})
+    assert (config.ttl.ttl, config.graphs[0].policy.ttl) == (None, FOR_EVER)
+    project.load(checkpointer={"serde": {}})
+    assert project.warned == ["key 'checkpointer.serde' is not used by this version"]
+    assert project.problem(checkpointer=5) == "'checkpointer' must be an object"
+    problem = project.problem(checkpointer={"ttl": {"days": 1}})
+    assert problem.startswith("checkpointer.ttl.days is not known")
+    problem = project.problem(threadmill={"graphs": {"agent": {"ttl": 5}}})
+    assert problem.startswith("threadmill.graphs.agent.ttl must be null")
+
+
+def test_paths_that_histories_are_indexed_by(project: Project) -> None:
+    policy = {"history": {"index": ["order.status", "b", "b"]}}
+    config = project.load(threadmill={"graphs": {"agent": policy}})
+    assert config.graphs[0].policy.history == ("b", "order.status")
+    for wrong in ("a", ["a..b"], [1], ["x" * 300]):
+        policy = {"history": {"index": wrong}}  # type: ignore[dict-item]
+        problem = project.problem(threadmill={"graphs": {"agent": policy}})
+        assert problem.startswith("threadmill.graphs.agent.history.index")

@@ -30,13 +30,17 @@ ON CONFLICT (tenant_id, thread_id, name) DO NOTHING
 
 -- name: drop_unused
 -- Comes after what has removed checkpoints, under `hold_alone`.
-DELETE FROM threadmill.chunk k
- WHERE k.tenant_id = %(tenant)s AND k.thread_id = %(thread)s
-   AND NOT EXISTS (SELECT FROM (SELECT unnest(c.chunks) AS name
-                                  FROM threadmill.checkpoint c
-                                 WHERE c.tenant_id = %(tenant)s
-                                   AND c.thread_id = %(thread)s) used
-                    WHERE used.name = k.name)
+WITH gone AS (
+  DELETE FROM threadmill.chunk k
+   WHERE k.tenant_id = %(tenant)s AND k.thread_id = %(thread)s
+     AND NOT EXISTS (SELECT FROM (SELECT unnest(c.chunks) AS name
+                                    FROM threadmill.checkpoint c
+                                   WHERE c.tenant_id = %(tenant)s
+                                     AND c.thread_id = %(thread)s) used
+                      WHERE used.name = k.name)
+  RETURNING octet_length(k.data) AS bytes
+)
+SELECT coalesce(sum(bytes), 0)::bigint AS bytes FROM gone
 
 -- name: raise_epochs
 -- Whoever knew of chunks of this thread knows nothing now.

@@ -222,3 +222,40 @@ def unpack(
         channel: value(channel, entry) for channel, entry in entries.items()
     }
     return cast("Checkpoint", checkpoint), Manifest(lists, frozenset(names))
+
+
+def entries_of(body: Blob) -> Mapping[str, Any]:
+    """How the values of each channel are stored, as the module's head describes it."""
+    _, _, entries = ormsgpack.unpackb(expanded(body).data)
+    return cast("Mapping[str, Any]", entries)
+
+
+def chunks_of_entry(entry: Any, names: Sequence[bytes]) -> Sequence[bytes]:
+    """The chunks that hold a channel's value; none of a value in the body."""
+    if isinstance(entry, int):
+        return [names[entry]]
+    return [names[place] for place in entry if isinstance(place, int)]
+
+
+def value_of_entry(
+    serde: SerializerProtocol,
+    entry: Any,
+    names: Sequence[bytes],
+    chunks: Mapping[bytes, Blob],
+) -> Any:
+    """One channel's value.
+
+    Args:
+        serde: LangGraph's serializer.
+        entry: of `entries_of`.
+        names: of the checkpoint's chunks.
+        chunks: those that `chunks_of_entry` names, expanded.
+
+    Raises:
+        KeyError: a chunk is missing.
+    """
+    if not isinstance(entry, int) and entry and isinstance(entry[0], str):
+        return serde.loads_typed((entry[0], entry[1]))
+    blobs = [chunks[name] for name in chunks_of_entry(entry, names)]
+    parts = [serde.loads_typed((blob.type, blob.data)) for blob in blobs]
+    return parts[0] if isinstance(entry, int) else [i for part in parts for i in part]

@@ -28,6 +28,7 @@ from threadmill.checkpoints.base import (
 from threadmill.checkpoints.codec import Codec, encode_json
 from threadmill.checkpoints.known import Memory
 from threadmill.checkpoints.listing import PAGE, listed
+from threadmill.checkpoints.projection import add_values
 from threadmill.checkpoints.rows import (
     checkpoint_of,
     chunks_of,
@@ -72,6 +73,7 @@ class PostgresCheckpoints:
         database: where the schema lives.
         codec: how values are laid out; its serializer is LangGraph's default.
         memory: what is known to be stored; shared by all who write here.
+        indexed: the paths in its state that each graph declares.
     """
 
     def __init__(
@@ -79,14 +81,19 @@ class PostgresCheckpoints:
         database: Database,
         codec: Codec | None = None,
         memory: Memory | None = None,
+        *,
+        indexed: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.database = database
         self.codec = codec or Codec()
         self.memory = memory or Memory()
+        self.indexed = indexed or {}
 
     def with_codec(self, codec: Codec) -> PostgresCheckpoints:
         """The same storage, read and written with another codec."""
-        return PostgresCheckpoints(self.database, codec, self.memory)
+        return PostgresCheckpoints(
+            self.database, codec, self.memory, indexed=self.indexed
+        )
 
     # ---------------------------------------------------------------------- writing
 
@@ -207,6 +214,8 @@ class PostgresCheckpoints:
             self._add_writes(tx, thread_id, writes, fence)
         for put, sent in zip(commit.puts, packed, strict=True):
             shipment.put(put, self._add_put(tx, thread_id, put, sent, fence))
+            if self.indexed:
+                add_values(tx, thread_id, put, self.indexed)
 
     def _add_writes(
         self, tx: Transaction, thread_id: str, writes: Writes, fence: Fence | None
@@ -387,6 +396,7 @@ class PostgresCheckpoints:
                 SQL.delete_heads,
                 SQL.delete_checkpoints,
                 SQL.delete_writes,
+                SQL.delete_values,
                 CHUNKS.drop_all,
             ):
                 tx.add(query, tenant=tenant, thread=thread_id)

@@ -507,3 +507,7 @@ DELETE FROM threadmill.checkpoint
 -- name: delete_writes
 DELETE FROM threadmill.checkpoint_write
  WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s
+
+-- name: delete_values
+DELETE FROM threadmill.history_value
+ WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s

@@ -10,6 +10,7 @@ refused.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from threadmill.checkpoints.postgres import PostgresCheckpoints
     from threadmill.drivers.postgres.connection import Row
-    from threadmill.drivers.postgres.database import Transaction
+    from threadmill.drivers.postgres.database import Result, Transaction
 
 SQL = Queries(__package__, "upkeep.sql")
 
@@ -32,6 +33,30 @@ STRATEGIES = ("keep_latest", "delete")
 
 # A thread that goes on while it is pruned is read again this often.
 _PRUNE_TRIES = 5
+# Checkpoints that one transaction deletes at most: it holds the thread for as long.
+PRUNE_MAX = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What `keep_latest` leaves of a thread, as its heads were when they were read.
+
+    Args:
+        heads: (namespace, checkpoint) of each head.
+        checkpoints: these, and the ancestors from which their channels are rebuilt.
+    """
+
+    heads: Sequence[tuple[str, str]]
+    checkpoints: Sequence[tuple[str, str]]
+
+    @property
+    def params(self) -> dict[str, list[str]]:
+        """The same for statements."""
+        return {
+            "namespaces": [ns for ns, _ in self.heads],
+            "keep_namespaces": [ns for ns, _ in self.checkpoints],
+            "keep_ids": [id_ for _, id_ in self.checkpoints],
+        }
 
 
 class Upkeep:
@@ -104,20 +129,28 @@ class Upkeep:
 
     async def _keep_latest(self, tenant: str, thread_id: str) -> None:
         for last_try in (*(False,) * (_PRUNE_TRIES - 1), True):
-            async with self._database.tenant_tx(tenant, read_only=True) as tx:
-                heads = tx.add(SQL.heads, tenant=tenant, thread=thread_id)
-            keep = [
-                kept
-                for head in heads.rows
-                for kept in await self._kept(tenant, thread_id, head)
-            ]
+            kept = await self.kept(tenant, thread_id)
             try:
-                await self._prune(tenant, thread_id, heads.rows, keep)
+                while await self._prune(tenant, thread_id, kept) == PRUNE_MAX:
+                    pass
             except HeadMoved:
                 if last_try:
                     raise
             else:
                 return
+
+    async def kept(self, tenant: str, thread_id: str) -> Kept:
+        """What `keep_latest` would leave of the thread now."""
+        async with self._database.tenant_tx(tenant, read_only=True) as tx:
+            heads = tx.add(SQL.heads, tenant=tenant, thread=thread_id)
+        return Kept(
+            [(head["ns"], head["checkpoint_id"]) for head in heads.rows],
+            [
+                kept
+                for head in heads.rows
+                for kept in await self._kept(tenant, thread_id, head)
+            ],
+        )
 
     async def _kept(
         self, tenant: str, thread_id: str, head: Row
@@ -134,34 +167,46 @@ class Upkeep:
             kept += [(ns, ancestor) for ancestor in ancestors]
         return kept
 
-    async def _prune(
-        self,
-        tenant: str,
-        thread_id: str,
-        heads: Sequence[Row],
-        keep: Sequence[tuple[str, str]],
-    ) -> None:
-        key = {"tenant": tenant, "thread": thread_id}
-        namespaces = [head["ns"] for head in heads]
-        ids = [head["checkpoint_id"] for head in heads]
+    async def _prune(self, tenant: str, thread_id: str, kept: Kept) -> int:
         async with self._database.tenant_tx(tenant) as tx:
-            tx.add(CHUNKS.hold_alone, **key)
-            tx.add(SQL.expect_heads, **key, namespaces=namespaces, ids=ids)
-            tx.add(
-                SQL.prune,
-                **key,
-                namespaces=namespaces,
-                keep_namespaces=[ns for ns, _ in keep],
-                keep_ids=[checkpoint_id for _, checkpoint_id in keep],
-            )
-            tx.add(SQL.cut_parents, **key)
-            _drop_unused_chunks(tx, tenant, thread_id)
+            gone, _ = add_keep_latest(tx, thread_id, kept)
+        n: int = gone.rows[0]["checkpoints"]
+        return n
 
 
-def _drop_unused_chunks(tx: Transaction, tenant: str, thread_id: str) -> None:
+def add_keep_latest(
+    tx: Transaction, thread_id: str, kept: Kept
+) -> tuple[Result, Result]:
+    """Adds the statements that leave only `kept`, or get `PRUNE_MAX` nearer to it.
+
+    They refuse, as `HeadMoved`, if a head is not what it was.
+
+    Returns:
+        What says how many checkpoints and bytes go, and how many bytes of chunks.
+    """
+    key = {"tenant": tx.tenant, "thread": thread_id}
+    tx.add(CHUNKS.hold_alone, **key)
+    tx.add(
+        SQL.expect_heads,
+        **key,
+        namespaces=[ns for ns, _ in kept.heads],
+        ids=[id_ for _, id_ in kept.heads],
+    )
+    gone = tx.add(SQL.prune, **key, **kept.params, limit=PRUNE_MAX)
+    tx.add(SQL.cut_parents, **key)
+    return gone, _drop_unused_chunks(tx, tx.tenant, thread_id)
+
+
+def add_weigh(tx: Transaction, thread_id: str, kept: Kept) -> Result:
+    """Adds the statement that says what leaving only `kept` would free."""
+    return tx.add(SQL.weigh, tenant=tx.tenant, thread=thread_id, **kept.params)
+
+
+def _drop_unused_chunks(tx: Transaction, tenant: str, thread_id: str) -> Result:
     """Comes last in a transaction that holds the thread's chunks alone."""
-    tx.add(CHUNKS.drop_unused, tenant=tenant, thread=thread_id)
+    dropped = tx.add(CHUNKS.drop_unused, tenant=tenant, thread=thread_id)
     tx.add(CHUNKS.raise_epochs, tenant=tenant, thread=thread_id)
+    return dropped
 
 
 def _uuid(text: str) -> UUID | None:

@@ -32,6 +32,14 @@ WITH vacant AS (
     FROM vacant, threadmill.chunk k
    WHERE vacant.ok AND k.tenant_id = %(tenant)s AND k.thread_id = %(source)s
   ON CONFLICT (tenant_id, thread_id, name) DO NOTHING
+), valued AS (
+  INSERT INTO threadmill.history_value
+    (tenant_id, thread_id, path, checkpoint_id, graph_id, value, number, changed,
+     created_at)
+  SELECT v.tenant_id, %(target)s, v.path, v.checkpoint_id, v.graph_id, v.value, v.number,
+         v.changed, v.created_at
+    FROM vacant, threadmill.history_value v
+   WHERE vacant.ok AND v.tenant_id = %(tenant)s AND v.thread_id = %(source)s
 )
 INSERT INTO threadmill.checkpoint_write
   (tenant_id, thread_id, ns, checkpoint_id, task_id, idx, task_path, channel,
@@ -69,6 +77,11 @@ WITH gone AS (
      AND (run_id = ANY (%(run_ids)s::uuid[])
           OR run_id IS NULL AND metadata ->> 'run_id' = ANY (%(names)s::text[]))
   RETURNING ns, checkpoint_id
+), unvalued AS (
+  DELETE FROM threadmill.history_value v
+   USING gone g
+   WHERE v.tenant_id = %(tenant)s AND v.thread_id = %(thread)s
+     AND g.ns = '' AND v.checkpoint_id = g.checkpoint_id
 )
 DELETE FROM threadmill.checkpoint_write w
  WHERE w.tenant_id = %(tenant)s AND w.thread_id = %(thread)s
@@ -128,19 +141,68 @@ SELECT threadmill.require(
          'head_moved', format('thread %%s has gone on meanwhile', %(thread)s::text))
 
 -- name: prune
--- Everything but `keep`, in the namespaces whose heads were read. Writes go by the
--- checkpoints deleted: those of a checkpoint that is not stored yet stay.
-WITH gone AS (
-  DELETE FROM threadmill.checkpoint c
+-- Everything but `keep`, in the namespaces whose heads were read, the oldest first and no
+-- more than `limit`. Writes go by the checkpoints deleted: those of a checkpoint that is
+-- not stored yet stay.
+WITH doomed AS MATERIALIZED (
+  SELECT c.ns, c.checkpoint_id FROM threadmill.checkpoint c
    WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s
      AND c.ns = ANY (%(namespaces)s::text[])
      AND NOT EXISTS (
            SELECT FROM unnest(%(keep_namespaces)s::text[], %(keep_ids)s::text[])
                     AS k (ns, checkpoint_id)
             WHERE k.ns = c.ns AND k.checkpoint_id = c.checkpoint_id)
-  RETURNING c.ns, c.checkpoint_id
+   ORDER BY c.ns, c.ordinal
+   LIMIT %(limit)s
+), gone AS (
+  DELETE FROM threadmill.checkpoint c
+   USING doomed d
+   WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s
+     AND c.ns = d.ns AND c.checkpoint_id = d.checkpoint_id
+  RETURNING octet_length(c.body) + pg_column_size(c.metadata)
+            + pg_column_size(c.chunks) AS bytes
+), unwritten AS (
+  DELETE FROM threadmill.checkpoint_write w
+   USING doomed d
+   WHERE w.tenant_id = %(tenant)s AND w.thread_id = %(thread)s
+     AND w.ns = d.ns AND w.checkpoint_id = d.checkpoint_id
+  RETURNING octet_length(w.value) AS bytes
+), unvalued AS (
+  DELETE FROM threadmill.history_value v
+   USING doomed d
+   WHERE v.tenant_id = %(tenant)s AND v.thread_id = %(thread)s
+     AND d.ns = '' AND v.checkpoint_id = d.checkpoint_id
 )
-DELETE FROM threadmill.checkpoint_write w
- USING gone g
- WHERE w.tenant_id = %(tenant)s AND w.thread_id = %(thread)s
-   AND w.ns = g.ns AND w.checkpoint_id = g.checkpoint_id
+SELECT (SELECT count(*) FROM gone) AS checkpoints,
+       coalesce((SELECT sum(bytes) FROM gone), 0)::bigint
+       + coalesce((SELECT sum(bytes) FROM unwritten), 0)::bigint AS bytes
+
+-- name: weigh
+-- What `prune` would delete, and the chunks that only that names.
+WITH doomed AS MATERIALIZED (
+  SELECT c.ns, c.checkpoint_id,
+         octet_length(c.body) + pg_column_size(c.metadata)
+         + pg_column_size(c.chunks) AS bytes
+    FROM threadmill.checkpoint c
+   WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s
+     AND c.ns = ANY (%(namespaces)s::text[])
+     AND NOT EXISTS (
+           SELECT FROM unnest(%(keep_namespaces)s::text[], %(keep_ids)s::text[])
+                    AS k (ns, checkpoint_id)
+            WHERE k.ns = c.ns AND k.checkpoint_id = c.checkpoint_id)
+), named AS MATERIALIZED (
+  SELECT DISTINCT unnest(c.chunks) AS name FROM threadmill.checkpoint c
+   WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s
+     AND NOT EXISTS (SELECT FROM doomed d
+                      WHERE d.ns = c.ns AND d.checkpoint_id = c.checkpoint_id)
+)
+SELECT (SELECT count(*) FROM doomed) AS checkpoints,
+       coalesce((SELECT sum(bytes) FROM doomed), 0)::bigint
+       + coalesce((SELECT sum(octet_length(w.value)) FROM threadmill.checkpoint_write w
+                     JOIN doomed d ON w.ns = d.ns AND w.checkpoint_id = d.checkpoint_id
+                    WHERE w.tenant_id = %(tenant)s AND w.thread_id = %(thread)s),
+                  0)::bigint
+       + coalesce((SELECT sum(octet_length(k.data)) FROM threadmill.chunk k
+                    WHERE k.tenant_id = %(tenant)s AND k.thread_id = %(thread)s
+                      AND NOT EXISTS (SELECT FROM named WHERE named.name = k.name)),
+                  0)::bigint AS bytes

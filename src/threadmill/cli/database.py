@@ -6,7 +6,8 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
@@ -22,9 +23,16 @@ from threadmill.drivers.postgres.configured import (
 from threadmill.drivers.postgres.database import Database
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from threadmill.checkpoints.repack import Repacked
+    from threadmill.domain.history import HistoryQuery
+    from threadmill.engine.measure import Measured
+    from threadmill.engine.prune import PruneOrder
+    from threadmill.engine.search_histories import HistoryPage
     from threadmill.operations import Operations
     from threadmill.settings import Settings
+    from threadmill.stores.retention import Freed
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
@@ -98,6 +106,113 @@ def repack_database(
             await database.close()
 
     asyncio.run(rewrite())
+
+
+def prune_database(
+    settings: Settings, tenant: str, order: PruneOrder, tell: Callable[[Freed], None]
+) -> None:
+    """Prunes threads.
+
+    Args:
+        settings: name the database.
+        tenant: whose.
+        order: which, and how.
+        tell: called after each page with all that is freed so far.
+
+    Raises:
+        StoreUnavailable: the database went away; what was told of is done.
+    """
+    from threadmill.checkpoints.postgres import PostgresCheckpoints
+    from threadmill.checkpoints.pruning import PostgresPruning
+    from threadmill.engine.prune import Prune
+    from threadmill.stores.postgres.retention import PostgresRetention
+
+    async def work(database: Database) -> None:
+        pruning = PostgresPruning(PostgresCheckpoints(database))
+        prune = Prune(PostgresRetention(database), pruning)
+        async for freed in prune(tenant, order):
+            tell(freed)
+
+    asyncio.run(_with_database(settings, "threadmill prune", work))
+
+
+def search_histories(
+    settings: Settings,
+    config: Path,
+    tenant: str,
+    query: HistoryQuery,
+    **page: Any,
+) -> HistoryPage:
+    """Searches histories.
+
+    Args:
+        settings: name the database.
+        config: langgraph.json, which says what is indexed; it may be absent.
+        tenant: whose.
+        query: what is searched for.
+        page: see `SearchHistories`.
+
+    Raises:
+        InvalidRequest: the cursor is of another search.
+    """
+    from threadmill.checkpoints.history_search import PostgresHistories
+    from threadmill.checkpoints.postgres import PostgresCheckpoints
+    from threadmill.cli.project import indexed_near
+    from threadmill.engine.search_histories import SearchHistories
+
+    indexed = indexed_near(config)
+
+    async def work(database: Database) -> HistoryPage:
+        histories = PostgresHistories(PostgresCheckpoints(database))
+        return await SearchHistories(histories, indexed)(tenant, query, **page)
+
+    return asyncio.run(_with_database(settings, "threadmill history", work))
+
+
+def measure(
+    settings: Settings, tenant: str, thread_id: UUID | None, **page: Any
+) -> Measured:
+    """Measures one thread, or a page of threads.
+
+    Args:
+        settings: name the database.
+        tenant: whose.
+        thread_id: the only one that is measured.
+        page: else which; see `Measure`.
+
+    Raises:
+        NotFound: there is no such thread.
+        InvalidRequest: the cursor is of another question.
+    """
+    from threadmill.checkpoints.sizes import PostgresSizes
+    from threadmill.engine.measure import Measure
+
+    async def work(database: Database) -> Measured:
+        measure = Measure(PostgresSizes(database))
+        if thread_id is not None:
+            return await measure.one(tenant, thread_id)
+        return await measure(tenant, **page)
+
+    return asyncio.run(_with_database(settings, "threadmill storage", work))
+
+
+async def _with_database(
+    settings: Settings, name: str, work: Callable[[Database], Awaitable[T]]
+) -> T:
+    """Does `work` over one connection of its own, once the schema is current."""
+    await reach_database(settings, _tell)
+    await require_schema(settings)
+    database = Database(
+        database_uri(settings),
+        name=name,
+        limits=replace(limits_of(settings), pool_min=1, pool_max=1),
+        prepare=settings.prepared_statements,
+    )
+    await database.open()
+    try:
+        return await work(database)
+    finally:
+        await database.close()
 
 
 def operate(settings: Settings, work: Callable[[Operations], Awaitable[T]]) -> T:

@@ -22,9 +22,12 @@ from threadmill.cli.dead_letters import (
 )
 from threadmill.cli.dev import dev
 from threadmill.cli.doctor import doctor
+from threadmill.cli.history import history_search
 from threadmill.cli.migrate import migrate
+from threadmill.cli.prune import prune, retention_set, retention_show
 from threadmill.cli.queues import queues
 from threadmill.cli.serve import serve
+from threadmill.cli.storage import storage
 from threadmill.cli.version import version
 from threadmill.cli.why import why
 from threadmill.cli.worker import worker
@@ -48,6 +51,11 @@ COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
         "dead-letters discard": dead_letters_discard,
         "workers list": workers_list,
         "workers drain": workers_drain,
+        "prune": prune,
+        "retention set": retention_set,
+        "retention show": retention_show,
+        "storage": storage,
+        "history search": history_search,
         "version": version,
     }
 )
@@ -55,6 +63,8 @@ _GROUPS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "dead-letters": "Runs that were given up: list, show, redrive, discard.",
         "workers": "The processes of the fleet: list, drain.",
+        "history": "What states held, and when: search.",
+        "retention": "How long a tenant's threads are kept: set, show.",
     }
 )
 

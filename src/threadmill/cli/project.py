@@ -19,6 +19,8 @@ from threadmill.logs import configure_logs
 from threadmill.settings import SLOTS_MAX, Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from threadmill.engine.graphs import GraphCatalogue
 
 _log = structlog.get_logger(__name__)
@@ -81,6 +83,19 @@ def settings_near(path: Path) -> Settings:
     settings = Settings.from_env(fallback=env, warn=warnings.append)
     log_as(settings, warnings)
     return settings
+
+
+def indexed_near(path: Path) -> Mapping[str, Sequence[str]]:
+    """The paths that each graph's history is indexed by; none without langgraph.json.
+
+    Raises:
+        BadSetting: the file is there and wrong.
+    """
+    here = path / "langgraph.json" if path.is_dir() else path
+    if not here.exists():
+        return {}
+    graphs = load_config(path, warn=lambda _: None).graphs
+    return {graph.id: graph.policy.history for graph in graphs}
 
 
 def log_as(settings: Settings, warnings: list[str]) -> None:

@@ -33,6 +33,7 @@ from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 
 from threadmill.config import GraphPolicy, GraphSpec, LangGraphConfig
+from threadmill.domain.retention import RetentionRules, TtlDefaults
 from threadmill.engine.graph_factories import Factory, GraphUse
 from threadmill.engine.graph_modules import ModuleLoader
 from threadmill.engine.graph_schemas import CompiledGraph, GraphSchemas, derive_schemas
@@ -246,11 +247,19 @@ class LoadedGraph:
 
 
 class GraphCatalogue:
-    """The graphs of one langgraph.json, in its order, and those that failed."""
+    """The graphs of one langgraph.json, in its order, and those that failed.
+
+    `ttl` is what that file says of how long threads are kept.
+    """
 
     def __init__(
-        self, loaded: Sequence[LoadedGraph], failures: Sequence[GraphFailure] = ()
+        self,
+        loaded: Sequence[LoadedGraph],
+        failures: Sequence[GraphFailure] = (),
+        *,
+        ttl: TtlDefaults = TtlDefaults(),  # noqa: B008 - frozen
     ) -> None:
+        self.ttl = ttl
         self._loaded = {graph.id: graph for graph in loaded}
         self._failures = {failure.graph_id: failure for failure in failures}
         self._by_assistant = {graph.assistant_id: graph for graph in loaded}
@@ -290,6 +299,17 @@ class GraphCatalogue:
         """What langgraph.json says about this graph's runs, also if it is not there."""
         graph = self._loaded.get(graph_id)
         return GraphPolicy() if graph is None else graph.policy
+
+    @property
+    def retention(self) -> RetentionRules:
+        """How long threads are kept, as far as this file says."""
+        graphs = {graph.id: graph.policy.ttl for graph in self}
+        return RetentionRules(defaults=self.ttl, graphs=graphs)
+
+    @property
+    def indexed(self) -> Mapping[str, Sequence[str]]:
+        """The paths that each graph's history is indexed by, if there are any."""
+        return {g.id: g.policy.history for g in self if g.policy.history}
 
     def by_assistant(self, assistant_id: UUID) -> LoadedGraph | None:
         """The graph whose default assistant this is, if it is one."""
@@ -337,7 +357,7 @@ def load_graphs(
         # Module code may raise anything, and scripts call exit().
         except (Exception, SystemExit) as error:  # noqa: BLE001
             failures.append(_report(spec, error))
-    return GraphCatalogue(loaded, failures)
+    return GraphCatalogue(loaded, failures, ttl=config.ttl)
 
 
 def _load(

@@ -243,7 +243,11 @@ class States:
         values: Any,
         as_node: str | None,
     ) -> tuple[RunnableConfig, ThreadStatus]:
-        config = at.config(fence.thread_id)
+        # As a run's checkpoints do: a search of histories goes by it.
+        config: RunnableConfig = {
+            **at.config(fence.thread_id),
+            "metadata": {"graph_id": graph_id},
+        }
         saver = FencedSaver(
             store=self._checkpoints, reads=self._saver(fence.tenant), fence=fence
         )

@@ -254,6 +254,7 @@ class Submit:
             idempotency_ttl_seconds=self._limits.idempotency_ttl_seconds,
             queue_max=self._limits.queue_per_thread_max,
             labels=target.graph.policy.labels,
+            from_checkpoint=request.at.checkpoint_id,
         )
 
     async def _kwargs(

@@ -30,6 +30,7 @@ from threadmill.streams.base import NewEvent
 
 if TYPE_CHECKING:
     from threadmill.brokers.base import Hints
+    from threadmill.engine.retain import Retain
     from threadmill.stores.base import Dispatcher, Members, Threads
 
 _log = structlog.get_logger(__name__)
@@ -73,6 +74,7 @@ class Sweep:
         rules: how often.
         undisturbed: whether this process's own session has not broken for so many
             seconds; else free locks of others say nothing.
+        retain: prunes threads whose time is over; None leaves that to others.
         clock: monotonic seconds.
         chance: spreads the looks of many processes.
     """
@@ -86,6 +88,7 @@ class Sweep:
         hints: Hints,
         rules: SweepRules,
         undisturbed: Callable[[float], bool],
+        retain: Retain | None = None,
         clock: Callable[[], float] = time.monotonic,
         chance: random.Random | None = None,
     ) -> None:
@@ -95,6 +98,7 @@ class Sweep:
         self._hints = hints
         self._rules = rules
         self._undisturbed = undisturbed
+        self._retain = retain
         self._clock = clock
         self._chance = chance or random.Random()  # noqa: S311 - no secret depends on it
         self._free_since: dict[UUID, float] = {}
@@ -102,6 +106,9 @@ class Sweep:
     async def run(self) -> None:
         """Looks for ever, with jitter; ends by cancellation."""
         async with asyncio.TaskGroup() as group:
+            if (retain := self._retain) is not None:
+                # By itself: what it takes its time for must not keep what died waiting.
+                group.create_task(self._every(retain.look_again_seconds, retain.look))
             group.create_task(self._every(self._rules.sweep_seconds, self.look))
             group.create_task(
                 self._every(self._rules.presence_seconds, self.look_for_absent)

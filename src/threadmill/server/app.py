@@ -15,6 +15,7 @@ from threadmill.errors import Error
 from threadmill.server import (
     assistants,
     errors,
+    history,
     meta,
     operations,
     runs,
@@ -24,6 +25,7 @@ from threadmill.server import (
 )
 from threadmill.server.docs_page import add_docs_page
 from threadmill.server.guard import LastResort, PayloadLimit
+from threadmill.server.history import ValueBody
 from threadmill.server.requests import CheckpointBody
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ _ROUTERS: Final = (
     states.router,
     assistants.router,
     operations.router,
+    history.router,
     meta.router,
 )
 
@@ -111,7 +114,8 @@ def _describe_bodies(app: FastAPI) -> None:
     def described() -> dict[str, Any]:
         schema = plain()
         known = schema.setdefault("components", {}).setdefault("schemas", {})
-        known.setdefault("CheckpointBody", CheckpointBody.model_json_schema())
+        for part in (CheckpointBody, ValueBody):
+            known.setdefault(part.__name__, part.model_json_schema())
         return schema
 
     app.openapi = described  # type: ignore[method-assign]  # FastAPI's own way

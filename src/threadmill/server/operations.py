@@ -11,6 +11,7 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
+from threadmill.engine.measure import SCAN_MAX, SHOWN_MAX
 from threadmill.server.requests import PAGE_MAX, Offset
 from threadmill.server.services import Needs, RunId, Tenant
 from threadmill.server.threads import pagination
@@ -83,6 +84,26 @@ async def list_queues(
         wanted = tuple(sorted(filter(None, labels.split(","))))
         found = [q for q in found if q.labels == wanted] or [Queue(labels=wanted)]
     return json_response([queue.as_json() for queue in found])
+
+
+@router.get("/storage")
+async def storage(
+    services: Needs,
+    tenant: Tenant,
+    *,
+    graph_id: Annotated[str | None, Query()] = None,
+    thread_id: Annotated[UUID | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=SHOWN_MAX)] = 10,
+    scan: Annotated[int, Query(ge=1, le=SCAN_MAX)] = 200,
+    cursor: Annotated[str | None, Query()] = None,
+) -> Response:
+    """Which threads take how much room, and which of their channels."""
+    if thread_id is not None:
+        return json_response((await services.measure.one(tenant, thread_id)).as_json())
+    found = await services.measure(
+        tenant, graph_id=graph_id, shown=limit, scan=scan, cursor=cursor
+    )
+    return json_response(found.as_json())
 
 
 @router.get("/workers")

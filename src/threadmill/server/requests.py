@@ -133,6 +133,13 @@ class ThreadPatch(Body):
     ttl: Any = None
 
 
+class PruneBody(Body):
+    """Which threads are pruned, and how."""
+
+    thread_ids: list[UUID] = Field(max_length=PAGE_MAX)
+    strategy: str = "delete"
+
+
 class ThreadCount(Body):
     """Which threads are counted."""
 

@@ -12,6 +12,10 @@ from threadmill.composition import Core
 from threadmill.engine.answers import Answers
 from threadmill.engine.cancel import Cancel
 from threadmill.engine.graphs import GraphCatalogue
+from threadmill.engine.measure import Measure
+from threadmill.engine.prune import Prune
+from threadmill.engine.retain import Retain
+from threadmill.engine.search_histories import SearchHistories
 from threadmill.engine.states import States
 from threadmill.engine.submit import Submit, SubmitLimits, default_assistants
 from threadmill.engine.watch import StreamRun, WaitForRun, Watch
@@ -46,6 +50,10 @@ class Services:
     watch: Watch
     drain: Drain
     operations: Operations
+    retain: Retain
+    prune: Prune
+    histories: SearchHistories
+    measure: Measure
     keepalive_seconds: float = 5.0
 
     async def start(self) -> None:
@@ -104,6 +112,10 @@ def build_services(core: Core) -> Services:
         watch=watch,
         drain=Drain(),
         operations=core.operations,
+        retain=core.retain,
+        prune=core.prune,
+        histories=core.histories,
+        measure=core.measure,
         keepalive_seconds=settings.keepalive_seconds,
     )
 

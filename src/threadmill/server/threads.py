@@ -1,17 +1,19 @@
-"""Threads: create, get, patch, delete, search, count."""
+"""Threads: create, get, patch, delete, prune, search, count."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from langchain_core.utils.uuid import uuid7
 from starlette.responses import Response
 
+from threadmill.domain.retention import FOR_EVER, Strategy, asked_ttl, strategy_of
 from threadmill.engine.states import Glance
 from threadmill.errors import InvalidRequest
 from threadmill.server.requests import (
+    PruneBody,
     ThreadBody,
     ThreadCount,
     ThreadPatch,
@@ -20,7 +22,7 @@ from threadmill.server.requests import (
     documented,
 )
 from threadmill.server.services import Needs, Tenant, ThreadId
-from threadmill.server.wire import json_response, picked, thread_json
+from threadmill.server.wire import json_response, picked, thread_json, ttl_json
 from threadmill.stores.records import Thread, ThreadFilter
 
 router = APIRouter(prefix="/threads", tags=["threads"])
@@ -39,21 +41,31 @@ async def create(
     tenant: Tenant,
 ) -> Response:
     """Makes a thread."""
-    _refuse("ttl", new.ttl, "delete the thread when it is no longer needed")
     _refuse("supersteps", new.supersteps, "update the state of the new thread")
     thread = await services.threads.create(
         tenant,
         new.thread_id or uuid7(),
         metadata=new.metadata or {},
         if_exists=new.if_exists or "raise",
+        ttl=asked_ttl(new.ttl),
     )
     return await _shown(services, tenant, thread)
 
 
 @router.get("/{thread_id}")
-async def get(thread_id: ThreadId, services: Needs, tenant: Tenant) -> Response:
-    """One thread."""
-    return await _shown(services, tenant, await services.threads.get(tenant, thread_id))
+async def get(
+    thread_id: ThreadId,
+    services: Needs,
+    tenant: Tenant,
+    include: Annotated[str | None, Query()] = None,
+) -> Response:
+    """One thread; `include=ttl` says how long it is kept."""
+    thread = await services.threads.get(tenant, thread_id)
+    (glance,) = await services.states.glance(tenant, [thread])
+    shown = thread_json(thread, glance)
+    if "ttl" in (include or "").split(","):
+        shown["ttl"] = ttl_json(thread, await services.retain.rule(tenant, thread))
+    return json_response(shown)
 
 
 @router.patch("/{thread_id}", openapi_extra=documented(ThreadPatch))
@@ -64,10 +76,12 @@ async def patch(
     services: Needs,
     tenant: Tenant,
 ) -> Response:
-    """Merges metadata into the thread's, key by key."""
-    _refuse("ttl", change.ttl, "delete the thread when it is no longer needed")
+    """Merges metadata into the thread's, key by key; sets how long it is kept."""
+    ttl = asked_ttl(change.ttl)
+    if "ttl" in change.model_fields_set and ttl is None:
+        ttl = FOR_EVER
     thread = await services.threads.patch(
-        tenant, thread_id, metadata=change.metadata or {}
+        tenant, thread_id, metadata=change.metadata or {}, ttl=ttl
     )
     if request.headers.get("prefer", "").replace(" ", "") == "return=minimal":
         return Response(status_code=204)
@@ -81,6 +95,21 @@ async def delete(thread_id: ThreadId, services: Needs, tenant: Tenant) -> Respon
     # Streams of its runs end now here, and at their next look elsewhere.
     services.watch.on_moved(tenant, thread_id)
     return Response(status_code=204)
+
+
+@router.post("/prune", openapi_extra=documented(PruneBody))
+async def prune(
+    asked: Annotated[PruneBody, Depends(body(PruneBody))],
+    services: Needs,
+    tenant: Tenant,
+) -> Response:
+    """Deletes threads, or their history; those with an open run are left alone."""
+    strategy = strategy_of(asked.strategy)
+    count = await services.prune.these(tenant, asked.thread_ids, strategy)
+    if strategy is Strategy.DELETE:
+        for thread_id in asked.thread_ids:
+            services.watch.on_moved(tenant, thread_id)
+    return json_response({"pruned_count": count})
 
 
 @router.post("/search", openapi_extra=documented(ThreadSearch))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from langgraph.types import PregelTask, StateSnapshot
@@ -14,6 +14,7 @@ from threadmill.engine.wire_json import encode_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from threadmill.domain.retention import Ttl
     from threadmill.engine.states import Glance
     from threadmill.stores.records import Assistant, Json, Run, Thread
 
@@ -61,6 +62,20 @@ def thread_json(thread: Thread, glance: Glance) -> Json:
         "values": glance.values,
         "interrupts": glance.interrupts,
         "error": thread.error,
+    }
+
+
+def ttl_json(thread: Thread, rule: tuple[str, Ttl] | None) -> Json | None:
+    """How long the thread is kept, and by whose rule; None for ever."""
+    if rule is None or rule[1].minutes is None:
+        return None
+    whose, ttl = rule
+    expires_at = thread.updated_at + timedelta(minutes=rule[1].minutes)
+    return {
+        "strategy": ttl.strategy.value,
+        "ttl_minutes": ttl.minutes,
+        "expires_at": _instant(expires_at),
+        "rule": whose,
     }
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from threadmill.domain.fence import Fence
+    from threadmill.domain.retention import Ttl
     from threadmill.domain.run import ThreadStatus
     from threadmill.stores.records import (
         Accepted,
@@ -46,6 +47,7 @@ class Runs(Protocol):
         Raises:
             NotFound: no such thread. ThreadBusy: `reject` and a run is active.
             Overloaded: too many runs wait. Conflict: the key's body differs.
+            InvalidRequest: the checkpoint to fork from is not there any more.
         """
         ...
 
@@ -98,8 +100,11 @@ class Threads(Protocol):
         *,
         metadata: Json,
         if_exists: str,
+        ttl: Ttl | None = None,
     ) -> Thread:
         """Makes a thread; `if_exists` is raise or do_nothing (the one there is).
+
+        `ttl` is the thread's own rule of how long it is kept.
 
         Raises:
             AlreadyExists: the id is taken.
@@ -114,8 +119,17 @@ class Threads(Protocol):
         """
         ...
 
-    async def patch(self, tenant: str, thread_id: UUID, *, metadata: Json) -> Thread:
+    async def patch(
+        self,
+        tenant: str,
+        thread_id: UUID,
+        *,
+        metadata: Json,
+        ttl: Ttl | None = None,
+    ) -> Thread:
         """Merges `metadata` into the thread's, key by key.
+
+        `ttl` becomes its own rule; one without minutes takes that away, None leaves it.
 
         Raises:
             NotFound: no such thread.

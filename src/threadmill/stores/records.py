@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from threadmill.domain.multitask import MultitaskStrategy
+    from threadmill.domain.retention import Ttl
     from threadmill.domain.run import RunEvent, RunStatus, ThreadStatus
     from threadmill.streams.base import NewEvent
 
@@ -48,7 +49,10 @@ class Assistant:
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """A thread's row; its values live in its head checkpoint."""
+    """A thread's row; its values live in its head checkpoint.
+
+    `ttl` is its own rule of how long it is kept, if it has one.
+    """
 
     thread_id: UUID
     status: ThreadStatus
@@ -59,6 +63,7 @@ class Thread:
     created_at: datetime
     updated_at: datetime
     state_updated_at: datetime
+    ttl: Ttl | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +78,7 @@ class NewRun:
         temporary: the thread is the run's own and goes with it.
         thread_metadata: merged into the thread's metadata.
         labels: what a worker must have to take it.
+        from_checkpoint: where it forks off, which must be there still.
         idempotency_key, body_hash: the same key and hash give the same run; the
             same key with another hash is refused.
         queue_max: runs that may wait on one thread.
@@ -94,6 +100,7 @@ class NewRun:
     idempotency_ttl_seconds: float = 86_400.0
     queue_max: int = 1000
     labels: Sequence[str] = ()
+    from_checkpoint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

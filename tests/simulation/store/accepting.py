@@ -14,6 +14,7 @@ from tests.simulation.store.tables import (
 )
 from threadmill.domain.fence import Fence
 from threadmill.domain.multitask import MultitaskStrategy
+from threadmill.domain.retention import Ttl
 from threadmill.domain.run import RunEvent, RunStatus, ThreadStatus, thread_after
 from threadmill.errors import (
     AlreadyExists,
@@ -149,6 +150,7 @@ class MemoryThreads:
         *,
         metadata: Json,
         if_exists: str,
+        ttl: Ttl | None = None,  # noqa: ARG002 - nothing expires here
     ) -> Thread:
         """See `Threads.create`."""
         row = self._tables.threads.get((tenant, thread_id))

@@ -64,6 +64,15 @@ SELECT threadmill.require(d.run_id IS NOT NULL, 'not_found',
                 'again; then discard the dead letter',
                 coalesce(r.end_checkpoint, '(none)'))),
        threadmill.require(
+         NOT was.fresh OR r.kwargs #>> '{checkpoint,checkpoint_id}' IS NULL OR EXISTS (
+           SELECT FROM threadmill.checkpoint c
+            WHERE c.tenant_id = r.tenant_id AND c.thread_id = r.thread_id::text
+              AND c.ns = ''
+              AND c.checkpoint_id = r.kwargs #>> '{checkpoint,checkpoint_id}'),
+         'conflict',
+         'the checkpoint that the run was to begin at was pruned; send the message '
+         'again, and discard the dead letter'),
+       threadmill.require(
          was.fresh OR t.holder IS NULL AND NOT EXISTS (
            SELECT FROM threadmill.run q
             WHERE q.tenant_id = r.tenant_id AND q.thread_id = r.thread_id

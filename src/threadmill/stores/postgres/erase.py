@@ -29,6 +29,7 @@ def erase_thread(tx: Transaction, thread_id: UUID) -> Result:
         ERASE.hold_chunks,
         ERASE.chunks,
         ERASE.writes,
+        ERASE.values,
         ERASE.checkpoints,
         ERASE.heads,
         ERASE.events,

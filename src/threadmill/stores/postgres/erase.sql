@@ -46,6 +46,10 @@ DELETE FROM threadmill.chunk
 DELETE FROM threadmill.checkpoint_write
  WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s::text
 
+-- name: values
+DELETE FROM threadmill.history_value
+ WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s::text
+
 -- name: checkpoints
 DELETE FROM threadmill.checkpoint
  WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s::text

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from threadmill.domain.retention import Strategy, Ttl
 from threadmill.domain.run import RunStatus, ThreadStatus
 from threadmill.stores.records import Claim, Run, Thread
 
@@ -55,7 +56,15 @@ def thread_of(row: Row) -> Thread:
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         state_updated_at=row["state_updated_at"],
+        ttl=ttl_of(row),
     )
+
+
+def ttl_of(row: Row, strategy: str = "ttl_strategy") -> Ttl | None:
+    """The rule of how long to keep something in a row's columns, if there is one."""
+    if row["ttl_minutes"] is None:
+        return None
+    return Ttl(row["ttl_minutes"], Strategy(row[strategy]))
 
 
 def claim_of(row: Row) -> Claim:

@@ -151,6 +151,8 @@ def _add_accept(tx: Transaction, new: NewRun) -> Result:
         queue_max=new.queue_max,
         **thread,
     )
+    if new.from_checkpoint is not None:
+        tx.add(RUNS.may_fork, checkpoint_id=new.from_checkpoint, **thread)
     return tx.add(
         RUNS.accept,
         run_id=new.run_id,

@@ -51,6 +51,16 @@ SELECT threadmill.require(t.thread_id IS NOT NULL, 'not_found',
   LEFT JOIN threadmill.thread t
     ON t.tenant_id = %(tenant)s AND t.thread_id = %(thread_id)s
 
+-- name: may_fork
+-- Comes after the lock: who prunes the thread has it, and finds the run from now on.
+SELECT threadmill.require(
+         EXISTS (SELECT FROM threadmill.checkpoint c
+                  WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread_id)s::text
+                    AND c.ns = '' AND c.checkpoint_id = %(checkpoint_id)s),
+         'invalid_request',
+         format('thread %%s has no checkpoint %%s', %(thread_id)s::text,
+                %(checkpoint_id)s::text))
+
 -- name: accept
 -- Draws the run's place in its thread's order; starts it if the thread is free and
 -- the run is not delayed. A stateless run's thread that is used again is kept.

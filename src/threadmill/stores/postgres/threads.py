@@ -17,6 +17,7 @@ from threadmill.stores.postgres.thread_search import count_of, page_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from threadmill.domain.retention import Ttl
     from threadmill.domain.run import ThreadStatus
     from threadmill.drivers.postgres.database import Database
     from threadmill.stores.records import Json, Next, Thread, ThreadFilter
@@ -35,12 +36,20 @@ class PostgresThreads:
         self._database = database
 
     async def create(
-        self, tenant: str, thread_id: UUID, *, metadata: Json, if_exists: str
+        self,
+        tenant: str,
+        thread_id: UUID,
+        *,
+        metadata: Json,
+        if_exists: str,
+        ttl: Ttl | None = None,
     ) -> Thread:
         """See `Threads.create`."""
         where = {"tenant": tenant, "thread_id": thread_id}
         async with self._database.tenant_tx(tenant) as tx:
-            created = tx.add(THREADS.create, metadata=jsonb(metadata), **where)
+            created = tx.add(
+                THREADS.create, metadata=jsonb(metadata), **where, **_ttl(ttl)
+            )
             found = tx.add(THREADS.get, **where)
         if created.one is None and if_exists != "do_nothing":
             msg = f"thread {thread_id} exists already"
@@ -55,7 +64,14 @@ class PostgresThreads:
             raise _not_found(thread_id)
         return thread_of(found.one)
 
-    async def patch(self, tenant: str, thread_id: UUID, *, metadata: Json) -> Thread:
+    async def patch(
+        self,
+        tenant: str,
+        thread_id: UUID,
+        *,
+        metadata: Json,
+        ttl: Ttl | None = None,
+    ) -> Thread:
         """See `Threads.patch`."""
         async with self._database.tenant_tx(tenant) as tx:
             patched = tx.add(
@@ -63,6 +79,8 @@ class PostgresThreads:
                 tenant=tenant,
                 thread_id=thread_id,
                 metadata=jsonb(metadata),
+                keeps_ttl=ttl is None,
+                **_ttl(ttl),
             )
         if patched.one is None:
             raise _not_found(thread_id)
@@ -171,6 +189,13 @@ class PostgresThreads:
         """
         async with self._database.system_tx() as tx:
             tx.add(THREADS.ping)
+
+
+def _ttl(ttl: Ttl | None) -> dict[str, object]:
+    return {
+        "ttl_minutes": None if ttl is None else ttl.minutes,
+        "ttl_strategy": ttl.strategy.value if ttl is not None and ttl.minutes else None,
+    }
 
 
 def _not_found(thread_id: UUID) -> NotFound:

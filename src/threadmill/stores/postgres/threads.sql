@@ -1,8 +1,8 @@
 -- Threads as clients manage them. Lock order: thread, run, activation.
 
 -- name: create
-INSERT INTO threadmill.thread (tenant_id, thread_id, metadata)
-VALUES (%(tenant)s, %(thread_id)s, %(metadata)s)
+INSERT INTO threadmill.thread (tenant_id, thread_id, metadata, ttl_minutes, ttl_strategy)
+VALUES (%(tenant)s, %(thread_id)s, %(metadata)s, %(ttl_minutes)s, %(ttl_strategy)s)
 ON CONFLICT DO NOTHING
 RETURNING *
 
@@ -12,7 +12,11 @@ SELECT * FROM threadmill.thread
 
 -- name: patch
 UPDATE threadmill.thread
-   SET metadata = metadata || %(metadata)s, updated_at = now()
+   SET metadata = metadata || %(metadata)s, updated_at = now(),
+       ttl_minutes = CASE WHEN %(keeps_ttl)s THEN ttl_minutes
+                          ELSE %(ttl_minutes)s::float8 END,
+       ttl_strategy = CASE WHEN %(keeps_ttl)s THEN ttl_strategy
+                           ELSE %(ttl_strategy)s::text END
  WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
 RETURNING *
 

@@ -1,0 +1,104 @@
+"""Measures what threads take, in PostgreSQL.
+
+Bytes are of values as they are stored, compressed. Which channel a chunk belongs to
+stands in bodies, which are read for that, without the values in them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from threadmill.checkpoints.compression import Blob
+from threadmill.checkpoints.packing import FORMAT, chunks_of_entry, entries_of
+from threadmill.drivers.postgres.sql import Queries
+from threadmill.stores.storage import Channel, Parts, ThreadSize
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from threadmill.drivers.postgres.connection import Row
+    from threadmill.drivers.postgres.database import Database
+
+SQL = Queries(__package__, "sizes.sql")
+
+_LATE: Final = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+class PostgresSizes:
+    """The `Sizes` port.
+
+    Args:
+        database: where the schema lives.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(
+        self,
+        tenant: str,
+        *,
+        graph_id: str | None = None,
+        thread_id: UUID | None = None,
+        after: tuple[datetime, UUID] | None = None,
+        limit: int,
+    ) -> Sequence[ThreadSize]:
+        """See `Sizes.page`."""
+        at, last = after or (_LATE, UUID(int=0))
+        place = {"at": at, "after": last, "limit": limit}
+        async with self._database.tenant_tx(tenant, read_only=True) as tx:
+            if thread_id is not None:
+                found = tx.add(
+                    SQL.one, tenant=tenant, thread_id=thread_id, thread=str(thread_id)
+                )
+            elif graph_id is not None:
+                found = tx.add(SQL.of_graph, tenant=tenant, graph_id=graph_id, **place)
+            else:
+                found = tx.add(SQL.every, tenant=tenant, **place)
+        return [_size_of(row) for row in found.rows]
+
+    async def channels(
+        self, tenant: str, thread_id: UUID, *, checkpoints: int
+    ) -> Mapping[str, Channel]:
+        """See `Sizes.channels`."""
+        key = {"tenant": tenant, "thread": str(thread_id)}
+        async with self._database.tenant_tx(tenant, read_only=True) as tx:
+            bodies = tx.add(SQL.bodies, limit=checkpoints, **key)
+            chunks = tx.add(SQL.chunks, **key)
+            writes = tx.add(SQL.writes, **key)
+        left = {bytes(row["name"]): row["bytes"] for row in chunks.rows}
+        shared, inline = Counter[str](), Counter[str]()
+        for row in bodies.rows:
+            if row["format"] != FORMAT:
+                continue  # its values are not apart
+            entries = entries_of(Blob(row["type"], row["value"]))
+            for channel, entry in sorted(entries.items()):
+                for name in chunks_of_entry(entry, row["chunks"]):
+                    shared[channel] += left.pop(bytes(name), 0)
+                if not isinstance(entry, int) and entry and isinstance(entry[0], str):
+                    inline[channel] += len(entry[1])
+        written = {row["channel"]: row["bytes"] for row in writes.rows}
+        names = sorted({*shared, *inline, *written})
+        return {
+            name: Channel(shared[name], inline[name], written.get(name, 0))
+            for name in names
+        }
+
+
+def _size_of(row: Row) -> ThreadSize:
+    return ThreadSize(
+        thread_id=row["thread_id"],
+        graph_id=row["graph_id"],
+        created_at=row["created_at"],
+        parts=Parts(
+            checkpoints=row["checkpoints"],
+            bodies=row["bodies"],
+            metadata=row["metadata"],
+            chunks=row["chunks"],
+            writes=row["writes"],
+            events=row["events"],
+        ),
+    )

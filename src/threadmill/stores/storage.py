@@ -1,0 +1,145 @@
+"""Port of what threads take in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Bytes of values as they are stored, without rows and indexes.
+
+    Args:
+        checkpoints: how many there are.
+        bodies: of checkpoints, with their small values.
+        metadata: of checkpoints, with the names of their chunks.
+        chunks: what checkpoints share, each once.
+        writes: pending writes.
+        events: of streams.
+    """
+
+    checkpoints: int = 0
+    bodies: int = 0
+    metadata: int = 0
+    chunks: int = 0
+    writes: int = 0
+    events: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """All together."""
+        return self.bodies + self.metadata + self.chunks + self.writes + self.events
+
+    def __add__(self, other: Parts) -> Parts:
+        """Both together."""
+        return Parts(
+            checkpoints=self.checkpoints + other.checkpoints,
+            bodies=self.bodies + other.bodies,
+            metadata=self.metadata + other.metadata,
+            chunks=self.chunks + other.chunks,
+            writes=self.writes + other.writes,
+            events=self.events + other.events,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """As clients and the command line see it."""
+        return {
+            "checkpoints": self.checkpoints,
+            "bytes": self.bytes,
+            "parts": {
+                "bodies": self.bodies,
+                "metadata": self.metadata,
+                "chunks": self.chunks,
+                "writes": self.writes,
+                "events": self.events,
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """What one channel takes.
+
+    Args:
+        chunks: bytes of chunks; one that several channels share counts for the first.
+        inline: bytes of small values in bodies, before those are compressed.
+        writes: bytes of pending writes.
+    """
+
+    chunks: int = 0
+    inline: int = 0
+    writes: int = 0
+
+    def as_json(self) -> dict[str, int]:
+        """As clients and the command line see it."""
+        return {"chunks": self.chunks, "inline": self.inline, "writes": self.writes}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadSize:
+    """What a thread takes.
+
+    Args:
+        channels: of the newest checkpoints; None if nobody asked.
+    """
+
+    thread_id: UUID
+    graph_id: str | None
+    created_at: datetime
+    parts: Parts = field(default_factory=Parts)
+    channels: Mapping[str, Channel] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """As clients and the command line see it."""
+        channels = self.channels or {}
+        return {
+            "thread_id": str(self.thread_id),
+            "graph_id": self.graph_id,
+            **self.parts.as_json(),
+            "channels": {name: channel.as_json() for name, channel in channels.items()},
+            "unattributed": self.parts.chunks
+            - sum(channel.chunks for channel in channels.values()),
+        }
+
+
+class Sizes(Protocol):
+    """Measures threads."""
+
+    async def page(
+        self,
+        tenant: str,
+        *,
+        graph_id: str | None = None,
+        thread_id: UUID | None = None,
+        after: tuple[datetime, UUID] | None = None,
+        limit: int,
+    ) -> Sequence[ThreadSize]:
+        """What some threads take, the newest first by when they were made.
+
+        It reads the rows of each of them, but no values.
+
+        Args:
+            tenant: whose.
+            graph_id: only threads of this graph.
+            thread_id: only this thread.
+            after: go on behind the thread that was made then.
+            limit: how many at most.
+        """
+        ...
+
+    async def channels(
+        self, tenant: str, thread_id: UUID, *, checkpoints: int
+    ) -> Mapping[str, Channel]:
+        """What each channel of a thread takes.
+
+        It reads the bodies of the newest checkpoints, as many as `checkpoints` says:
+        chunks that only older ones name are no channel's.
+        """
+        ...
