@@ -350,7 +350,9 @@ async def test_the_sweep_deletes_what_is_over_and_nothing_else(
     busy = await keeping.thread(2)
     await keeping.store.accept(busy)
     await keeping.age(busy, minutes=11)
-    await look(keeping.retain(Ttl(10)))
+    retain = keeping.retain(Ttl(10))
+    await look(retain)
+    assert (retain.freed.threads, retain.freed.checkpoints) == (1, 2)
     assert not await keeping.exists(old)
     assert await keeping.exists(young)
     assert len(await keeping.left(busy)) == 2

@@ -112,3 +112,8 @@ async def test_a_thread_with_an_open_run_is_left_alone(
         done = await client.threads.prune([thread_id], strategy=strategy)
         assert done == {"pruned_count": 0}
     assert (await client.threads.get(thread_id))["status"] == "busy"
+
+
+async def test_what_was_pruned_is_counted(idle_server: RunningServer) -> None:
+    shown = await idle_server.http.get("/metrics")
+    assert "threadmill_retention_threads_total 0.0" in shown.text.splitlines()

@@ -184,4 +184,6 @@ def _numbers(core: Core, worker: Worker) -> Mapping[str, float]:
         "draining": int(now.draining),
         "pool_connections": pool.get("pool_size", 0),
         "pool_requests_waiting": pool.get("requests_waiting", 0),
+        "pruned_threads_total": core.retain.freed.threads,
+        "pruned_bytes_total": core.retain.freed.bytes,
     }

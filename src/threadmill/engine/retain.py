@@ -103,6 +103,8 @@ class Retain:
         self._limits = limits or RetainLimits()
         self._clock = clock
         self._rounds: list[_Round] = []
+        self.freed = Freed()
+        """What this process has freed so far."""
 
     @property
     def look_again_seconds(self) -> float:
@@ -199,6 +201,7 @@ class Retain:
             ):
                 break
         if done.freed.threads:
+            self.freed += done.freed
             _log.info(
                 "retention.pruned",
                 tenant=at.tenant,

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from threadmill import __version__
 from threadmill.errors import Unavailable
 from threadmill.server.errors import detail
-from threadmill.server.metrics import PROMETHEUS, queue_metrics
+from threadmill.server.metrics import PROMETHEUS, queue_metrics, retention_metrics
 from threadmill.server.services import Needs
 from threadmill.server.wire import json_response
 
@@ -48,7 +48,8 @@ async def metrics(
     queues = await services.operations.queues.list()
     if format == "json":
         return json_response({"queues": [queue.as_json() for queue in queues]})
-    return Response(queue_metrics(queues), media_type=PROMETHEUS)
+    text = queue_metrics(queues) + retention_metrics(services.retain.freed)
+    return Response(text, media_type=PROMETHEUS)
 
 
 @router.get("/info")

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from threadmill.stores.operations import Queue
+    from threadmill.stores.retention import Freed
 
 PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -27,6 +28,8 @@ _WORKER_HELP: Final = MappingProxyType(
         "draining": "1 while this worker takes no more work, else 0.",
         "pool_connections": "Database connections of the pool.",
         "pool_requests_waiting": "Transactions that wait for a connection.",
+        "pruned_threads_total": "Threads that this worker has pruned by a rule.",
+        "pruned_bytes_total": "Bytes of values that this has freed.",
     }
 )
 _QUEUE: Final = "threadmill_queue_"
@@ -38,6 +41,15 @@ _QUEUE_HELP: Final = MappingProxyType(
         "blocked": "Runs behind their thread, and tasks behind another one.",
         "delayed": "Runs and retries whose time has not come.",
         "dead_letters": "Runs that were given up.",
+    }
+)
+
+_RETENTION: Final = "threadmill_retention_"
+_RETENTION_HELP: Final = MappingProxyType(
+    {
+        "threads_total": "Threads that this process has pruned or deleted by a rule.",
+        "checkpoints_total": "Checkpoints that went with them.",
+        "bytes_total": "Bytes of values that this has freed.",
     }
 )
 
@@ -60,6 +72,23 @@ def queue_metrics(queues: Sequence[Queue]) -> bytes:
     registry = CollectorRegistry()
     registry.register(_Queues(queues))
     return generate_latest(registry)
+
+
+def retention_metrics(freed: Freed) -> bytes:
+    """What this process has pruned since it began."""
+    registry = CollectorRegistry()
+    registry.register(_Retention(freed))
+    return generate_latest(registry)
+
+
+class _Retention(Collector):
+    def __init__(self, freed: Freed) -> None:
+        self._freed = freed
+
+    def collect(self) -> Iterator[Metric]:
+        for name, help_ in _RETENTION_HELP.items():
+            value = getattr(self._freed, name.removesuffix(_TOTAL))
+            yield CounterMetricFamily(_RETENTION + name, help_, value=value)
 
 
 class _Worker(Collector):

@@ -56,6 +56,11 @@ CREATE INDEX history_value_equal ON threadmill.history_value
 CREATE INDEX history_value_by_time ON threadmill.history_value
   (tenant_id, graph_id, path, created_at DESC, thread_id, checkpoint_id);
 
+-- As the tables that it grows with.
+ALTER TABLE threadmill.history_value SET (
+  autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05,
+  autovacuum_analyze_scale_factor = 0.05);
+
 -- See the first migration: the planner is shown what the tables will look like.
 INSERT INTO threadmill.retention (tenant_id, strategy, ttl_minutes)
 SELECT 'example' || n, 'delete', 1 FROM generate_series(1, 100) n;
