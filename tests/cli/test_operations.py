@@ -222,8 +222,6 @@ def test_threads_are_pruned_and_tenants_get_rules(operator: Operator) -> None:
     code, output = operator.say("prune", "--older-than", "30d", "--delete")
     assert (code, output) == (0, "freed 0 checkpoints of 0 threads: 0.0 MiB\n")
     assert operator.say("prune", "--delete")[0] == 2
-    assert operator.say("prune", "--all")[0] == 2
-    assert operator.say("prune", "--older-than", "soon", "--delete")[0] == 2
     code, output = operator.say("prune", "--graph", "agent", "--delete")
     assert (code, output.split(": ")[0]) == (0, "freed 1 checkpoints of 1 threads")
 
@@ -237,7 +235,6 @@ def test_threads_are_pruned_and_tenants_get_rules(operator: Operator) -> None:
     )
     rule = operator.ask("retention", "show", *mine)["rule"]
     assert rule == {"strategy": "keep_latest", "ttl_minutes": 43_200}
-    assert operator.say(*set_, "delete")[0] == 2
     assert operator.say(*set_, "delete", "--days", "-1")[0] == 2
     code, output = operator.say(*set_, "clear")
     assert (code, output.split(";")[0]) == (0, "acme: no rule")
@@ -262,8 +259,6 @@ def test_histories_are_searched_and_threads_measured(operator: Operator) -> None
     cursor = lines[-1].partition("--cursor ")[2]
     rest = operator.ask(*search, "--limit", "1", "--cursor", cursor)["items"]
     assert rest[0]["checkpoint_id"] == page["items"][0]["parent_checkpoint_id"]
-    assert operator.ask(*search, "--metadata", "graph_id=x")["items"] == []
-    assert operator.say(*search, "--changed")[0] == 2
     assert operator.say(*search, "--cursor", "x")[0] == 1
 
     found = operator.ask("storage", "--graph", "agent")

@@ -47,7 +47,7 @@ class RetainLimits:
 
     look_seconds: float = 1.0
     hold_seconds: float = 60.0
-    page: int = 200
+    page: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
