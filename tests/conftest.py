@@ -4,6 +4,7 @@ pytest_plugins = [
     "tests.fixtures.cluster",
     "tests.fixtures.database",
     "tests.fixtures.fleet",
+    "tests.fixtures.keeping",
     "tests.fixtures.postgres",
     "tests.fixtures.pooler",
     "tests.fixtures.redis",
