@@ -65,6 +65,7 @@ class Proxy:
     _open: set[_Connection] = field(default_factory=set)
     _passing: asyncio.Event = field(default_factory=asyncio.Event)
     _server: asyncio.Server | None = None
+    _refusing: bool = False
 
     async def open(self, host: str = "127.0.0.1") -> None:
         """Begins to lead there, from a free port of `host`."""
@@ -77,6 +78,11 @@ class Proxy:
         for connection in list(self._open):
             connection.reset()
 
+    def refuse(self) -> None:
+        """Resets every connection, and each new one at once."""
+        self._refusing = True
+        self.cut()
+
     def hang(self) -> None:
         """From now on nothing passes, and nobody is told: a partition."""
         self._passing.clear()
@@ -85,6 +91,7 @@ class Proxy:
         """Everything passes again, at once."""
         self.latency_seconds = 0.0
         self.resets = 0
+        self._refusing = False
         self._passing.set()
 
     def close(self) -> None:
@@ -98,6 +105,9 @@ class Proxy:
     ) -> None:
         try:
             await self._passing.wait()
+            if self._refusing:
+                writer.transport.abort()
+                return
             there = await asyncio.open_connection(self.target.host, self.target.port)
         except OSError:
             writer.transport.abort()

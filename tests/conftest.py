@@ -1,6 +1,7 @@
 """What every test may use: each family of fixtures is one file in tests/fixtures."""
 
 pytest_plugins = [
+    "tests.fixtures.brokers",
     "tests.fixtures.cluster",
     "tests.fixtures.database",
     "tests.fixtures.fleet",

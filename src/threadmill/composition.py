@@ -18,7 +18,10 @@ from uuid import uuid4
 
 from threadmill import __version__
 from threadmill.brokers.base import HintReceiver
+from threadmill.brokers.broker import Broker, BrokerOptions
+from threadmill.brokers.outbox import BrokerHints
 from threadmill.brokers.postgres import PostgresHints, PostgresListener
+from threadmill.brokers.schemes import broker_of
 from threadmill.checkpoints.codec import Codec
 from threadmill.checkpoints.history_search import PostgresHistories
 from threadmill.checkpoints.postgres import PostgresCheckpoints
@@ -60,6 +63,7 @@ from threadmill.stores.postgres.threads import PostgresThreads
 from threadmill.stores.records import Claim, Member
 from threadmill.streams.postgres import PostgresStream
 from threadmill.worker.desk import DeskRules
+from threadmill.worker.feed import HintFeed
 from threadmill.worker.slots import threads_of_slot
 from threadmill.worker.worker import Worker, WorkerRules
 
@@ -86,7 +90,7 @@ class Core:
     effects: EffectPorts
     run_states: PostgresRunStates
     stream: PostgresStream
-    hints: PostgresHints
+    hints: BrokerHints | PostgresHints
     operations: Operations
     retain: Retain
     prune: Prune
@@ -168,20 +172,52 @@ async def open_core(
         members = PostgresMembers(database, present=direct_uri(settings) is not None)
         lock_key = await members.join(member)
         faults = Faults(os.environ.get("THREADMILL_FAULTS", ""))
-        hints = PostgresHints(database, origin=str(member.worker_id), faults=faults)
-        await hints.start()
-        core = _core(
-            settings, graphs, member, lock_key, database, members, hints, faults
-        )
-        try:
-            yield core
-        finally:
-            await _aside(core.blocking.close)
-            await hints.close()
+        async with _hints(settings, member, database, faults) as hints:
+            core = _core(
+                settings, graphs, member, lock_key, database, members, hints, faults
+            )
+            try:
+                yield core
+            finally:
+                await _aside(core.blocking.close)
             with suppress(Exception):
                 await members.leave(member.worker_id)
     finally:
         await database.close()
+
+
+def broker(settings: Settings, name: str, labels: Sequence[str] = ()) -> Broker | None:
+    """A connection to the configured broker, not open yet; None without one.
+
+    Raises:
+        BadSetting: nobody knows its scheme, or its library is missing.
+    """
+    if settings.broker_uri is None:
+        return None
+    uri = settings.broker_uri.get_secret_value()
+    return broker_of(BrokerOptions(uri=uri, name=name, labels=labels))
+
+
+@asynccontextmanager
+async def _hints(
+    settings: Settings, member: Member, database: Database, faults: Faults
+) -> AsyncIterator[BrokerHints | PostgresHints]:
+    """Publishes hints while the block runs, through a broker if there is one."""
+    everybody = PostgresHints(database, origin=str(member.worker_id), faults=faults)
+    publishes = broker(settings, f"{member.name} publishes")
+    await everybody.start()
+    try:
+        if publishes is None:
+            yield everybody
+            return
+        hints = BrokerHints(publishes, everybody)
+        await hints.start()
+        try:
+            yield hints
+        finally:
+            await hints.close()
+    finally:
+        await everybody.close()
 
 
 def _core(
@@ -191,7 +227,7 @@ def _core(
     lock_key: int | None,
     database: Database,
     members: PostgresMembers,
-    hints: PostgresHints,
+    hints: BrokerHints | PostgresHints,
     faults: Faults,
 ) -> Core:
     retention = retention_of(settings)
@@ -360,6 +396,7 @@ async def in_fleet(
     sweep = build_sweep(core, renewal.undisturbed)
     sweeping = asyncio.create_task(sweep.run(), name="sweep")
     listener = None
+    feed = await _feed(core, worker)
     try:
         if direct is not None:
             info = connection_info(
@@ -374,9 +411,23 @@ async def in_fleet(
         sweeping.cancel()
         with suppress(asyncio.CancelledError):
             await sweeping
+        if feed is not None:
+            await feed.close()
         if listener is not None:
             await listener.close()
         await _aside(renewal.stop)
+
+
+async def _feed(core: Core, worker: Worker | None) -> HintFeed | None:
+    """Receives hints for the worker, if there are both it and a broker."""
+    if worker is None or not isinstance(core.hints, BrokerHints):
+        return None
+    name = f"{core.member.name} receives"
+    receives = broker(core.settings, name, core.member.labels)
+    assert receives is not None  # noqa: S101 - the hints have one
+    feed = HintFeed(receives, worker, core.hints)
+    await feed.start()
+    return feed
 
 
 async def _aside(work: Callable[[], None]) -> None:

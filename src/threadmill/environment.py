@@ -29,6 +29,11 @@ _RESERVED = re.compile(r"THREADMILL_(FAULTS|TEST_\w+)")
 _URI = re.compile(
     r"postgres(?:ql)?://(?:[^@/]*@)?(?P<hosts>[^/?]*)(?:/(?P<database>[^?]*))?"
 )
+# A host or several, as NATS takes them; what is behind the port differs by broker.
+_BROKER = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[^@/?#]*@)?(?P<hosts>[^@/?#]+)"
+    r"(?P<path>/[^@?#]*)?(?:\?[^#]*)?"
+)
 _HOST = re.compile(r"(?:\[[^\]@]*\]|[^:@\[\]]*)(?::\d*)?")
 
 Fields = Mapping[str, FieldInfo]
@@ -149,6 +154,21 @@ def is_misread(uri: str) -> bool:
     if "@" in (cut["database"] or ""):
         return True
     return not all(_HOST.fullmatch(host) for host in cut["hosts"].split(","))
+
+
+def broker_problem(uri: str) -> str | None:
+    """What is wrong with the form of a broker's URI, if anything; shows none of it."""
+    cut = _BROKER.fullmatch(uri)
+    if cut is None or not all(map(_HOST.fullmatch, cut["hosts"].split(","))):
+        return (
+            "it must be scheme://user:password@host:port, with user and password "
+            "percent-encoded (@ as %40, / as %2F, : as %3A)"
+        )
+    if cut["scheme"].startswith("postgres"):
+        return "PostgreSQL is used where it is empty: unset it"
+    if cut["scheme"] == "sqs" and not re.fullmatch(r"/[\w-]+", cut["path"] or ""):
+        return "it must be sqs://region/queue; credentials are those of AWS's settings"
+    return None
 
 
 def number_text(value: float) -> str:

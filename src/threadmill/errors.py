@@ -16,6 +16,7 @@
     │  └─ Overloaded         a bounded queue is full
     ├─ Unavailable         a retry is safe
     │  ├─ StoreUnavailable   the database does not answer
+    │  ├─ BrokerUnavailable  the message broker does not answer
     │  ├─ ChunksDropped      the thread was pruned while it was written
     │  └─ Draining           this process is going away
     ├─ SetupError          the operator must mend something
@@ -138,6 +139,13 @@ class StoreUnavailable(Unavailable):
     """the database does not answer; check DATABASE_URI and that it is running."""
 
     code = "store_unavailable"
+
+
+class BrokerUnavailable(Unavailable):
+    """the message broker does not answer; check BROKER_URI and that it is running."""
+
+    # Nobody waits for a broker: hints are published, and received, beside the work.
+    code = "broker_unavailable"
 
 
 class ChunksDropped(Unavailable):

@@ -40,6 +40,7 @@ from threadmill.environment import (
     Env,
     SettingDescription,
     Source,
+    broker_problem,
     explain,
     is_misread,
     number_text,
@@ -103,6 +104,11 @@ class Settings(BaseSettings):
     database_uri_direct: Annotated[SecretStr | None, Env("DATABASE_URI_DIRECT")] = None
     """The same database without a pooler in between: LISTEN and presence need it
     behind PgBouncer in transaction mode.
+    """
+
+    broker_uri: Annotated[SecretStr | None, Env("BROKER_URI")] = None
+    """The message broker that wakes workers, as `amqp://`, `redis://`, `nats://` or
+    `sqs://region/queue`. Without it PostgreSQL wakes them, all of them each time.
     """
 
     dispatch: Annotated[Dispatch, Env("THREADMILL_DISPATCH")] = "burst"
@@ -294,6 +300,13 @@ class Settings(BaseSettings):
                 " the password (@ as %40, / as %2F, : as %3A)"
             )
             raise ValueError(msg)
+        return uri
+
+    @field_validator("broker_uri")
+    @classmethod
+    def _is_broker(cls, uri: SecretStr | None) -> SecretStr | None:
+        if uri is not None and (problem := broker_problem(uri.get_secret_value())):
+            raise ValueError(problem)
         return uri
 
     @field_validator("cors_allow_origins")

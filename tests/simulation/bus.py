@@ -8,7 +8,7 @@ from random import Random
 from uuid import UUID
 
 from tests.simulation.loop import ThreadLoop, World
-from threadmill.brokers.base import HintReceiver
+from threadmill.brokers.base import Hint, HintReceiver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +39,11 @@ class Bus:
         """From now on it gets hints, on its loop."""
         self._receivers.append((loop, receiver))
 
-    def ready(self, graph_id: str) -> None:
+    def ready(self, hint: Hint, n: int = 1) -> None:
         """See `Hints.ready`."""
+        del n
         for loop, receiver in self._receivers:
-            self._send(loop, receiver.on_ready, graph_id)
+            self._send(loop, receiver.on_ready, hint.graph_id)
 
     def moved(self, tenant: str, thread_id: UUID) -> None:
         """See `Hints.moved`; workers do nothing on it."""

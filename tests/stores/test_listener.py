@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.fixtures.ways import Way
+from threadmill.brokers.base import Hint
 from threadmill.brokers.postgres import PostgresHints, PostgresListener
 from threadmill.drivers.postgres.database import Database
 
@@ -47,7 +48,7 @@ async def test_hints_reach_other_processes_and_foreign_ones_do_no_harm(
             for payload in ("", "x", "x moved not-a-uuid", "x stop 1 2", "x new a b"):
                 somebody.execute("SELECT pg_notify('threadmill', %s)", [payload])
         thread_id, activation_id = uuid4(), uuid4()
-        hints.ready("a graph")
+        hints.ready(Hint("a graph"))
         assert await receiver.told.get() == ("ready", "a graph")
         hints.moved("a tenant", thread_id)
         assert await receiver.told.get() == ("moved", "a tenant", thread_id)

@@ -25,7 +25,7 @@ from threadmill.errors import Error
 from threadmill.faults import Faults
 
 if TYPE_CHECKING:
-    from threadmill.brokers.base import HintReceiver
+    from threadmill.brokers.base import Hint, HintReceiver
     from threadmill.drivers.postgres.database import Database
 
 _log = structlog.get_logger(__name__)
@@ -62,11 +62,16 @@ class PostgresHints:
         """Tells a receiver of this process at once, without the way over the wire."""
         self._local.append(receiver)
 
-    def ready(self, graph_id: str) -> None:
-        """See `Hints.ready`."""
+    def tell_here(self, hint: Hint) -> None:
+        """Tells the receivers of this process only."""
         for receiver in self._local:
-            receiver.on_ready(graph_id)
-        self._publish(f"{_READY} {graph_id}")
+            receiver.on_ready(hint.graph_id)
+
+    def ready(self, hint: Hint, n: int = 1) -> None:
+        """See `Hints.ready`; everybody looks, however many there are."""
+        del n
+        self.tell_here(hint)
+        self._publish(f"{_READY} {hint.graph_id}")
 
     def moved(self, tenant: str, thread_id: UUID) -> None:
         """See `Hints.moved`."""

@@ -15,7 +15,7 @@ from uuid import UUID
 import structlog
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
-from threadmill.brokers.base import Hints
+from threadmill.brokers.base import UNKNOWN_WORK, Hint, Hints
 from threadmill.checkpoints.base import (
     Checkpoints,
     Commit,
@@ -45,6 +45,7 @@ from threadmill.engine.activation.told import Told, read_told
 from threadmill.engine.effects import EffectPorts
 from threadmill.engine.graph_factories import GraphUse
 from threadmill.engine.graphs import GraphCatalogue
+from threadmill.engine.hint_next import hint_next
 from threadmill.engine.wire_json import encode
 from threadmill.errors import (
     Error,
@@ -57,7 +58,7 @@ from threadmill.errors import (
 )
 from threadmill.faults import Faults
 from threadmill.stores.base import Dispatcher
-from threadmill.stores.records import Claim, Ending, NewDeadLetter, Next, Run
+from threadmill.stores.records import Claim, Ending, NewDeadLetter, Run
 from threadmill.streams.base import NewEvent, Stream
 
 _log = structlog.get_logger(__name__)
@@ -279,7 +280,9 @@ class Activate:
                     stays is None
                     and (self._rules.per_superstep or attempt.desk.leaves())
                 ),
-                on_ready=lambda: self._hints.ready(run.graph_id),
+                on_ready=lambda kind, labels, n: self._hints.ready(
+                    _hint(fence, run, kind, labels), n
+                ),
             ),
             limits=self._limits,
             first_claim=claim.attempt <= 1,
@@ -343,7 +346,7 @@ class Activate:
                 )
             case Outcome.HANDED_OVER:
                 if not left.stays:
-                    self._hints.ready(run.graph_id)
+                    self._hints.ready(_hint(fence, run, "step", run.labels))
             case Outcome.PARKED:
                 return
             case Outcome.STOPPED:
@@ -388,11 +391,7 @@ class Activate:
         self._hints.moved(fence.tenant, fence.thread_id)
         for activation_id, token in finished.stopped:
             self._hints.stop(activation_id, token)
-        self._hint_next(finished.next)
-
-    def _hint_next(self, goes_on: Next | None) -> None:
-        if goes_on is not None:
-            self._hints.ready(goes_on.graph_id)
+        hint_next(self._hints, finished.next)
 
     async def _give_back(
         self, fence: Fence, *, delay_seconds: float, cause: str | None = None
@@ -411,8 +410,15 @@ class Activate:
             # The lease runs out by itself.
             return
         if not delay_seconds:
-            self._hints.ready("")
+            self._hints.ready(UNKNOWN_WORK)
         await self._faults.at("release.after")
+
+
+def _hint(fence: Fence, run: Run, kind: str, labels: Sequence[str] | None) -> Hint:
+    """That something of a run waits for a worker."""
+    if labels is None:
+        return UNKNOWN_WORK
+    return Hint(run.graph_id, fence.tenant, fence.thread_id, kind, labels)
 
 
 @dataclass(slots=True)

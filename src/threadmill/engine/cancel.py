@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from threadmill.engine.hint_next import hint_next
+
 if TYPE_CHECKING:
     from uuid import UUID
 
@@ -37,6 +39,5 @@ class Cancel:
         for activation_id, token in cancelled.activations:
             self._hints.stop(activation_id, token)
         self._hints.moved(tenant, thread_id)
-        if cancelled.next is not None:
-            self._hints.ready(cancelled.next.graph_id)
+        hint_next(self._hints, cancelled.next)
         return cancelled.run

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from threadmill.brokers.base import Hint
+
 if TYPE_CHECKING:
     from uuid import UUID
 
@@ -44,6 +46,8 @@ class Redrive:
         )
         run = redriven.run
         if redriven.starts:
-            self._hints.ready(run.graph_id)
+            self._hints.ready(
+                Hint(run.graph_id, tenant, run.thread_id, labels=run.labels)
+            )
         self._hints.moved(tenant, run.thread_id)
         return run

@@ -22,6 +22,7 @@ from langgraph.types import StateSnapshot
 from threadmill.domain.run import ThreadStatus
 from threadmill.engine.fenced_saver import FencedSaver
 from threadmill.engine.graph_factories import GraphUse
+from threadmill.engine.hint_next import hint_next
 from threadmill.engine.values import (
     interrupt_json,
     needs_history,
@@ -276,8 +277,7 @@ class States:
             )
             return
         self._hints.moved(fence.tenant, fence.thread_id)
-        if following is not None:
-            self._hints.ready(following.graph_id)
+        hint_next(self._hints, following)
 
     async def glance(self, tenant: str, threads: Sequence[Thread]) -> Sequence[Glance]:
         """Values and open questions of several threads, from their heads."""

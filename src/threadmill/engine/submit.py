@@ -15,6 +15,7 @@ from uuid import UUID
 
 from langchain_core.utils.uuid import uuid7
 
+from threadmill.brokers.base import Hint
 from threadmill.domain.multitask import strategy
 from threadmill.engine.run_config import (
     check_command,
@@ -183,7 +184,9 @@ class Submit:
         accepted = await self._runs.accept(tenant, new)
         await self._faults.at("accept.after")
         if accepted.new:
-            self._hints.ready(new.graph_id)
+            self._hints.ready(
+                Hint(new.graph_id, tenant, new.thread_id, labels=new.labels)
+            )
         return accepted
 
     async def _require_checkpoint(self, tenant: str, request: RunRequest) -> None:

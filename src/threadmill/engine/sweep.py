@@ -20,12 +20,14 @@ from uuid import UUID
 
 import structlog
 
+from threadmill.brokers.base import UNKNOWN_WORK
 from threadmill.domain.fence import Fence
 from threadmill.domain.run import RunEvent
 from threadmill.engine.activate import describe, spent
+from threadmill.engine.hint_next import hint_next
 from threadmill.engine.wire_json import encode
 from threadmill.errors import Error, LeaseLost
-from threadmill.stores.records import EXPIRIES, Ending, Lost, NewDeadLetter, Next, Timer
+from threadmill.stores.records import EXPIRIES, Ending, Lost, NewDeadLetter, Timer
 from threadmill.streams.base import NewEvent
 
 if TYPE_CHECKING:
@@ -144,7 +146,7 @@ class Sweep:
         for timers in _together(due):
             try:
                 for goes_on in await self._dispatcher.carry_out(timers):
-                    self._hint_next(goes_on)
+                    hint_next(self._hints, goes_on)
             except Error as error:
                 # They come up again; the others must not wait for them.
                 kind = timers[0].kind
@@ -210,7 +212,7 @@ class Sweep:
             attempt=lost.attempt,
         )
         if lost.kind == "update":
-            self._hint_next(await self._threads.end_update(fence, status=None))
+            hint_next(self._hints, await self._threads.end_update(fence, status=None))
         elif lost.attempt >= self._rules.attempts_max:
             error = describe(spent(lost.attempt, lost.cause))
             dead = NewDeadLetter(cause=error, attempts=lost.attempt, node=lost.node)
@@ -226,13 +228,9 @@ class Sweep:
             self._hints.moved(lost.tenant, lost.thread_id)
             for activation_id, token in finished.stopped:
                 self._hints.stop(activation_id, token)
-            self._hint_next(finished.next)
+            hint_next(self._hints, finished.next)
         else:
-            self._hints.ready("")
-
-    def _hint_next(self, goes_on: Next | None) -> None:
-        if goes_on is not None:
-            self._hints.ready(goes_on.graph_id)
+            self._hints.ready(UNKNOWN_WORK)
 
 
 def _together(due: Sequence[Timer]) -> Sequence[Sequence[Timer]]:

@@ -147,10 +147,17 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """The run that a freed thread goes on with."""
+    """The run that a freed thread goes on with.
+
+    Args:
+        labels: what a worker must have to take it.
+    """
 
     run_id: UUID
     graph_id: str
+    tenant: str
+    thread_id: UUID
+    labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from uuid import UUID, uuid4
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.pregel import Pregel
 
+from threadmill.brokers.base import Hint
 from threadmill.checkpoints.base import (
     Checkpoints,
     Commit,
@@ -71,9 +72,10 @@ class SilentHints:
     told: list[str] = field(default_factory=list)
     published: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def ready(self, graph_id: str) -> None:
+    def ready(self, hint: Hint, n: int = 1) -> None:
         """See `Hints.ready`."""
-        self._tell(f"ready {graph_id}")
+        del n
+        self._tell(f"ready {hint.graph_id}")
 
     def moved(self, tenant: str, thread_id: UUID) -> None:
         """See `Hints.moved`."""

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -26,6 +27,7 @@ from threadmill.worker.leases import Leases
 from threadmill.worker.slots import Slot, Slots, SlotThreads
 
 if TYPE_CHECKING:
+    from threadmill.brokers.base import Hint
     from threadmill.checkpoints.base import Committed, RunState
     from threadmill.domain.lease import LeaseTimes
     from threadmill.engine.activate import Activate
@@ -70,6 +72,15 @@ class WorkerStatistics:
     draining: bool
 
 
+class Looked(Enum):
+    """What became of a look that somebody waits for."""
+
+    ASKED = "asked"  # the database was asked, whatever it had
+    FULL = "full"  # no slot was free any more
+    FAILED = "failed"  # the database did not answer
+    LEAVING = "leaving"  # the worker drains
+
+
 class Worker:
     """One worker of a process; a `HintReceiver`. Belongs to one event loop.
 
@@ -108,6 +119,8 @@ class Worker:
         self._clock = clock
         self._chance = chance or random.Random()  # noqa: S311 - no secret depends on it
         self._wake = asyncio.Event()
+        self._freed = asyncio.Event()
+        self._waiters: list[asyncio.Future[Looked]] = []
         self._slots = Slots(rules.slots, on_free=self._on_free)
         self._leases = Leases(times, clock)
         self._attempts: dict[Attempt, asyncio.Task[None]] = {}
@@ -135,11 +148,13 @@ class Worker:
             await self._hand_back()
         finally:
             watching.cancel()
+            self._tell(self._waiters, Looked.LEAVING)
 
     def drain(self) -> None:
         """Stops claiming; attempts leave at their next superstep."""
         self._draining.set()
         self._wake.set()
+        self._tell(self._waiters, Looked.LEAVING)
 
     def statistics(self) -> WorkerStatistics:
         """What the worker is doing now."""
@@ -156,7 +171,9 @@ class Worker:
     async def _claim_some(self) -> bool:
         """Claims for the free slots; True if it may be worth looking again at once."""
         free = self._slots.free
+        waiters, self._waiters = self._waiters, []
         if free <= 0 or not self._graphs.ids:
+            self._tell(waiters, Looked.FULL)
             return False
         # Tasks of one superstep share a slot, and still a worker that has taken as many
         # as it has slots leaves the rest to the others.
@@ -170,8 +187,10 @@ class Worker:
                     await self._faults.at("claim.after")
                 for together in by_run(claims):
                     self._start(together, asked_at)
+                self._tell(waiters, Looked.ASKED)
         except Error as error:
             _log.warning("worker.claim_failed", cause=str(error))
+            self._tell(waiters, Looked.FAILED)
             await asyncio.sleep(self._rules.retry_seconds)
             return True
         self._left_tasks = room <= 0
@@ -192,6 +211,7 @@ class Worker:
         )
 
     def _on_free(self) -> None:
+        self._freed.set()
         # Nobody waits for the slot unless the last look filled them all.
         if self._contended or self._left_tasks or self._draining.is_set():
             self._wake.set()
@@ -331,6 +351,34 @@ class Worker:
             await asyncio.wait(self._attempts.values(), timeout=seconds)
 
     # --- hints -----------------------------------------------------------------------
+
+    async def room(self) -> int:
+        """Waits until the worker could take something; returns its free slots."""
+        while self._draining.is_set() or not self._graphs.ids or self._slots.free <= 0:
+            self._freed.clear()
+            await self._freed.wait()
+        return self._slots.free
+
+    async def look(self) -> Looked:
+        """Looks for work once more, beginning after this call; returns when it has."""
+        if self._draining.is_set():
+            return Looked.LEAVING
+        waiter: asyncio.Future[Looked] = self._loop.create_future()
+        self._waiters.append(waiter)
+        self.on_ready(None)
+        return await waiter
+
+    def is_for_me(self, hint: Hint) -> bool:
+        """Whether this worker could take what the hint is about."""
+        return hint.graph_id in self._graphs.ids and set(hint.labels) <= set(
+            self._rules.desk.labels
+        )
+
+    @staticmethod
+    def _tell(waiters: Sequence[asyncio.Future[Looked]], looked: Looked) -> None:
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(looked)
 
     def on_ready(self, graph_id: str | None) -> None:  # noqa: ARG002
         """See `HintReceiver.on_ready`."""

@@ -336,7 +336,7 @@ class Tables:
         thread.holder, thread.status = new.run_id, ThreadStatus.BUSY
         thread.error = error
         self.activate(tenant, new)
-        return Next(new.run_id, new.graph_id)
+        return Next(new.run_id, new.graph_id, tenant, thread_id, new.labels)
 
     def oldest_that_may_go(self, tenant: str, thread_id: UUID) -> RunRow | None:
         """The first of the thread's queue whose time has come."""

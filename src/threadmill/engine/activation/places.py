@@ -41,7 +41,8 @@ class Sharing:
         replays: the run begins at an older checkpoint of its choice: what was done
             there is done anew.
         hand_over: asked after each superstep with user nodes: leave now?
-        on_ready: told when others may find work.
+        on_ready: told when others may find work: of which kind, which labels it needs
+            (None: not known), and how much.
     """
 
     desk: Desk
@@ -54,7 +55,7 @@ class Sharing:
     stays: str | None
     replays: bool
     hand_over: Callable[[], bool]
-    on_ready: Callable[[], None]
+    on_ready: Callable[[str, Sequence[str] | None, int], None]
 
 
 def labels_of(graph: Pregel[Any, Any, Any, Any], node: str) -> Sequence[str]:

@@ -238,7 +238,13 @@ def next_of(row: Row | None) -> Next | None:
     """The promoted run, from the row of `promote`."""
     if row is None:
         return None
-    return Next(row["run_id"], row["graph_id"])
+    return Next(
+        row["run_id"],
+        row["graph_id"],
+        row["tenant_id"],
+        row["thread_id"],
+        tuple(row["labels"]),
+    )
 
 
 def jsonb(value: Mapping[str, Any] | None) -> Jsonb | None:

@@ -127,7 +127,7 @@ INSERT INTO threadmill.activation
 SELECT %(tenant)s, gen_random_uuid(), %(thread_id)s, next.run_id, 'step', next.graph_id,
        next.labels
   FROM next JOIN th ON th.holder = next.run_id
-RETURNING run_id, graph_id
+RETURNING run_id, graph_id, tenant_id, thread_id, labels
 
 -- name: get
 SELECT * FROM threadmill.run
