@@ -67,7 +67,11 @@ def test_every_setting_is_read_from_each_of_its_names() -> None:
         "seconds": "20",
         "bytes": "4096",
     }
-    others = {"CORS_ALLOW_ORIGINS": "https://a.example", "MOUNT_PREFIX": "/api"}
+    others = {
+        "CORS_ALLOW_ORIGINS": "https://a.example",
+        "MOUNT_PREFIX": "/api",
+        "BROKER_URI": "redis://a.example",
+    }
     wide_lease = {"THREADMILL_LEASE_SECONDS": "60"}
     for setting in describe():
         for name in setting.names:

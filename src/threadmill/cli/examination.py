@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from threadmill.composition import Inspections, inspections_of
+from threadmill.composition import Inspections, broker, inspections_of
 from threadmill.config import LangGraphConfig, load_config
 from threadmill.drivers.postgres.configured import (
     pending_migrations,
@@ -22,6 +22,7 @@ from threadmill.engine.doctor import (
     Needs,
     doubtful,
     good,
+    judge_broker,
     judge_graphs,
     judge_langgraph,
     judge_route,
@@ -34,6 +35,7 @@ from threadmill.engine.doctor import (
 from threadmill.engine.graphs import GraphCatalogue, load_graphs
 from threadmill.errors import (
     BadSetting,
+    BrokerUnavailable,
     Error,
     GraphLoadFailed,
     SetupError,
@@ -72,6 +74,7 @@ class Examination:
         yield judge_langgraph(version("langgraph"), problem)
         yield from self._graphs(config)
         yield from self._database(settings)
+        yield self._broker(settings)
 
     def _configuration(self) -> Generator[Finding, None, LangGraphConfig | None]:
         check = "langgraph.json"
@@ -133,6 +136,32 @@ class Examination:
                 return
         for check in _OF_DATABASE:
             yield skipped(check, "no database to look at")
+
+    def _broker(self, settings: Settings | None) -> Finding:
+        if settings is None:
+            return skipped("broker", "the settings are wrong")
+        try:
+            told, waiting = asyncio.run(_asked(settings))
+        except (BadSetting, BrokerUnavailable) as error:
+            return judge_broker(None, waiting=0, problem=str(error))
+        return judge_broker(told, waiting=waiting, problem=None)
+
+
+async def _asked(settings: Settings) -> tuple[str | None, int]:
+    """What the broker is, and how many hints wait there for any worker.
+
+    Raises:
+        BadSetting: nobody knows its scheme, or its library is missing.
+        BrokerUnavailable: it does not answer.
+    """
+    asked = broker(settings, "threadmill doctor")
+    if asked is None:
+        return None, 0
+    try:
+        await asked.open()
+        return await asked.health(), await asked.depth()
+    finally:
+        await asked.close()
 
 
 async def _engine_problem() -> str | None:

@@ -15,7 +15,7 @@ from uuid import UUID
 import structlog
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
-from threadmill.brokers.base import UNKNOWN_WORK, Hint, Hints
+from threadmill.brokers.base import UNKNOWN_WORK, Hints
 from threadmill.checkpoints.base import (
     Checkpoints,
     Commit,
@@ -45,7 +45,7 @@ from threadmill.engine.activation.told import Told, read_told
 from threadmill.engine.effects import EffectPorts
 from threadmill.engine.graph_factories import GraphUse
 from threadmill.engine.graphs import GraphCatalogue
-from threadmill.engine.hint_next import hint_next
+from threadmill.engine.ready import hint_next, hint_of
 from threadmill.engine.wire_json import encode
 from threadmill.errors import (
     Error,
@@ -281,7 +281,7 @@ class Activate:
                     and (self._rules.per_superstep or attempt.desk.leaves())
                 ),
                 on_ready=lambda kind, labels, n: self._hints.ready(
-                    _hint(fence, run, kind, labels), n
+                    hint_of(fence, run, kind, labels), n
                 ),
             ),
             limits=self._limits,
@@ -346,7 +346,7 @@ class Activate:
                 )
             case Outcome.HANDED_OVER:
                 if not left.stays:
-                    self._hints.ready(_hint(fence, run, "step", run.labels))
+                    self._hints.ready(hint_of(fence, run, "step", run.labels))
             case Outcome.PARKED:
                 return
             case Outcome.STOPPED:
@@ -412,13 +412,6 @@ class Activate:
         if not delay_seconds:
             self._hints.ready(UNKNOWN_WORK)
         await self._faults.at("release.after")
-
-
-def _hint(fence: Fence, run: Run, kind: str, labels: Sequence[str] | None) -> Hint:
-    """That something of a run waits for a worker."""
-    if labels is None:
-        return UNKNOWN_WORK
-    return Hint(run.graph_id, fence.tenant, fence.thread_id, kind, labels)
 
 
 @dataclass(slots=True)

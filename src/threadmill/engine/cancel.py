@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from threadmill.engine.hint_next import hint_next
+from threadmill.engine.ready import hint_next
 
 if TYPE_CHECKING:
     from uuid import UUID

@@ -327,6 +327,26 @@ def judge_graphs(graphs: GraphCatalogue, late: Mapping[str, str]) -> Iterator[Fi
         yield wrong(f"graph {graph_id}", cause, remedy)
 
 
+def judge_broker(told: str | None, *, waiting: int, problem: str | None) -> Finding:
+    """The message broker, if there is one.
+
+    Args:
+        told: what it says it is; None if none is set.
+        waiting: hints that nobody has received, of those for any worker.
+        problem: why it does not serve, if it does not.
+    """
+    check = "broker"
+    if problem is not None:
+        return wrong(
+            check,
+            problem,
+            "start it, or mend BROKER_URI; meanwhile workers find work by polling",
+        )
+    if told is None:
+        return good(check, "none: PostgreSQL wakes the workers")
+    return good(check, f"{told}, {waiting} hints wait")
+
+
 def judge_langgraph(version: str, problem: str | None) -> Finding:
     """The installed LangGraph, against what this release is made for.
 

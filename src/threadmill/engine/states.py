@@ -22,7 +22,7 @@ from langgraph.types import StateSnapshot
 from threadmill.domain.run import ThreadStatus
 from threadmill.engine.fenced_saver import FencedSaver
 from threadmill.engine.graph_factories import GraphUse
-from threadmill.engine.hint_next import hint_next
+from threadmill.engine.ready import hint_next
 from threadmill.engine.values import (
     interrupt_json,
     needs_history,

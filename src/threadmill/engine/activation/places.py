@@ -6,6 +6,7 @@ checkpoint derives the same, so a path names a task between processes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,6 +15,7 @@ from uuid import UUID
 from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.pregel import Pregel
 
+from threadmill.checkpoints.base import PlannedTask
 from threadmill.domain.fence import Fence
 from threadmill.domain.labels import labels
 from threadmill.engine.activation.desk import Desk
@@ -56,6 +58,18 @@ class Sharing:
     replays: bool
     hand_over: Callable[[], bool]
     on_ready: Callable[[str, Sequence[str] | None, int], None]
+
+    def tell_planned(self, planned: Sequence[PlannedTask]) -> None:
+        """As many hints as there are tasks that others may take now."""
+        free = Counter(
+            tuple(task.labels) for task in planned if not (task.mine or task.waits)
+        )
+        for needed, n in free.items():
+            self.on_ready("task", needed, n)
+
+    def tell_freed(self) -> None:
+        """One that waited, because not all may run at once, may go now."""
+        self.on_ready("task", None if self.labelled else self.labels, 1)
 
 
 def labels_of(graph: Pregel[Any, Any, Any, Any], node: str) -> Sequence[str]:

@@ -15,7 +15,6 @@ writes of such a task is not written again.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -236,16 +235,8 @@ class Share:
         self._desk.let_go(step)
         self.spread = True
         self._hold()
-        self._hint_others(planned)
+        self._sharing.tell_planned(planned)
         self._begin_spread()
-
-    def _hint_others(self, planned: Sequence[PlannedTask]) -> None:
-        """As many hints as there are tasks that others may take now."""
-        free = Counter(
-            tuple(task.labels) for task in planned if not (task.mine or task.waits)
-        )
-        for labels, n in free.items():
-            self._sharing.on_ready("task", labels, n)
 
     def _is_able(self, task: Any) -> bool:
         if is_handler(task.path):
@@ -364,9 +355,7 @@ class Share:
         else:
             self._hold()
             if ended.bounded:
-                # One that waited may go now, wherever that may be.
-                labels = None if self._sharing.labelled else self._sharing.labels
-                self._sharing.on_ready("task", labels, 1)
+                self._sharing.tell_freed()
             if committed.remaining == 0:
                 self._sharing.on_ready("join", self._sharing.labels, 1)
                 self._leave()
