@@ -16,8 +16,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from chaos.battery import CLIENTS, SETTLE_SECONDS, run
+from chaos.battery import ALL_FAULTS, CLIENTS, SETTLE_SECONDS, run
 from chaos.faults import FAULTS
+from chaos.services import SERVICES
 
 
 def main() -> int:
@@ -30,7 +31,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=300, help="of faults")
     parser.add_argument("--seed", type=int, default=None, help="of order and victims")
     parser.add_argument(
-        "--only", choices=FAULTS, action="append", help="only this kind; repeatable"
+        "--only", choices=ALL_FAULTS, action="append", help="only this kind; repeatable"
     )
     parser.add_argument(
         "--settle-seconds",
@@ -39,8 +40,15 @@ def main() -> int:
         help="how long runs have to end after the faults",
     )
     parser.add_argument("--clients", type=int, default=CLIENTS, help="who send at once")
+    parser.add_argument(
+        "--broker",
+        choices=("postgres", *SERVICES),
+        default="postgres",
+        help="what wakes workers; it is harmed, too",
+    )
     parser.add_argument("--keep", action="store_true", help="keep the logs in any case")
     args = parser.parse_args()
+    broker = None if args.broker == "postgres" else args.broker
     seed = secrets.randbelow(1_000_000) if args.seed is None else args.seed
     # PostgreSQL runs as somebody else when we are root.
     folder = Path(tempfile.mkdtemp(prefix="threadmill-chaos-"))
@@ -54,10 +62,11 @@ def main() -> int:
                 folder,
                 seconds=args.seconds,
                 seed=seed,
-                kinds=args.only or list(FAULTS),
+                kinds=args.only or list(FAULTS if broker is None else ALL_FAULTS),
                 console=console,
                 settle_seconds=args.settle_seconds,
                 clients=args.clients,
+                broker=broker,
             )
         )
     finally:

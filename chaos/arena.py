@@ -23,7 +23,8 @@ import psutil
 from chaos.clients import Clients
 from chaos.fleet import Fleet, NotReadyError, Process
 from chaos.postgres import Postgres
-from chaos.proxy import Proxy
+from chaos.proxy import Proxy, Target
+from chaos.services import Service
 from threadmill.testing.history import HistoryLog
 
 #: How many there are of each role.
@@ -78,15 +79,18 @@ class Arena:
         folder: logs of processes and of the history.
         postgres: started and migrated.
         chooser: seeded.
+        broker: started, if the fleet has one.
     """
 
     folder: Path
     postgres: Postgres
     chooser: random.Random
+    broker: Service | None = None
     injected: Counter[str] = field(default_factory=Counter)
     skipped: dict[str, str] = field(default_factory=dict)
     outages: list[Outage] = field(default_factory=list)
     ways: dict[int, Proxy] = field(default_factory=dict)
+    broker_ways: dict[int, Proxy] = field(default_factory=dict)
     leaving: set[int] = field(default_factory=set)
     _sizes: dict[int, int] = field(default_factory=dict)
 
@@ -137,6 +141,9 @@ class Arena:
         await way.open(listen)
         uri = f"postgresql://postgres@{listen}:{way.port}/postgres"
         prefix = how.pop("prefix", "").split()
+        to_broker = await self._to_broker(listen)
+        if self.broker is not None and to_broker is not None:
+            how |= self.broker.env(to_broker.port, listen)
         try:
             if role == "server":
                 process = await self.fleet.start_server(DATABASE_URI=uri, **how)
@@ -148,9 +155,26 @@ class Arena:
                 )
         except NotReadyError:
             way.close()
+            if to_broker is not None:
+                to_broker.close()
             raise
         self.ways[process.pid] = way
+        if to_broker is not None:
+            self.broker_ways[process.pid] = to_broker
         return process
+
+    async def _to_broker(self, listen: str) -> Proxy | None:
+        """A process's own way to the broker, if there is one."""
+        if self.broker is None:
+            return None
+        way = Proxy(Target("127.0.0.1", self.broker.port), self.chooser)
+        await way.open(listen)
+        return way
+
+    def mend_ways(self) -> None:
+        """Everything passes again, everywhere."""
+        for way in (*self.ways.values(), *self.broker_ways.values()):
+            way.mend()
 
     def crew(self, role: str) -> list[Process]:
         """The servers or the workers."""
@@ -194,8 +218,9 @@ class Arena:
     def _bury(self, role: str) -> None:
         for process in [p for p in self.crew(role) if not p.alive]:
             self.crew(role).remove(process)
-            if way := self.ways.pop(process.pid, None):
-                way.close()
+            for ways in (self.ways, self.broker_ways):
+                if way := ways.pop(process.pid, None):
+                    way.close()
 
     async def _replace(self, role: str) -> None:
         try:
@@ -234,7 +259,7 @@ class Arena:
     async def close(self) -> None:
         """Ends everything."""
         await self.fleet.close()
-        for way in self.ways.values():
+        for way in (*self.ways.values(), *self.broker_ways.values()):
             way.close()
         self.log.close()
         self.clients.log.close()

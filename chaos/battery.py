@@ -9,6 +9,7 @@ seed.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -19,9 +20,11 @@ from pathlib import Path
 from rich.console import Console
 
 from chaos.arena import Arena, Skipped
+from chaos.brokers import BROKER_FAULTS
 from chaos.faults import FAULTS
 from chaos.postgres import Postgres
 from chaos.report import print_report
+from chaos.services import SERVICES
 from threadmill.checkpoints.codec import Codec
 from threadmill.drivers.postgres.database import Database, Limits
 from threadmill.drivers.postgres.migrate import migrate
@@ -38,6 +41,8 @@ from threadmill.testing.history.facts import Execution, Run
 from threadmill.testing.history.reading import settle, tenants_of, with_database
 
 CLIENTS = 6
+#: Every kind there is; those of a broker need one.
+ALL_FAULTS = {**FAULTS, **BROKER_FAULTS}
 SETTLE_SECONDS = 120.0
 _PAUSE_SECONDS = (0.2, 1.2)
 _FAULT_SECONDS_MAX = 180.0
@@ -52,6 +57,7 @@ async def run(
     console: Console,
     settle_seconds: float = SETTLE_SECONDS,
     clients: int = CLIENTS,
+    broker: str | None = None,
 ) -> bool:
     """Runs the battery; returns whether every promise was kept.
 
@@ -59,21 +65,29 @@ async def run(
         folder: empty, and open for PostgreSQL's account; logs stay there.
         seconds: how long faults are injected.
         seed: of order and victims.
-        kinds: which of `FAULTS`.
+        kinds: which of `ALL_FAULTS`.
         console: takes the report.
         settle_seconds: how long runs have to end once nothing harms them any more.
         clients: who send at once.
+        broker: which one wakes workers; None: PostgreSQL.
     """
     postgres = Postgres(folder)
     await postgres.start()
-    arena = Arena(folder, postgres, random.Random(seed))
+    service = SERVICES[broker](folder / broker) if broker is not None else None
+    arena = Arena(folder, postgres, random.Random(seed), service)
     try:
+        if service is not None:
+            await asyncio.to_thread(service.start)
+            # For the battery's own connections.
+            os.environ.update(service.env())
         await migrate(postgres.primary.uri)
         await _storm(arena, seconds, kinds, console, settle_seconds, clients)
         history = await _history(arena)
     finally:
         await arena.close()
         await postgres.close()
+        if service is not None:
+            await asyncio.to_thread(service.stop)
     findings = [*judge(history)]
     findings = _with_poison(findings, history, arena)
     findings = _with_lost_results(findings, history)
@@ -105,8 +119,7 @@ async def _storm(
         except TimeoutError:
             if not limit.expired():
                 raise
-        for way in arena.ways.values():
-            way.mend()
+        arena.mend_ways()
         stop.set()
         with suppress(TimeoutError):
             await asyncio.wait_for(load, settle_seconds)
@@ -142,7 +155,7 @@ async def _strike(arena: Arena, kinds: Sequence[str], console: Console) -> None:
 async def _one(arena: Arena, kind: str) -> None:
     try:
         async with asyncio.timeout(_FAULT_SECONDS_MAX):
-            await FAULTS[kind](arena, kind)
+            await ALL_FAULTS[kind](arena, kind)
     except TimeoutError as error:
         msg = f"{kind}: it should be over by now; somebody did not end, or start"
         raise AssertionError(msg) from error

@@ -59,14 +59,14 @@ class Service:
     #: Whether it can refuse who was allowed in before.
     has_credentials: ClassVar[bool] = True
 
-    def uri(self, port: int | None = None) -> str:
+    def uri(self, port: int | None = None, host: str = "127.0.0.1") -> str:
         """BROKER_URI that leads to it, or to a way to it on another port."""
         login = f"{self.user}:{self.password}@" if self.user else ""
-        return f"{self.scheme}://{login}127.0.0.1:{port or self.port}"
+        return f"{self.scheme}://{login}{host}:{port or self.port}"
 
-    def env(self, port: int | None = None) -> dict[str, str]:
+    def env(self, port: int | None = None, host: str = "127.0.0.1") -> dict[str, str]:
         """The settings of a process that uses it."""
-        return {"BROKER_URI": self.uri(port)}
+        return {"BROKER_URI": self.uri(port, host)}
 
     @property
     def log(self) -> Path:
@@ -269,16 +269,16 @@ class Sqs(Service):
     scheme: ClassVar[str] = "sqs"
     has_credentials: ClassVar[bool] = False
 
-    def uri(self, port: int | None = None) -> str:
-        """See `Service.uri`; the port is a matter of the endpoint."""
-        del port
+    def uri(self, port: int | None = None, host: str = "127.0.0.1") -> str:
+        """See `Service.uri`; port and host are a matter of the endpoint."""
+        del port, host
         return "sqs://eu-central-1/threadmill"
 
-    def env(self, port: int | None = None) -> dict[str, str]:
+    def env(self, port: int | None = None, host: str = "127.0.0.1") -> dict[str, str]:
         """See `Service.env`."""
         return {
             "BROKER_URI": self.uri(),
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port or self.port}",
+            "AWS_ENDPOINT_URL": f"http://{host}:{port or self.port}",
             "AWS_ACCESS_KEY_ID": "nobody",
             "AWS_SECRET_ACCESS_KEY": "nothing",
             "AWS_EC2_METADATA_DISABLED": "true",

@@ -1,0 +1,150 @@
+"""What is done to a fleet's message broker, and to the ways that lead there.
+
+None of it is logged as a fault: a broker carries hints only, so whatever befalls it, no
+node may run twice and no message may get lost. Work just takes longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from chaos.arena import Arena, Skipped
+from chaos.services import Service
+from threadmill.brokers.base import Hint
+from threadmill.brokers.broker import Broker, BrokerOptions
+from threadmill.brokers.schemes import broker_of
+from threadmill.errors import BrokerUnavailable
+
+if TYPE_CHECKING:
+    from chaos.faults import FaultOf
+
+_AWAY_SECONDS: Final = (0.5, 3.0)
+_HANGS_SECONDS: Final = 7.0
+_LATE_SECONDS: Final = 2.0
+_STEALS_SECONDS: Final = 1.5
+_OPENS_SECONDS: Final = 20.0
+_HINTS_MAX: Final = 200
+
+
+def _service(arena: Arena) -> Service:
+    if arena.broker is None:
+        why = "there is no broker: --broker chooses one"
+        raise Skipped(why)
+    return arena.broker
+
+
+def _away_seconds(arena: Arena) -> float:
+    return arena.chooser.uniform(*_AWAY_SECONDS)
+
+
+async def restart(arena: Arena, kind: str) -> None:
+    """SIGKILL, some time without it, and a start with what it had stored."""
+    del kind
+    service = _service(arena)
+    await asyncio.to_thread(service.kill)
+    await asyncio.sleep(_away_seconds(arena))
+    await asyncio.to_thread(service.start)
+
+
+async def purge(arena: Arena, kind: str) -> None:
+    """All hints are lost, three times in a row."""
+    del kind
+    for _ in range(3):
+        await asyncio.to_thread(_service(arena).purge)
+        await asyncio.sleep(_away_seconds(arena) / 3)
+
+
+async def cut(arena: Arena, kind: str) -> None:
+    """Every connection breaks, and new ones are refused for a while."""
+    del kind
+    _service(arena)
+    ways = list(arena.broker_ways.values())
+    for way in ways:
+        way.refuse()
+    await asyncio.sleep(_away_seconds(arena))
+    for way in ways:
+        way.mend()
+
+
+async def part(arena: Arena, kind: str) -> None:
+    """Nothing passes between the fleet and its broker, and nobody is told."""
+    del kind
+    _service(arena)
+    ways = list(arena.broker_ways.values())
+    for way in ways:
+        way.hang()
+    await asyncio.sleep(_HANGS_SECONDS)
+    for way in ways:
+        way.mend()
+
+
+async def revoke(arena: Arena, kind: str) -> None:
+    """The broker refuses the fleet's password, and throws everybody out."""
+    del kind
+    service = _service(arena)
+    if not service.has_credentials:
+        why = "this one has no passwords"
+        raise Skipped(why)
+    await asyncio.to_thread(service.revoke)
+    await asyncio.sleep(_away_seconds(arena))
+    await asyncio.to_thread(service.restore)
+
+
+async def double(arena: Arena, kind: str) -> None:
+    """Whatever is hinted meanwhile comes three times."""
+    del kind
+    async with _thief(arena) as broker:
+        stolen = await _steal(broker)
+        await broker.publish([hint for hint in stolen for _ in range(3)])
+
+
+async def delay(arena: Arena, kind: str) -> None:
+    """Whatever is hinted meanwhile comes late, and the last of it first."""
+    del kind
+    async with _thief(arena) as broker:
+        stolen = await _steal(broker)
+        await asyncio.sleep(_LATE_SECONDS)
+        await broker.publish(stolen[::-1])
+
+
+@asynccontextmanager
+async def _thief(arena: Arena) -> AsyncIterator[Broker]:
+    """One more worker, as far as the broker knows; it does no work."""
+    broker = broker_of(BrokerOptions(uri=_service(arena).uri(), name="chaos"))
+    try:
+        async with asyncio.timeout(_OPENS_SECONDS):
+            while True:
+                # The fault before this one may not be quite over.
+                with suppress(BrokerUnavailable):
+                    await broker.open()
+                    break
+        with suppress(BrokerUnavailable):
+            yield broker
+    finally:
+        await broker.close()
+
+
+async def _steal(broker: Broker) -> Sequence[Hint]:
+    """Takes what it gets for some time; workers get the rest."""
+    stolen: list[Hint] = []
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_STEALS_SECONDS):
+            while len(stolen) < _HINTS_MAX:
+                got = await broker.receive(10, _STEALS_SECONDS)
+                stolen += [delivery.hint for delivery in got if delivery.hint]
+                await broker.ack(got)
+    return stolen
+
+
+BROKER_FAULTS: Final[Mapping[str, FaultOf]] = {
+    "broker restart": restart,
+    "broker purged": purge,
+    "broker connections refused": cut,
+    "broker partition": part,
+    "broker password revoked": revoke,
+    "hints tripled": double,
+    "hints late and reversed": delay,
+}
