@@ -8,17 +8,38 @@ from pathlib import Path
 
 import pytest
 
+from chaos.brokers import BROKER_FAULTS
+from chaos.services import SERVICES
+
 ROOT = Path(__file__).parents[2]
 # With the start of the fleet and the verdict, about a minute and a half.
 _SECONDS = 55
+_BROKER_SECONDS = 20
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 async def test_a_harmed_fleet_keeps_its_promises() -> None:
     """Another seed each time; a failure names it, and the folder of the logs."""
+    await _run("--seconds", str(_SECONDS))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("broker", SERVICES)
+async def test_a_fleet_whose_broker_is_harmed_keeps_its_promises(broker: str) -> None:
+    """Each kind of harm to each broker about once, and a worker that dies."""
+    kinds = [word for kind in BROKER_FAULTS for word in ("--only", kind)]
+    await _run(
+        *("--broker", broker, "--seconds", str(_BROKER_SECONDS), "--clients", "4"),
+        *kinds,
+        *("--only", "kill worker"),
+    )
+
+
+async def _run(*options: str) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "chaos", "--seconds", str(_SECONDS)),
+        *(sys.executable, "-m", "chaos", *options),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
