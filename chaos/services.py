@@ -168,9 +168,8 @@ class Redis(Service):
 
     def revoke(self) -> None:
         """See `Service.revoke`."""
-        asyncio.run(
-            self._ask("CONFIG SET requirepass other", "CLIENT KILL TYPE normal")
-        )
+        refuse = f"CONFIG SET requirepass {_OTHERS}"
+        asyncio.run(self._ask(_OURS, refuse, "CLIENT KILL TYPE normal"))
 
     def restore(self) -> None:
         """See `Service.restore`."""
