@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.js import JetStreamContext
 
-_VENDOR: Final = (NatsError, ValueError, KeyError)
+# RuntimeError: uvloop's, of a connection that has been closed meanwhile.
+_VENDOR: Final = (NatsError, ValueError, KeyError, RuntimeError)
 _AGE_SECONDS_MAX: Final = 3600
 # Answers that end a request: nothing came, it timed out, it was refused.
 _OVER: Final = frozenset({"404", "408"})

@@ -32,7 +32,8 @@ from threadmill.brokers.broker import (
 )
 from threadmill.errors import BrokerUnavailable
 
-_VENDOR: Final = (RedisError, ValueError)
+# RuntimeError: uvloop's, of a connection that has been closed meanwhile.
+_VENDOR: Final = (RedisError, ValueError, RuntimeError)
 _GROUP: Final = "workers"
 _HINT, _TIMES = b"hint", b"times"
 # Consumers without a name in use are forgotten after this long.

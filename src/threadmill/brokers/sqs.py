@@ -39,7 +39,8 @@ from threadmill.brokers.broker import (
 from threadmill.brokers.inbox import Inbox
 from threadmill.errors import BrokerUnavailable
 
-_VENDOR: Final = (BotoCoreError, ClientError, KeyError, ValueError)
+# RuntimeError: uvloop's, of a connection that has been closed meanwhile.
+_VENDOR: Final = (BotoCoreError, ClientError, KeyError, ValueError, RuntimeError)
 _START_SECONDS: Final = 30.0
 # Of one request.
 _BATCH_MAX: Final = 10
