@@ -7,8 +7,8 @@ node may run twice and no message may get lost. Work just takes longer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from chaos.arena import Arena, Skipped
@@ -26,6 +26,7 @@ _HANGS_SECONDS: Final = 7.0
 _LATE_SECONDS: Final = 2.0
 _STEALS_SECONDS: Final = 1.5
 _OPENS_SECONDS: Final = 20.0
+_OPEN_PAUSE_SECONDS: Final = 0.2
 _HINTS_MAX: Final = 200
 
 
@@ -96,35 +97,50 @@ async def revoke(arena: Arena, kind: str) -> None:
 async def double(arena: Arena, kind: str) -> None:
     """Whatever is hinted meanwhile comes three times."""
     del kind
-    async with _thief(arena) as broker:
-        stolen = await _steal(broker)
-        await broker.publish([hint for hint in stolen for _ in range(3)])
+    await _rob(arena, lambda stolen: [hint for hint in stolen for _ in range(3)])
 
 
 async def delay(arena: Arena, kind: str) -> None:
     """Whatever is hinted meanwhile comes late, and the last of it first."""
     del kind
-    async with _thief(arena) as broker:
-        stolen = await _steal(broker)
-        await asyncio.sleep(_LATE_SECONDS)
-        await broker.publish(stolen[::-1])
+    await _rob(arena, lambda stolen: stolen[::-1], late_seconds=_LATE_SECONDS)
 
 
-@asynccontextmanager
-async def _thief(arena: Arena) -> AsyncIterator[Broker]:
-    """One more worker, as far as the broker knows; it does no work."""
-    broker = broker_of(BrokerOptions(uri=_service(arena).uri(), name="chaos"))
-    try:
-        async with asyncio.timeout(_OPENS_SECONDS):
-            while True:
-                # The fault before this one may not be quite over.
-                with suppress(BrokerUnavailable):
-                    await broker.open()
-                    break
-        with suppress(BrokerUnavailable):
-            yield broker
-    finally:
-        await broker.close()
+async def _rob(
+    arena: Arena,
+    change: Callable[[Sequence[Hint]], Sequence[Hint]],
+    *,
+    late_seconds: float = 0.0,
+) -> None:
+    """Takes hints, and publishes something else instead.
+
+    In a thread: an adapter that loads its library would hold up every way of the fleet
+    to the database, which all lead through this process.
+    """
+    options = BrokerOptions(uri=_service(arena).uri(), name="chaos")
+
+    async def rob() -> None:
+        broker = broker_of(options)
+        try:
+            await _open(broker)
+            with suppress(BrokerUnavailable):
+                stolen = await _steal(broker)
+                await asyncio.sleep(late_seconds)
+                await broker.publish(change(stolen))
+        finally:
+            await broker.close()
+
+    await asyncio.to_thread(asyncio.run, rob())
+
+
+async def _open(broker: Broker) -> None:
+    """Opens it; the fault before this one may not be quite over."""
+    async with asyncio.timeout(_OPENS_SECONDS):
+        while True:
+            with suppress(BrokerUnavailable):
+                await broker.open()
+                return
+            await asyncio.sleep(_OPEN_PAUSE_SECONDS)
 
 
 async def _steal(broker: Broker) -> Sequence[Hint]:
