@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from chaos.arena import Arena, Skipped
+from chaos.arena import AFTERMATH_SECONDS, Arena, Skipped
 from chaos.brokers import BROKER_FAULTS
 from chaos.faults import FAULTS
 from chaos.postgres import Postgres
@@ -44,6 +44,11 @@ CLIENTS = 6
 #: Every kind there is; those of a broker need one.
 ALL_FAULTS = {**FAULTS, **BROKER_FAULTS}
 SETTLE_SECONDS = 120.0
+# Everybody's way to the database leads through the battery: when it stands still, that
+# is a fault like any other. It happens where the machine has too much to do.
+STALL = "battery stood still"
+_STALL_SECONDS = 0.5
+_TICK_SECONDS = 0.05
 _PAUSE_SECONDS = (0.2, 1.2)
 _FAULT_SECONDS_MAX = 180.0
 
@@ -108,6 +113,7 @@ async def _storm(
     Or when they had their time to: the verdict tells what has not ended.
     """
     keeper = asyncio.create_task(arena.keep())
+    watch = asyncio.create_task(_watch_itself(arena))
     stop = asyncio.Event()
     try:
         await arena.staffed(wholly=True)
@@ -127,9 +133,21 @@ async def _storm(
         await arena.staffed()
         await _settled(arena, settle_seconds)
     finally:
-        keeper.cancel()
-        with suppress(asyncio.CancelledError):
-            await keeper
+        for task in (keeper, watch):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def _watch_itself(arena: Arena) -> None:
+    """Logs when this process's event loop has stood still, for ever."""
+    while True:
+        before = arena.log.now()
+        await asyncio.sleep(_TICK_SECONDS)
+        now = arena.log.now()
+        if now - before > _TICK_SECONDS + _STALL_SECONDS:
+            arena.injected[STALL] += 1
+            arena.log.fault(STALL, at=before, until=now + AFTERMATH_SECONDS)
 
 
 async def _strike(arena: Arena, kinds: Sequence[str], console: Console) -> None:
