@@ -30,13 +30,15 @@ PACKAGES = Path("/usr/lib/postgresql")
 TESTS = (
     "tests/migration",
     "tests/stores",
-    "tests/contract",
+    "tests/contract/test_checkpoints.py",
     "tests/checkpoints/test_chunks.py",
     "tests/checkpoints/test_fence.py",
     "tests/checkpoints/test_plans.py",
     "tests/drivers/test_database.py",
     "tests/drivers/test_frozen_senders.py",
 )
+# The other stores' part of the same suites.
+LEFT_OUT = "not Redis and not Valkey"
 READY_SECONDS = 30.0
 
 
@@ -101,7 +103,15 @@ def main() -> None:
     for version in found:
         print(f"on PostgreSQL {version}:", flush=True)
         with server(PACKAGES / str(version) / "bin") as uri:
-            command = [sys.executable, "-m", "pytest", *TESTS, *sys.argv[1:]]
+            command = [
+                sys.executable,
+                "-m",
+                "pytest",
+                *TESTS,
+                "-k",
+                LEFT_OUT,
+                *sys.argv[1:],
+            ]
             env = {**os.environ, "THREADMILL_TEST_DATABASE_URI": uri}
             code = subprocess.run(command, env=env, check=False).returncode  # noqa: S603
         if code != 0:
