@@ -28,6 +28,7 @@
     │  ├─ StateUnserializable  its state cannot be stored
     │  ├─ EffectUnknown      it may have happened already: look, then decide
     │  └─ EffectNotDone      said by an effect: it has not happened
+    ├─ StateLost           what was stored is gone: restore it, or begin anew
     ├─ LeaseLost           somebody else owns the activation: stop silently
     └─ InvariantViolated   our bug; it always alerts
 
@@ -220,6 +221,12 @@ class EffectNotDone(GraphError):
     """the effect has not happened."""
 
     code = "effect_not_done"
+
+
+class StateLost(Error):
+    """what a thread holds is not in Redis any more."""
+
+    code = "state_lost"
 
 
 class LeaseLost(Error):

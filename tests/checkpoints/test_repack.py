@@ -120,11 +120,11 @@ async def test_a_row_that_changed_after_it_was_read_is_not_replaced(
     thread = await _thread(old, 4)
     shipping = PostgresCheckpoints.shipping
 
-    async def late(self: Any, tenant: str, thread_id: str, transact: Any) -> Any:
+    async def late(self: Any, *about: Any) -> Any:
         if self not in {old, new}:
             changed = put("c2", "c1", messages=["put again"])
             await old.commit(TENANT, thread, Commit(puts=(changed,)))
-        return await shipping(self, tenant, thread_id, transact)
+        return await shipping(self, *about)
 
     monkeypatch.setattr(PostgresCheckpoints, "shipping", late)
     assert [step.checkpoints for step in await _repack(database)] == [3]

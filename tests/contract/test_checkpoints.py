@@ -12,7 +12,9 @@ import pytest
 
 from tests.fixtures.claims import Claims
 from tests.fixtures.redis_topologies import Nodes
+from threadmill.checkpoints.away import Away
 from threadmill.checkpoints.postgres import PostgresCheckpoints
+from threadmill.checkpoints.redis.chunk_store import RedisChunks
 from threadmill.checkpoints.redis.store import RedisCheckpoints
 from threadmill.domain.fence import Fence
 from threadmill.drivers.postgres.database import Database
@@ -58,6 +60,21 @@ class TestPostgresCheckpoints(ActivationsContract):
     def harness(self, database: Database, database_uri: str) -> PostgresHarness:
         """The adapter on a database of its own."""
         return PostgresHarness(database_uri, PostgresCheckpoints(database))
+
+
+class TestPostgresCheckpointsAway(ActivationsContract):
+    """The same where Redis or Valkey keeps what the checkpoints hold."""
+
+    @pytest.fixture
+    async def harness(
+        self, database: Database, database_uri: str, each_redis_uri: str
+    ) -> AsyncIterator[PostgresHarness]:
+        """The adapter on a database of its own and an empty server."""
+        chunks = RedisChunks(RedisDatabase(each_redis_uri))
+        await chunks.open()
+        checkpoints = PostgresCheckpoints(database, away=Away(chunks))
+        yield PostgresHarness(database_uri, checkpoints)
+        await chunks.close()
 
 
 class RedisHarness:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from langgraph.pregel import Pregel
 
+from threadmill.checkpoints.away import Away
 from threadmill.checkpoints.base import Commit
 from threadmill.checkpoints.codec import Codec
 from threadmill.checkpoints.postgres import PostgresCheckpoints
@@ -43,21 +44,33 @@ _LEFT_OVER = Query(
 
 
 class EngineStore:
-    """Every port of the engine over one database."""
+    """Every port of the engine over one database.
 
-    def __init__(self, database: Database, uri: str) -> None:
+    Args:
+        database: opened.
+        uri: the same, for threads that block.
+        away: makes what keeps checkpoints' values elsewhere, for each event loop.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        uri: str,
+        away: Callable[[], Away | None] = lambda: None,
+    ) -> None:
         retention = Retention()
         self.database = database
         self.runs = PostgresRuns(database, retention)
         self.threads = PostgresThreads(database)
         self.dead_letters = PostgresDeadLetters(database, retention)
         self.dispatcher = PostgresDispatcher(database, retention)
-        self.checkpoints = PostgresCheckpoints(database)
+        self.checkpoints = PostgresCheckpoints(database, away=away())
         self.run_states = PostgresRunStates(self.checkpoints, retention)
         self.stream = PostgresStream(database)
         self.blocking = PostgresSyncCheckpoints(
             lambda: PostgresCheckpoints(
-                Database(uri, name="blocking", limits=Limits(pool_max=2))
+                Database(uri, name="blocking", limits=Limits(pool_max=2)),
+                away=away(),
             )
         )
 
@@ -67,9 +80,14 @@ class EngineStore:
             codec=Codec(),
         )
 
+    async def open(self) -> None:
+        """Opens all connections."""
+        await self.checkpoints.open()
+
     async def close(self) -> None:
-        """Closes the connections that blocking threads use."""
+        """Closes them, also those that blocking threads use."""
         await asyncio.to_thread(self.blocking.close)
+        await self.checkpoints.close()
 
     def saver(self, tenant: str = TENANT) -> PostgresSaver:
         return PostgresSaver(self.checkpoints, tenant=tenant)

@@ -13,7 +13,7 @@ from tests.engine.engine_store import TENANT, EngineStore
 from tests.engine.small_graphs import Steps, compiled, row, step
 from threadmill.domain.run import RunStatus
 from threadmill.drivers.postgres.sql import Query
-from threadmill.engine.activate import describe
+from threadmill.engine.described import describe
 from threadmill.errors import Unavailable
 
 pytestmark = pytest.mark.langgraph

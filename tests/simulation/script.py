@@ -132,6 +132,7 @@ class ScriptedEntry(Entry):
             tap=self._tap,
             progressed=first_claim,
             labels=(),
+            graph_id=run.graph_id,
             on_events=on_events,
             faults=self._simulated,
         )

@@ -165,6 +165,7 @@ class Commit:
         plan: the superstep's tasks become claimable one by one; the fence's
             activation is gone.
         ended: tasks that are done with this commit.
+        graph_id: whose state it is, if that is known: it may have a place of its own.
     """
 
     writes: Sequence[Writes] = ()
@@ -176,6 +177,7 @@ class Commit:
     progress: bool = False
     plan: Plan | None = None
     ended: EndOfTasks | None = None
+    graph_id: str | None = None
 
     @property
     def is_empty(self) -> bool:

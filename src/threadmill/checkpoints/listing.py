@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from threadmill.checkpoints.away import bring
 from threadmill.checkpoints.codec import encode_json
 from threadmill.checkpoints.rows import stored_of
 from threadmill.drivers.postgres.sql import Queries
@@ -12,6 +13,7 @@ from threadmill.errors import NotFound
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
+    from threadmill.checkpoints.away import Away
     from threadmill.checkpoints.base import Stored
     from threadmill.checkpoints.codec import Codec
     from threadmill.drivers.postgres.connection import Row
@@ -28,6 +30,7 @@ _NO_BOUND = 2**63 - 1
 async def listed(
     database: Database,
     codec: Codec,
+    away: Away | None,
     tenant: str,
     thread_id: str | None,
     *,
@@ -61,7 +64,7 @@ async def listed(
         async with database.tenant_tx(tenant, read_only=True) as tx:
             found = tx.add(query, **params, limit=size)
         page = [row for row in found.rows if row["ordinal"] is not None]
-        for seen in stored_of(codec, found.rows):
+        for seen in stored_of(codec, await bring(away, tenant, found.rows)):
             yield seen.stored
         if len(page) < size:
             return

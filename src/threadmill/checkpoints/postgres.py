@@ -6,7 +6,8 @@ client takes no decision in between.
 
 Values that grow are stored as chunks that checkpoints share. Which of them are sent is
 decided before (`shipment`); a transaction that relied on a chunk which is gone is done
-once more, with all of them.
+once more, with all of them. Values may also lie in a chunk store (`away`): they are
+there before the commit, which stores their names.
 
 The statements and the reasons for their order are in `postgres.sql`.
 """
@@ -17,6 +18,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
+from threadmill.checkpoints.away import bring
 from threadmill.checkpoints.base import (
     ANY_HEAD,
     Committed,
@@ -37,6 +39,12 @@ from threadmill.checkpoints.rows import (
 )
 from threadmill.checkpoints.shipment import SQL as CHUNKS
 from threadmill.checkpoints.shipment import Shipment
+from threadmill.checkpoints.supersteps import (
+    add_end_of_tasks,
+    add_fence,
+    add_plan,
+    committed,
+)
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.errors import ChunksDropped, InvariantViolated
 from threadmill.stores.postgres.dispatcher import add_claim, add_look
@@ -52,7 +60,9 @@ if TYPE_CHECKING:
         Sequence,
     )
 
-    from threadmill.checkpoints.base import Commit, EndOfTasks, Plan
+    from threadmill.checkpoints.away import Away
+    from threadmill.checkpoints.base import Commit
+    from threadmill.checkpoints.codec import WriteRow
     from threadmill.checkpoints.packing import Packed
     from threadmill.domain.fence import Fence
     from threadmill.drivers.postgres.database import Database, Result, Transaction
@@ -61,9 +71,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SQL = Queries(__package__, "postgres.sql")
-
-# Between the labels of one task; no label has one.
-_LABELS = ","
 
 
 class PostgresCheckpoints:
@@ -74,6 +81,7 @@ class PostgresCheckpoints:
         codec: how values are laid out; its serializer is LangGraph's default.
         memory: what is known to be stored; shared by all who write here.
         indexed: the paths in its state that each graph declares.
+        away: where values lie, if not here.
     """
 
     def __init__(
@@ -83,17 +91,38 @@ class PostgresCheckpoints:
         memory: Memory | None = None,
         *,
         indexed: Mapping[str, Sequence[str]] | None = None,
+        away: Away | None = None,
     ) -> None:
         self.database = database
         self.codec = codec or Codec()
         self.memory = memory or Memory()
         self.indexed = indexed or {}
+        self.away = away
 
     def with_codec(self, codec: Codec) -> PostgresCheckpoints:
         """The same storage, read and written with another codec."""
         return PostgresCheckpoints(
-            self.database, codec, self.memory, indexed=self.indexed
+            self.database, codec, self.memory, indexed=self.indexed, away=self.away
         )
+
+    async def open(self) -> None:
+        """Opens the connections; whoever was given open ones need not.
+
+        Raises:
+            SetupError: the chunk store cannot be trusted with state.
+            StoreUnavailable: the database or the chunk store does not answer.
+        """
+        await self.database.open()
+        if self.away is not None:
+            await self.away.store.open()
+
+    async def close(self) -> None:
+        """Closes the connections; safe to call twice."""
+        try:
+            if self.away is not None:
+                await self.away.store.close()
+        finally:
+            await self.database.close()
 
     # ---------------------------------------------------------------------- writing
 
@@ -108,6 +137,7 @@ class PostgresCheckpoints:
         return await self.shipping(
             tenant,
             thread_id,
+            commit,
             lambda shipment: self._commit(tenant, thread_id, commit, fence, shipment),
         )
 
@@ -115,6 +145,7 @@ class PostgresCheckpoints:
         self,
         tenant: str,
         thread_id: str,
+        commit: Commit,
         transact: Callable[[Shipment], Awaitable[T]],
     ) -> T:
         """Carries out a transaction that stores checkpoints of one thread.
@@ -122,20 +153,41 @@ class PostgresCheckpoints:
         Args:
             tenant: whose thread.
             thread_id: the thread.
+            commit: what is stored.
             transact: one transaction; it is called again if chunks that it relied on
                 have been dropped, and then sends all of them.
 
         Raises:
+            StateUnserializable: a value cannot be stored.
             Error: whatever `transact` raises.
         """
-        shipment = Shipment(self.memory, tenant=tenant, thread_id=thread_id)
         try:
-            done = await transact(shipment)
+            return await self._ship(tenant, thread_id, commit, transact, whole=False)
         except ChunksDropped:
-            shipment = Shipment(
-                self.memory, tenant=tenant, thread_id=thread_id, whole=True
-            )
-            done = await transact(shipment)
+            return await self._ship(tenant, thread_id, commit, transact, whole=True)
+
+    async def _ship(
+        self,
+        tenant: str,
+        thread_id: str,
+        commit: Commit,
+        transact: Callable[[Shipment], Awaitable[T]],
+        *,
+        whole: bool,
+    ) -> T:
+        store = self.away.store_of(commit.graph_id) if self.away else None
+        shipment = Shipment(
+            self.memory,
+            self.codec,
+            commit,
+            tenant=tenant,
+            thread_id=thread_id,
+            whole=whole,
+            away=store is not None,
+        )
+        if store is not None:
+            await store.keep(tenant, thread_id, shipment.chunks, relied=shipment.relied)
+        done = await transact(shipment)
         shipment.accepted()
         return done
 
@@ -152,19 +204,19 @@ class PostgresCheckpoints:
             if fence is None:
                 _require_unfenced(commit)
             else:
-                _add_fence(tx, tenant, thread_id, fence, commit)
+                add_fence(tx, tenant, thread_id, fence, commit)
             self.add_state(tx, thread_id, commit, fence, shipment)
             if fence is not None and commit.plan is not None:
-                planned = _add_plan(tx, fence, commit.plan)
+                planned = add_plan(tx, fence, commit.plan)
             if fence is not None and commit.ended:
-                ended = _add_end_of_tasks(tx, fence, commit.ended)
+                ended = add_end_of_tasks(tx, fence, commit.ended)
             if commit.events and fence is not None:
                 add_events(tx, fence, commit.events)
             if fence is not None and commit.slot is not None:
                 taken = self._add_take(tx, fence, commit.slot)
         if fence is not None and taken is not None:
-            return self._taken(fence, *taken)
-        return _committed(planned, ended)
+            return await self._taken(fence, *taken)
+        return committed(planned, ended)
 
     def _add_take(
         self, tx: Transaction, fence: Fence, slot: FreeSlot
@@ -177,7 +229,7 @@ class PostgresCheckpoints:
             self.add_get(tx, str(fence.thread_id)),
         )
 
-    def _taken(
+    async def _taken(
         self, fence: Fence, claimed: Result, run: Result, state: Result
     ) -> Committed:
         if claimed.one is None:
@@ -185,7 +237,7 @@ class PostgresCheckpoints:
         claim = claim_of(claimed.one)
         if claim.activation_id != fence.activation_id or run.one is None:
             return Committed(claimed=claim)
-        begun = RunState(run_of(run.one), self.got(fence.tenant, state))
+        begun = RunState(run_of(run.one), await self.got(fence.tenant, state))
         return Committed(claimed=claim, begun=begun)
 
     def add_state(
@@ -205,69 +257,14 @@ class PostgresCheckpoints:
             fence: the writer's.
             shipment: from `shipping`.
 
-        Raises:
-            StateUnserializable: a value cannot be stored.
         """
-        packed = [shipment.pack(self.codec, put) for put in commit.puts]
         shipment.load(tx)
-        for writes in commit.writes:
-            self._add_writes(tx, thread_id, writes, fence)
-        for put, sent in zip(commit.puts, packed, strict=True):
-            shipment.put(put, self._add_put(tx, thread_id, put, sent, fence))
+        for writes, rows in zip(commit.writes, shipment.results, strict=True):
+            _add_writes(tx, thread_id, writes, rows, fence)
+        for put, packed in zip(commit.puts, shipment.packed, strict=True):
+            shipment.put(put, _add_put(tx, thread_id, put, packed, fence))
             if self.indexed:
                 add_values(tx, thread_id, put, self.indexed)
-
-    def _add_writes(
-        self, tx: Transaction, thread_id: str, writes: Writes, fence: Fence | None
-    ) -> None:
-        rows = self.codec.writes(writes.writes)
-        if fence is None and not rows:
-            return
-        tx.add(
-            SQL.merge_writes if fence is None else SQL.replace_writes,
-            tenant=tx.tenant,
-            thread=thread_id,
-            ns=writes.ns,
-            checkpoint_id=writes.checkpoint_id,
-            task_id=writes.task_id,
-            task_path=writes.task_path,
-            run_id=fence.run_id if fence else None,
-            token=fence.token if fence else None,
-            idx=[row.idx for row in rows],
-            channel=[row.channel for row in rows],
-            type=[row.blob.type for row in rows],
-            value=[row.blob.data for row in rows],
-        )
-
-    def _add_put(
-        self,
-        tx: Transaction,
-        thread_id: str,
-        put: Put,
-        packed: Packed,
-        fence: Fence | None,
-    ) -> Result:
-        if put.expected_head is None:
-            query = SQL.put_first
-        else:
-            query = SQL.put_any if put.expected_head == ANY_HEAD else SQL.put_next
-        return tx.add(
-            query,
-            tenant=tx.tenant,
-            thread=thread_id,
-            ns=put.ns,
-            checkpoint_id=put.checkpoint["id"],
-            parent_id=put.parent_id,
-            expected=put.expected_head,
-            run_id=fence.run_id if fence else _run_of(put.metadata),
-            activation_id=fence.activation_id if fence else None,
-            token=fence.token if fence else None,
-            format=packed.format,
-            body_type=packed.body.type,
-            body=packed.body.data,
-            chunks=list(packed.names),
-            metadata=encode_json(put.metadata, "metadata"),
-        )
 
     # ---------------------------------------------------------------------- reading
 
@@ -277,7 +274,7 @@ class PostgresCheckpoints:
         """See `Checkpoints.get`. Checkpoint and writes are of one snapshot."""
         async with self.database.tenant_tx(tenant, read_only=True) as tx:
             found = self.add_get(tx, thread_id, ns, checkpoint_id)
-        return self.got(tenant, found)
+        return await self.got(tenant, found)
 
     def add_get(
         self,
@@ -306,9 +303,14 @@ class PostgresCheckpoints:
             ended_run=ended_run,
         )
 
-    def got(self, tenant: str, found: Result) -> Stored | None:
-        """What `add_get` has found; whoever goes on from it knows its chunks."""
-        seen = next(stored_of(self.codec, found.rows), None)
+    async def got(self, tenant: str, found: Result) -> Stored | None:
+        """What `add_get` has found; whoever goes on from it knows its chunks.
+
+        Raises:
+            StateLost: values that lie in a chunk store are not there any more.
+        """
+        rows = await bring(self.away, tenant, found.rows)
+        seen = next(stored_of(self.codec, rows), None)
         if seen is None:
             return None
         if seen.known is not None:
@@ -330,6 +332,7 @@ class PostgresCheckpoints:
         return listed(
             self.database,
             self.codec,
+            self.away,
             tenant,
             thread_id,
             ns=ns,
@@ -355,9 +358,10 @@ class PostgresCheckpoints:
                 checkpoint_id=checkpoint_id,
                 limit=PAGE,
             )
-        chunks = chunks_of(self.codec, found.rows).get(thread_id, {})
+        rows = await bring(self.away, tenant, found.rows)
+        chunks = chunks_of(self.codec, rows).get(thread_id, {})
         ancestors = []
-        for row in found.rows:
+        for row in rows:
             if row["name"] is None:
                 checkpoint, _ = checkpoint_of(self.codec, row, chunks)
                 ancestors.append((row["checkpoint_id"], checkpoint["channel_values"]))
@@ -382,7 +386,7 @@ class PostgresCheckpoints:
                 channels=channels,
             )
         writes: defaultdict[str, list[tuple[str, str, Any]]] = defaultdict(list)
-        for row in found.rows:
+        for row in await bring(self.away, tenant, found.rows, thread_id=thread_id):
             writes[row["checkpoint_id"]].append(write_of(self.codec, row))
         return writes
 
@@ -414,69 +418,59 @@ def _require_unfenced(commit: Commit) -> None:
         raise InvariantViolated(msg)
 
 
-def _add_fence(
-    tx: Transaction, tenant: str, thread_id: str, fence: Fence, commit: Commit
+def _add_writes(
+    tx: Transaction,
+    thread_id: str,
+    writes: Writes,
+    rows: Sequence[WriteRow],
+    fence: Fence | None,
 ) -> None:
-    if fence.tenant != tenant or str(fence.thread_id) != thread_id:
-        msg = f"the fence of thread {fence.thread_id} does not cover {thread_id}"
-        raise InvariantViolated(msg)
-    run = {"tenant": tenant, "thread_id": fence.thread_id}
-    if commit.plan:
-        tx.add(SQL.lock_run, tenant=tenant, run_id=fence.run_id)
-    if commit.ended:
-        tx.add(SQL.lock_superstep, tenant=tenant, run_id=fence.run_id)
-    if fence.also:
-        ids, tokens = zip(*fence.rights, strict=True)
-        tx.add(SQL.fence_all, ids=list(ids), tokens=list(tokens), **run)
+    if fence is None and not rows:
         return
-    claimed = {**run, "activation_id": fence.activation_id, "token": fence.token}
-    if commit.release or commit.progress:
-        query = SQL.fence_and_release if commit.release else SQL.fence_and_progress
-        tx.add(query, labels=list(commit.labels), **claimed)
+    tx.add(
+        SQL.merge_writes if fence is None else SQL.replace_writes,
+        tenant=tx.tenant,
+        thread=thread_id,
+        ns=writes.ns,
+        checkpoint_id=writes.checkpoint_id,
+        task_id=writes.task_id,
+        task_path=writes.task_path,
+        run_id=fence.run_id if fence else None,
+        token=fence.token if fence else None,
+        idx=[row.idx for row in rows],
+        channel=[row.channel for row in rows],
+        type=[row.blob.type for row in rows],
+        value=[row.blob.data for row in rows],
+    )
+
+
+def _add_put(
+    tx: Transaction,
+    thread_id: str,
+    put: Put,
+    packed: Packed,
+    fence: Fence | None,
+) -> Result:
+    if put.expected_head is None:
+        query = SQL.put_first
     else:
-        tx.add(SQL.fence, **claimed)
-
-
-def _add_plan(tx: Transaction, fence: Fence, plan: Plan) -> Result:
+        query = SQL.put_any if put.expected_head == ANY_HEAD else SQL.put_next
     return tx.add(
-        SQL.plan,
+        query,
         tenant=tx.tenant,
-        activation_id=fence.activation_id,
-        checkpoint_id=plan.checkpoint_id,
-        lease_seconds=plan.lease_seconds,
-        width=len(plan.tasks),
-        task_ids=[task.task_id for task in plan.tasks],
-        task_paths=[task.task_path for task in plan.tasks],
-        nodes=[task.node for task in plan.tasks],
-        labels=[_LABELS.join(task.labels) for task in plan.tasks],
-        mine=[task.mine for task in plan.tasks],
-        waits=[task.waits for task in plan.tasks],
-    )
-
-
-def _add_end_of_tasks(tx: Transaction, fence: Fence, ended: EndOfTasks) -> Result:
-    return tx.add(
-        SQL.end_tasks,
-        tenant=tx.tenant,
-        run_id=fence.run_id,
-        ended=list(ended.activations),
-        bounded=ended.bounded,
-        lease_seconds=ended.lease_seconds,
-        labels=list(ended.labels),
-    )
-
-
-def _committed(planned: Result | None, ended: Result | None) -> Committed:
-    row = ended.one if ended is not None else None
-    return Committed(
-        planned={
-            row["task_path"]: (row["activation_id"], row["token"])
-            for row in (planned.rows if planned is not None else ())
-        },
-        remaining=row["remaining"] if row is not None else None,
-        join=(row["activation_id"], row["token"])
-        if row is not None and row["taken"]
-        else None,
+        thread=thread_id,
+        ns=put.ns,
+        checkpoint_id=put.checkpoint["id"],
+        parent_id=put.parent_id,
+        expected=put.expected_head,
+        run_id=fence.run_id if fence else _run_of(put.metadata),
+        activation_id=fence.activation_id if fence else None,
+        token=fence.token if fence else None,
+        format=packed.format,
+        body_type=packed.body.type,
+        body=packed.body.data,
+        chunks=list(packed.names),
+        metadata=encode_json(put.metadata, "metadata"),
     )
 
 

@@ -13,7 +13,7 @@ from hashlib import sha256
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from threadmill.checkpoints.base import Put
+from threadmill.checkpoints.base import Commit, Put
 from threadmill.checkpoints.known import Memory
 from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.checkpoints.rows import checkpoint_of
@@ -99,13 +99,13 @@ async def repack(
 async def _replace(
     store: PostgresCheckpoints, tenant: str, thread_id: str, rows: Sequence[Row]
 ) -> Repacked:
+    puts = [_put_of(store.codec, row) for row in rows]
+
     async def transact(shipment: Shipment) -> list[tuple[Row, Packed, Result]]:
-        puts = [_put_of(store.codec, row) for row in rows]
-        packs = [shipment.pack(store.codec, put) for put in puts]
         sent = []
         async with store.database.tenant_tx(tenant) as tx:
             shipment.load(tx)
-            for row, put, packed in zip(rows, puts, packs, strict=True):
+            for row, put, packed in zip(rows, puts, shipment.packed, strict=True):
                 replaced = tx.add(
                     SQL.replace_whole,
                     tenant=tenant,
@@ -122,7 +122,7 @@ async def _replace(
                 sent.append((row, packed, replaced))
         return sent
 
-    sent = await store.shipping(tenant, thread_id, transact)
+    sent = await store.shipping(tenant, thread_id, Commit(puts=puts), transact)
     done = [(row, packed) for row, packed, replaced in sent if replaced.rows]
     return Repacked(
         len(done),

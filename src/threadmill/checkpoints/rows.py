@@ -64,7 +64,13 @@ def stored_of(codec: Codec, rows: Sequence[Row]) -> Iterator[Seen]:
         epoch = row["gc_epoch"]
         known = None
         if epoch is not None and manifest.names:
-            known = Known(row["ns"], row["checkpoint_id"], epoch, manifest)
+            known = Known(
+                row["ns"],
+                row["checkpoint_id"],
+                epoch,
+                manifest,
+                away=row.get("away", False),
+            )
         yield Seen(stored, known)
 
 

@@ -49,9 +49,8 @@ class PostgresRunStates:
         async with self._database.tenant_tx(claim.tenant) as tx:
             begun = add_begin(tx, claim)
             head = self._checkpoints.add_get(tx, str(claim.thread_id))
-        return RunState(
-            begun_run(claim, begun), self._checkpoints.got(claim.tenant, head)
-        )
+        run = begun_run(claim, begun)
+        return RunState(run, await self._checkpoints.got(claim.tenant, head))
 
     async def finish(self, fence: Fence, ending: Ending, rest: Commit) -> Finished:
         """See `RunStates.finish`.
@@ -68,7 +67,7 @@ class PostgresRunStates:
                 promoted = add_ending(tx, fence, ending, self._retention)
             return finished(closed, promoted)
 
-        return await self._checkpoints.shipping(fence.tenant, thread_id, transact)
+        return await self._checkpoints.shipping(fence.tenant, thread_id, rest, transact)
 
     async def look(self, tenant: str, run_id: UUID, thread_id: UUID) -> RunState:
         """See `RunStates.look`. A run that ends between both reads has no state yet."""
@@ -78,4 +77,4 @@ class PostgresRunStates:
         if run.one is None:
             msg = f"run {run_id} not found"
             raise NotFound(msg)
-        return RunState(run_of(run.one), self._checkpoints.got(tenant, end))
+        return RunState(run_of(run.one), await self._checkpoints.got(tenant, end))

@@ -34,14 +34,22 @@ class Sending:
         tenant: whose the only thread is that the commit is about.
         thread_id: that thread.
         whole: send every chunk, rely on none.
+        away: they go to a chunk store; what is known to be elsewhere does not help.
     """
 
     def __init__(
-        self, memory: Memory, *, tenant: str, thread_id: str, whole: bool = False
+        self,
+        memory: Memory,
+        *,
+        tenant: str,
+        thread_id: str,
+        whole: bool = False,
+        away: bool = False,
     ) -> None:
         self._memory = memory
         self._tenant, self._thread_id = tenant, thread_id
         self._whole = whole
+        self._away = away
         # What the commit makes sure of: chunks, and entries of the memory.
         self._there: set[bytes] = set()
         self._chunks: dict[bytes, Blob] = {}
@@ -60,6 +68,8 @@ class Sending:
             StateUnserializable: a value cannot be stored.
         """
         known = self._memory.find(self._tenant, self._thread_id, put.ns)
+        if known is not None and known.away is not self._away:
+            known = None
         before = self._packed.get((put.ns, put.parent_id or ""))
         of_parent = before is not None
         if before is None:
@@ -82,5 +92,5 @@ class Sending:
     def remember(self, put: Put, epoch: int) -> None:
         """The store has accepted `put`, whose chunks are there under this epoch."""
         manifest = self._packed[put.ns, put.checkpoint["id"]]
-        known = Known(put.ns, put.checkpoint["id"], epoch, manifest)
+        known = Known(put.ns, put.checkpoint["id"], epoch, manifest, away=self._away)
         self._memory.remember(self._tenant, self._thread_id, known)

@@ -1,32 +1,93 @@
-"""Which chunks a transaction sends, and on which it relies.
+"""What a transaction stores of values, which chunks it sends, and on which it relies.
 
-A shipment is the sending of one transaction: it has the transaction verify that the
-chunks which it leaves out are there, by the epoch under which they were seen.
+A shipment is the sending of one transaction, packed before that begins. It has the
+transaction verify that the chunks which it leaves out are there, by the epoch under
+which they were seen.
+
+Where values lie in a chunk store, they are there before the transaction begins, which
+then stores names. Names that it relies on are looked for there as well: a store may
+lose what PostgreSQL still speaks of.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from threadmill.checkpoints.chunk_store import AWAY, STAYS_BYTES_MAX
+from threadmill.checkpoints.compression import Blob
+from threadmill.checkpoints.segments import name_of
 from threadmill.checkpoints.sending import Sending
 from threadmill.drivers.postgres.sql import Queries
 
 if TYPE_CHECKING:
-    from threadmill.checkpoints.base import Put
+    from collections.abc import Collection, Sequence
+
+    from threadmill.checkpoints.base import Commit, Put
+    from threadmill.checkpoints.codec import Codec, WriteRow
     from threadmill.checkpoints.known import Memory
+    from threadmill.checkpoints.packing import Packed
     from threadmill.drivers.postgres.database import Result, Transaction
 
 SQL = Queries(__package__, "chunks.sql")
 
 
 class Shipment(Sending):
-    """The chunks of one transaction; see `Sending` for the arguments."""
+    """The values of one transaction; see `Sending` for the other arguments.
+
+    Attributes:
+        packed: its checkpoints, in the order of the commit.
+        results: its tasks' results, in the same way.
+
+    Args:
+        codec: how values are laid out.
+        commit: what the transaction stores.
+
+    Raises:
+        StateUnserializable: a value cannot be stored.
+    """
 
     def __init__(
-        self, memory: Memory, *, tenant: str, thread_id: str, whole: bool = False
+        self,
+        memory: Memory,
+        codec: Codec,
+        commit: Commit,
+        *,
+        tenant: str,
+        thread_id: str,
+        whole: bool = False,
+        away: bool = False,
     ) -> None:
-        super().__init__(memory, tenant=tenant, thread_id=thread_id, whole=whole)
+        super().__init__(
+            memory, tenant=tenant, thread_id=thread_id, whole=whole, away=away
+        )
         self._put: list[tuple[Put, Result]] = []
+        self.packed: Sequence[Packed] = [self.pack(codec, put) for put in commit.puts]
+        self.results: Sequence[Sequence[WriteRow]] = [
+            codec.writes(writes.writes) for writes in commit.writes
+        ]
+        if away:
+            self.packed = [
+                replace(packed, body=self._sent_away(packed.body))
+                for packed in self.packed
+            ]
+            self.results = [list(map(self._named, rows)) for rows in self.results]
+
+    @property
+    def relied(self) -> Collection[bytes]:
+        """Names of chunks that are left out, and must be there."""
+        return self._there - self._chunks.keys()
+
+    def _named(self, row: WriteRow) -> WriteRow:
+        """A large value by its name. Marks stay: they are read without the rest."""
+        if row.idx < 0 or len(row.blob.data) <= STAYS_BYTES_MAX:
+            return row
+        return replace(row, blob=self._sent_away(row.blob))
+
+    def _sent_away(self, blob: Blob) -> Blob:
+        name = name_of(blob.type, blob.data)
+        self._chunks[name] = blob
+        return Blob(AWAY, name)
 
     def load(self, tx: Transaction) -> None:
         """Adds the chunks of all that was packed, and what they rely on.
@@ -45,7 +106,7 @@ class Shipment(Sending):
                 epoch=known.epoch,
                 checkpoint_id=known.checkpoint_id,
             )
-        if self._chunks:
+        if self._chunks and not self._away:
             # In one order: who sends the same ones at the same time waits, no more.
             names = sorted(self._chunks)
             tx.add(

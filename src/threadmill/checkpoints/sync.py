@@ -101,7 +101,7 @@ class PostgresSyncCheckpoints:
             store, home, background = self._running
             self._running = None
         try:
-            home.call(store.database.close())
+            home.call(store.close())
         finally:
             background.stop()
 
@@ -129,7 +129,7 @@ class PostgresSyncCheckpoints:
 
 async def _opened(make: Callable[[], PostgresCheckpoints]) -> PostgresCheckpoints:
     store = make()
-    await store.database.open()
+    await store.open()
     return store
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -42,6 +42,7 @@ from threadmill.engine.activation.places import (
 from threadmill.engine.activation.resume import is_reentry
 from threadmill.engine.activation.stop import Stop, StopReason
 from threadmill.engine.activation.told import Told, read_told
+from threadmill.engine.described import describe, named, spent
 from threadmill.engine.effects import EffectPorts
 from threadmill.engine.graph_factories import GraphUse
 from threadmill.engine.graphs import GraphCatalogue
@@ -50,9 +51,9 @@ from threadmill.engine.wire_json import encode
 from threadmill.errors import (
     Error,
     GraphError,
-    GraphLoadFailed,
     LeaseLost,
     NotFound,
+    StateLost,
     StoreUnavailable,
     Unavailable,
 )
@@ -62,8 +63,6 @@ from threadmill.stores.records import Claim, Ending, NewDeadLetter, Run
 from threadmill.streams.base import NewEvent, Stream
 
 _log = structlog.get_logger(__name__)
-
-_MESSAGE_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,18 +196,15 @@ class Activate:
     async def _carry_out(self, attempt: Attempt, held: Held) -> None:
         claim = max(attempt.claims, key=lambda claim: claim.attempt)
         if claim.attempt > self._rules.attempts_max:
-            # Not even its state is read: that may be what the attempts died of.
-            run = await self._dispatcher.begin(claim)
-            fence = _with_attempt(held.fence, run)
-            attempts = claim.attempt - 1
-            error = spent(attempts, run.lost_by)
-            dead = NewDeadLetter(
-                cause=describe(error), attempts=attempts, node=claim.node
-            )
-            await self._finish(fence, RunEvent.FAIL, error, dead=dead)
+            await self._give_up(held, claim, claim.attempt - 1)
             return
         await self._faults.at("load.before")
-        begun = attempt.begun or await self._run_states.begin(claim)
+        try:
+            begun = attempt.begun or await self._run_states.begin(claim)
+        except StateLost as lost:
+            # The next attempt would find as little; whoever has restored it redrives.
+            await self._give_up(held, claim, claim.attempt, lost)
+            return
         run, head = begun.run, begun.at
         await self._faults.at("load.after")
         held.fence = _with_attempt(held.fence, run)
@@ -216,6 +212,19 @@ class Activate:
             await self._enter(attempt, held, run, head)
         except UNSTORABLE as error:
             await self._end(held.fence, run, Left(Outcome.FAILED, error=error))
+
+    async def _give_up(
+        self, held: Held, claim: Claim, attempts: int, why: Error | None = None
+    ) -> None:
+        """Ends a run as a dead letter; without `why`, because its attempts are spent.
+
+        Its state is not read: that may be what the attempts died of.
+        """
+        run = await self._dispatcher.begin(claim)
+        fence = _with_attempt(held.fence, run)
+        error = why or spent(attempts, run.lost_by)
+        dead = NewDeadLetter(cause=describe(error), attempts=attempts, node=claim.node)
+        await self._finish(fence, RunEvent.FAIL, error, dead=dead)
 
     async def _enter(
         self, attempt: Attempt, held: Held, run: Run, head: Stored | None
@@ -445,30 +454,6 @@ def by_run(claims: Sequence[Claim]) -> Iterator[Sequence[Claim]]:
     yield from tasks.values()
 
 
-def describe(error: BaseException) -> dict[str, Any]:
-    """An error as clients see it: its type's name and its message.
-
-    Never fails, and PostgreSQL can store it, whatever the graph's author has raised.
-    """
-    try:
-        message = error.shown if isinstance(error, GraphLoadFailed) else str(error)
-    except Exception:  # noqa: BLE001 - somebody else's `__str__`
-        message = "the error's own text cannot be had"
-    return {"error": type(error).__name__, "message": storable(message)}
-
-
-def storable(message: str) -> str:
-    """A message as PostgreSQL can store it, not longer than anybody reads."""
-    if len(message) > _MESSAGE_MAX:
-        message = f"{message[:_MESSAGE_MAX]}… ({len(message)} characters)"
-    return message.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
-
-
-def named(error: Error) -> str:
-    """What an attempt came to nothing by, for whoever asks later."""
-    return storable(f"{type(error).__name__}: {error}")
-
-
 def _is_planned(claim: Claim) -> bool:
     """Whether another entry has told of the superstep that a claim begins at."""
     return claim.kind == "task" or (claim.kind == "join" and claim.attempt <= 1)
@@ -476,21 +461,3 @@ def _is_planned(claim: Claim) -> bool:
 
 def _with_attempt(fence: Fence, run: Run) -> Fence:
     return replace(fence, attempt=run.attempt)
-
-
-def spent(attempts: int, cause: str | None = None) -> RuntimeError:
-    """The error of a run whose workers kept dying.
-
-    Args:
-        attempts: how many were made in vain.
-        cause: how the last one ended, if that is known.
-    """
-    tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-    gave_up = f"gave up after {tries} without progress (THREADMILL_ATTEMPTS_MAX)"
-    if cause is not None:
-        # First what differs from one run to the next: lists cut messages short.
-        return RuntimeError(f"{cause}; {gave_up}")
-    return RuntimeError(
-        f"{gave_up}: each time the worker died, lost its lease, or met what its log "
-        "tells"
-    )

@@ -29,14 +29,21 @@ class FencedSaver(ReadingSaver):
         store: where commits go.
         reads: a saver for everything that only reads.
         fence: the claimed update.
+        graph_id: whose state it is.
     """
 
     def __init__(
-        self, *, store: Checkpoints, reads: BaseCheckpointSaver[Any], fence: Fence
+        self,
+        *,
+        store: Checkpoints,
+        reads: BaseCheckpointSaver[Any],
+        fence: Fence,
+        graph_id: str,
     ) -> None:
         super().__init__(reads)
         self._store = store
         self._fence = fence
+        self._graph_id = graph_id
         self._committed = False
 
     @property
@@ -65,7 +72,7 @@ class FencedSaver(ReadingSaver):
             parent_id=at.checkpoint_id,
             untouched=untouched(checkpoint, metadata, new_versions),
         )
-        await self._commit(Commit(puts=(put,)))
+        await self._commit(Commit(puts=(put,), graph_id=self._graph_id))
         return config_of(at.thread_id, put.ns, checkpoint["id"])
 
     async def aput_writes(
@@ -86,7 +93,7 @@ class FencedSaver(ReadingSaver):
             msg = "writes of a state update name no checkpoint"
             raise InvariantViolated(msg)
         result = Writes(at.ns or "", at.checkpoint_id, task_id, task_path, writes)
-        await self._commit(Commit(writes=(result,)))
+        await self._commit(Commit(writes=(result,), graph_id=self._graph_id))
 
     async def _commit(self, commit: Commit) -> None:
         fence = self._fence

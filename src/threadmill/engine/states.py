@@ -250,7 +250,10 @@ class States:
             "metadata": {"graph_id": graph_id},
         }
         saver = FencedSaver(
-            store=self._checkpoints, reads=self._saver(fence.tenant), fence=fence
+            store=self._checkpoints,
+            reads=self._saver(fence.tenant),
+            fence=fence,
+            graph_id=graph_id,
         )
         async with self._graph(
             graph_id, config, saver, access="threads.update"

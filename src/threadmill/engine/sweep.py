@@ -23,7 +23,7 @@ import structlog
 from threadmill.brokers.base import UNKNOWN_WORK
 from threadmill.domain.fence import Fence
 from threadmill.domain.run import RunEvent
-from threadmill.engine.activate import describe, spent
+from threadmill.engine.described import describe, spent
 from threadmill.engine.ready import hint_next
 from threadmill.engine.wire_json import encode
 from threadmill.errors import Error, LeaseLost

@@ -34,6 +34,7 @@ STATUS: Final[Mapping[type[errors.Error], int]] = MappingProxyType(
         errors.Unavailable: 503,
         errors.SetupError: 500,
         errors.GraphError: 500,
+        errors.StateLost: 410,
         errors.LeaseLost: 409,
         errors.InvariantViolated: 500,
     }

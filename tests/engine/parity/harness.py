@@ -243,9 +243,9 @@ class EngineStory:
         commit: int = 0,
     ) -> None:
         self._store = store
-        self._scenario = scenario
+        self.scenario = scenario
         self._chance = Random(spread) if spread is not None else None
-        self._fault = Fault(kind, commit) if kind else None
+        self.fault = Fault(kind, commit) if kind else None
         self.ledger = Ledger()
         self.faulted = False
         self.claims: list[int] = []
@@ -260,7 +260,7 @@ class EngineStory:
     async def tell(self) -> list[Told]:
         story = []
         thread = {"configurable": {"thread_id": str(self.thread_id)}}
-        for turn in self._scenario.turns:
+        for turn in self.scenario.turns:
             before = Counter(self.ledger.calls)
             async with asyncio.timeout(_TURN_SECONDS):
                 outcome, events = await self._turn(turn, thread)
@@ -283,9 +283,9 @@ class EngineStory:
         kwargs = await _kwargs(turn, self._read, thread)
         run = await self._driver.submit(self._graph_id, self.thread_id, kwargs)
         if self._chance is None:
-            ended = await self._driver.carry_out(run, self._fault)
+            ended = await self._driver.carry_out(run, self.fault)
         else:
-            ended = await self._driver.carry_out_spread(run, self._chance, self._fault)
+            ended = await self._driver.carry_out_spread(run, self._chance, self.fault)
         self.faulted = self.faulted or ended.faulted
         self.claims.append(ended.claims)
         events = await self._events(run)

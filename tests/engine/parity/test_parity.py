@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -46,7 +46,10 @@ _SOME = [
     for offset, dispatch in enumerate(("burst", "node"))
     if scenario in flows.SCENARIOS or number % 2 == offset
 ]
-CASES = _EVERY if os.environ.get("THREADMILL_PARITY") == "full" else _SOME
+FULL = os.environ.get("THREADMILL_PARITY") == "full"
+CASES = _EVERY if FULL else _SOME
+# Where values lie concerns how a commit stores them, so every third will do.
+IN_REDIS = SCENARIOS if FULL else SCENARIOS[::3]
 
 Plain = dict[str, Sequence[Told]]
 
@@ -128,20 +131,12 @@ async def test_a_fault_at_every_commit(
     kind: FaultKind,
 ) -> None:
     plain = await _plain(scenario, told_plainly)
-    for commit in range(1, _COMMITS_MAX):
-        story = EngineStory(
+    await _with_faults(
+        plain,
+        lambda commit: EngineStory(
             engine_store, scenario, node=dispatch == "node", kind=kind, commit=commit
-        )
-        try:
-            told = await story.tell()
-            _compare(scenario, plain, told, kind)
-            assert scenario.replays or story.ledger.wrong == []
-        except BaseException as error:
-            error.add_note(f"with the fault at commit {commit}")
-            raise
-        if not story.faulted:
-            return
-    pytest.fail("a turn with so many commits")
+        ),
+    )
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=NAMES)
@@ -169,19 +164,52 @@ async def test_spread_with_a_fault_at_every_commit(
     engine_store: EngineStore, told_plainly: Plain, scenario: Scenario, kind: FaultKind
 ) -> None:
     plain = await _plain(scenario, told_plainly)
+    await _with_faults(
+        plain, lambda commit: _spread(engine_store, scenario, kind, commit)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("engine_store", ["redis"], indirect=True)
+@pytest.mark.parametrize(
+    ("scenario", "kind"),
+    [(s, _KINDS[n % len(_KINDS)]) for n, s in enumerate(IN_REDIS, start=1)],
+    ids=[s.name for s in IN_REDIS],
+)
+async def test_the_same_with_values_in_redis(
+    engine_store: EngineStore, told_plainly: Plain, scenario: Scenario, kind: FaultKind
+) -> None:
+    plain = await _plain(scenario, told_plainly)
+    await _with_faults(
+        plain, lambda commit: _spread(engine_store, scenario, kind, commit)
+    )
+
+
+def _spread(
+    store: EngineStore, scenario: Scenario, kind: FaultKind, commit: int
+) -> EngineStory:
+    return EngineStory(
+        store,
+        scenario,
+        node=commit % 2 == 0,
+        spread=commit,
+        kind=kind,
+        commit=commit,
+    )
+
+
+async def _with_faults(
+    plain: Sequence[Told], story_with: Callable[[int], EngineStory]
+) -> None:
+    """Tells a story once for each commit that a fault may strike at."""
     for commit in range(1, _COMMITS_MAX):
-        story = EngineStory(
-            engine_store,
-            scenario,
-            node=commit % 2 == 0,
-            spread=commit,
-            kind=kind,
-            commit=commit,
-        )
+        story = story_with(commit)
         try:
             told = await story.tell()
-            _compare(scenario, plain, told, kind)
-            assert scenario.replays or story.ledger.wrong == []
+            assert story.fault is not None
+            _compare(story.scenario, plain, told, story.fault.kind)
+            assert story.scenario.replays or story.ledger.wrong == []
         except BaseException as error:
             error.add_note(f"with the fault at commit {commit}")
             raise

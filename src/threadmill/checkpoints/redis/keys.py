@@ -12,6 +12,10 @@ may touch it. Tenant and thread are percent-encoded: no id reaches into another'
     {tenant:thread}:write       namespace, id, task -> its pending writes
     {tenant:thread}:fence       activation -> token; and the floor of tokens
 
+Where PostgreSQL keeps the checkpoints, and Redis what they hold, a thread has one key:
+
+    {tenant:thread}:value       name of content -> content; "" -> when some last came
+
 Two kinds of keys are of no thread. They tell where to look, no more: a thread that they
 name may be gone, or be about to come.
 
@@ -32,6 +36,11 @@ def thread_keys(tenant: str, thread_id: str) -> list[str]:
     """All keys of a thread, as every script takes them."""
     tag = f"{{{_plain(tenant)}:{_plain(thread_id)}}}"
     return [f"{tag}:{part}" for part in _PARTS]
+
+
+def chunks_key(tenant: str, thread_id: str) -> str:
+    """The chunks of a thread whose checkpoints are in PostgreSQL."""
+    return f"{{{_plain(tenant)}:{_plain(thread_id)}}}:value"
 
 
 def index_key(tenant: str) -> str:

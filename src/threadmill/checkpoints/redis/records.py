@@ -100,13 +100,18 @@ def chunk_of(blob: Blob) -> bytes:
     return blob.type.encode() + b"\0" + blob.data
 
 
+def blob_of(value: bytes) -> Blob:
+    """What `chunk_of` has stored."""
+    kind, _, data = value.partition(b"\0")
+    return Blob(kind.decode(), data)
+
+
 def chunks_of(codec: Codec, found: Sequence[bytes]) -> Mapping[bytes, Blob]:
     """Chunks by name, out of names and values in turns."""
-    chunks = {}
-    for name, value in zip(found[::2], found[1::2], strict=True):
-        kind, _, data = value.partition(b"\0")
-        chunks[name] = codec.chunk(Blob(kind.decode(), data))
-    return chunks
+    return {
+        name: codec.chunk(blob_of(value))
+        for name, value in zip(found[::2], found[1::2], strict=True)
+    }
 
 
 def write_args(rows: Sequence[WriteRow]) -> Iterator[str | bytes | int]:

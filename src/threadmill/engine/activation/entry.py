@@ -150,6 +150,7 @@ class Entry:
             tap=self._tap,
             progressed=first_claim and not sharing.labelled,
             labels=run.labels,
+            graph_id=run.graph_id,
             on_events=on_events,
             faults=faults or Faults(),
         )

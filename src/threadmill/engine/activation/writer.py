@@ -69,6 +69,7 @@ class Writer:
         tap: the attempt's event recorder.
         progressed: whether the claim counts as a first attempt already.
         labels: what a worker must have for anything of the run.
+        graph_id: whose state it is.
         on_events: told after each commit with events.
         faults: what tests make happen around commits.
     """
@@ -82,6 +83,7 @@ class Writer:
         tap: Tap,
         progressed: bool,
         labels: Sequence[str],
+        graph_id: str,
         on_events: Callable[[], None],
         faults: Faults,
     ) -> None:
@@ -94,6 +96,7 @@ class Writer:
         self._tap = tap
         self._progressed = progressed
         self._labels = labels
+        self._graph_id = graph_id
         self._on_events = on_events
         self.faults = faults
         self._loop = asyncio.get_running_loop()
@@ -214,10 +217,9 @@ class Writer:
         if self.failure is not None:
             raise LeaseLost from self.failure
         writes, puts = _sorted([item])
+        commit = Commit(writes=writes, puts=puts, graph_id=self._graph_id)
         try:
-            self._blocking.commit(
-                fence.tenant, self._thread, Commit(writes=writes, puts=puts), fence
-            )
+            self._blocking.commit(fence.tenant, self._thread, commit, fence)
         except BaseException as error:
             self.refuse(error)
             raise
@@ -288,6 +290,7 @@ class Writer:
             labels=self._labels,
             progress=not self._progressed and any(not put.ns for put in puts),
             ended=self.ends.end_of(ended) if ended and self.ends is not None else None,
+            graph_id=self._graph_id,
         )
 
 

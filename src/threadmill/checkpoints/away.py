@@ -1,0 +1,129 @@
+"""Checkpoints whose values lie in a chunk store: which do, and how they come back.
+
+In PostgreSQL such a checkpoint has the name of its body in the body's place, and the
+names of its chunks where they always are; a large result of a task is a name as well.
+A row is read as any other, then `bring` puts what the names stand for in their place.
+
+Where a checkpoint lies is told by itself, not by a setting: threads may have some here
+and some there, and whoever switches over has nothing to convert.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from threadmill.checkpoints.chunk_store import AWAY
+from threadmill.errors import SetupError, StateLost
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from threadmill.checkpoints.chunk_store import ChunkStore
+    from threadmill.checkpoints.compression import Blob
+    from threadmill.drivers.postgres.connection import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """What this process keeps outside of PostgreSQL.
+
+    Args:
+        store: where it lies.
+        stay: the graphs whose checkpoints stay in PostgreSQL.
+    """
+
+    store: ChunkStore
+    stay: frozenset[str] = frozenset()
+
+    def store_of(self, graph_id: str | None) -> ChunkStore | None:
+        """Where the state of a graph goes; None is PostgreSQL."""
+        return None if graph_id in self.stay else self.store
+
+
+async def bring(
+    away: Away | None, tenant: str, rows: Sequence[Row], *, thread_id: str | None = None
+) -> Sequence[Row]:
+    """Rows of checkpoints and writes, with what lies elsewhere put in its place.
+
+    Args:
+        away: where it lies.
+        tenant: whose.
+        rows: as they were read; they tell their thread, or it is `thread_id`.
+        thread_id: see `rows`.
+
+    Returns:
+        The same rows if nothing of them lies elsewhere. Else copies, and after them a
+        row for each chunk, as PostgreSQL's own chunks have.
+
+    Raises:
+        StateLost: the store does not have it any more.
+        SetupError: this process knows of no such store.
+    """
+    wanted: defaultdict[str, set[bytes]] = defaultdict(set)
+    for row in rows:
+        if row["type"] == AWAY:
+            wanted[row.get("thread_id") or thread_id or ""].update(_names(row))
+    if not wanted:
+        return rows
+    if away is None:
+        msg = (
+            f"what thread {next(iter(wanted))} holds lies in Redis; set CHECKPOINT_URI"
+            " as it was when that was stored"
+        )
+        raise SetupError(msg)
+    found = {
+        thread: await _found(away.store, tenant, thread, names)
+        for thread, names in wanted.items()
+    }
+    brought = [
+        _in_place(row, found[row.get("thread_id") or thread_id or ""])
+        if row["type"] == AWAY
+        else row
+        for row in rows
+    ]
+    return [*brought, *_chunk_rows(rows, found)]
+
+
+def _names(row: Row) -> Collection[bytes]:
+    """What one row needs of the store."""
+    return {bytes(row["value"]), *(row.get("chunks") or ())}
+
+
+async def _found(
+    store: ChunkStore, tenant: str, thread_id: str, names: Collection[bytes]
+) -> Mapping[bytes, Blob]:
+    found = await store.find(tenant, thread_id, names)
+    lost = [name for name in names if name not in found]
+    if lost:
+        msg = (
+            f"{len(lost)} of {len(names)} values that thread {thread_id} holds are not"
+            " in Redis any more: it was flushed, or has failed over to a server that"
+            " did not have them. Restore its data, or go on in a new thread"
+        )
+        raise StateLost(msg)
+    return found
+
+
+def _in_place(row: Row, found: Mapping[bytes, Blob]) -> Row:
+    blob = found[bytes(row["value"])]
+    return {**row, "type": blob.type, "value": blob.data, "away": True}
+
+
+def _chunk_rows(
+    rows: Sequence[Row], found: Mapping[str, Mapping[bytes, Blob]]
+) -> Iterator[Row]:
+    named: dict[tuple[str, bytes], None] = {}
+    for row in rows:
+        if row["type"] == AWAY and row.get("chunks"):
+            named |= {(row["thread_id"], bytes(name)): None for name in row["chunks"]}
+    for thread_id, name in named:
+        blob = found[thread_id][name]
+        yield {
+            "thread_id": thread_id,
+            "ordinal": None,
+            "name": name,
+            "type": blob.type,
+            "value": blob.data,
+        }
