@@ -22,7 +22,10 @@ from threadmill.brokers.broker import Broker, BrokerOptions
 from threadmill.brokers.outbox import BrokerHints
 from threadmill.brokers.postgres import PostgresHints, PostgresListener
 from threadmill.brokers.schemes import broker_of
+from threadmill.checkpoints.away import Away
+from threadmill.checkpoints.chunk_upkeep import ChunkUpkeep
 from threadmill.checkpoints.codec import Codec
+from threadmill.checkpoints.configured import away_of
 from threadmill.checkpoints.history_search import PostgresHistories
 from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.checkpoints.pruning import PostgresPruning
@@ -96,6 +99,7 @@ class Core:
     prune: Prune
     histories: SearchHistories
     measure: Measure
+    chunks: ChunkUpkeep | None
     faults: Faults
 
     def saver(self, tenant: str) -> PostgresSaver:
@@ -158,9 +162,10 @@ async def open_core(
     """Opens connections, checks the schema and announces the process.
 
     Raises:
-        BadSetting: no database is configured.
+        BadSetting: no database is configured, or a store that cannot be used.
         SchemaOutdated: `threadmill migrate` must be run first.
-        StoreUnavailable: the database does not answer.
+        SetupError: Redis cannot be trusted with state.
+        StoreUnavailable: the database does not answer, or Redis.
     """
     uri, limits = database_uri(settings), limits_of(settings)
     await require_current(uri, limits=limits)
@@ -172,9 +177,20 @@ async def open_core(
         members = PostgresMembers(database, present=direct_uri(settings) is not None)
         lock_key = await members.join(member)
         faults = Faults(os.environ.get("THREADMILL_FAULTS", ""))
-        async with _hints(settings, member, database, faults) as hints:
+        async with (
+            _away(settings, graphs) as away,
+            _hints(settings, member, database, faults) as hints,
+        ):
             core = _core(
-                settings, graphs, member, lock_key, database, members, hints, faults
+                settings,
+                graphs,
+                member,
+                lock_key,
+                database,
+                members,
+                hints=hints,
+                faults=faults,
+                away=away,
             )
             try:
                 yield core
@@ -184,6 +200,22 @@ async def open_core(
                 await members.leave(member.worker_id)
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def _away(
+    settings: Settings, graphs: GraphCatalogue
+) -> AsyncIterator[Away | None]:
+    """Where checkpoints keep what they hold, open while the block runs."""
+    away = away_of(settings, graphs.places)
+    if away is None:
+        yield None
+        return
+    await away.store.open()
+    try:
+        yield away
+    finally:
+        await away.store.close()
 
 
 def broker(settings: Settings, name: str, labels: Sequence[str] = ()) -> Broker | None:
@@ -227,17 +259,21 @@ def _core(
     lock_key: int | None,
     database: Database,
     members: PostgresMembers,
+    *,
     hints: BrokerHints | PostgresHints,
     faults: Faults,
+    away: Away | None,
 ) -> Core:
     retention = retention_of(settings)
     codec = Codec(
         state_bytes_max=settings.state_bytes_max,
         whole=settings.checkpoint_format == "whole",
     )
-    checkpoints = PostgresCheckpoints(database, codec, indexed=graphs.indexed)
+    checkpoints = PostgresCheckpoints(
+        database, codec, indexed=graphs.indexed, away=away
+    )
     blocking = PostgresSyncCheckpoints(
-        lambda: _for_threads(settings, member, checkpoints)
+        lambda: _for_threads(settings, graphs, member, checkpoints)
     )
     kept, pruning = PostgresRetention(database), PostgresPruning(checkpoints)
     return Core(
@@ -265,13 +301,17 @@ def _core(
         retain=Retain(store=kept, pruning=pruning, rules=graphs.retention),
         prune=Prune(kept, pruning),
         histories=SearchHistories(PostgresHistories(checkpoints), graphs.indexed),
-        measure=Measure(PostgresSizes(database)),
+        measure=Measure(PostgresSizes(database, away)),
+        chunks=None if away is None else ChunkUpkeep(database, away),
         faults=faults,
     )
 
 
 def _for_threads(
-    settings: Settings, member: Member, like: PostgresCheckpoints
+    settings: Settings,
+    graphs: GraphCatalogue,
+    member: Member,
+    like: PostgresCheckpoints,
 ) -> PostgresCheckpoints:
     """Checkpoints over connections of their own, for nodes that block."""
     database = Database(
@@ -280,7 +320,13 @@ def _for_threads(
         limits=replace(limits_of(settings), pool_max=_BLOCKING_CONNECTIONS),
         prepare=settings.prepared_statements,
     )
-    return PostgresCheckpoints(database, like.codec, like.memory, indexed=like.indexed)
+    return PostgresCheckpoints(
+        database,
+        like.codec,
+        like.memory,
+        indexed=like.indexed,
+        away=away_of(settings, graphs.places),
+    )
 
 
 def build_worker(core: Core) -> Worker:
@@ -348,6 +394,7 @@ def build_sweep(core: Core, undisturbed: Callable[[float], bool]) -> Sweep:
         ),
         undisturbed=undisturbed,
         retain=core.retain,
+        chunks=core.chunks,
     )
 
 

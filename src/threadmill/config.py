@@ -102,13 +102,15 @@ class GraphPolicy:
     `dead_letter_errors`: an error that the graph raises makes its run a dead letter,
     as spent attempts always do. `labels`: what a worker must have to take anything of
     its runs. `ttl`: how long its threads are kept. `history`: the paths in its state
-    that a search of histories finds by an index.
+    that a search of histories finds by an index. `checkpoints`: `redis` or `postgres`,
+    if it is said where what they hold lies.
     """
 
     dead_letter_errors: bool = False
     labels: tuple[str, ...] = ()
     ttl: Ttl | None = None
     history: tuple[str, ...] = ()
+    checkpoints: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +341,9 @@ class _Parser:
         if not isinstance(errors, bool):
             raise self._bad(f"{where}.dead_letter_errors must be true or false")
         history = self._known(f"{where}.history", options.get("history", {}), {"index"})
+        place = options.get("checkpoints")
+        if place not in {None, "postgres", "redis"}:
+            raise self._bad(f"{where}.checkpoints must be 'postgres' or 'redis'")
         try:
             ttl = (
                 graph_ttl(options["ttl"], f"{where}.ttl") if "ttl" in options else None
@@ -350,6 +355,7 @@ class _Parser:
                 history=declared_paths(
                     history.get("index", ()), f"{where}.history.index"
                 ),
+                checkpoints=None if place is None else str(place),
             )
         except BadSetting as error:
             raise self._bad(str(error)) from None

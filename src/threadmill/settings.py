@@ -111,6 +111,22 @@ class Settings(BaseSettings):
     `sqs://region/queue`. Without it PostgreSQL wakes them, all of them each time.
     """
 
+    checkpoint_uri: Annotated[SecretStr | None, Env("CHECKPOINT_URI")] = None
+    """A Redis or Valkey that keeps what checkpoints hold, as `redis://`,
+    `redis+sentinel://` or `redis+cluster://` (`rediss` for TLS). Without it PostgreSQL
+    keeps that, too.
+    """
+
+    checkpoint_volatile: Annotated[bool, Env("THREADMILL_CHECKPOINT_VOLATILE")] = False
+    """Use that Redis even if it keeps nothing over a restart: every thread is then lost
+    with it.
+    """
+
+    checkpoint_archive: Annotated[bool, Env("THREADMILL_CHECKPOINT_ARCHIVE")] = False
+    """Copy what that Redis keeps to PostgreSQL within seconds, and take it from there
+    when Redis has lost it.
+    """
+
     dispatch: Annotated[Dispatch, Env("THREADMILL_DISPATCH")] = "burst"
     """`burst`: a worker carries on with a run while nobody waits. `node`: every
     superstep may go to another worker. Both commit the same checkpoints.
@@ -348,6 +364,11 @@ class Settings(BaseSettings):
             problems.append(
                 f"THREADMILL_POOL_MIN={self.pool_min}: it must not be more than"
                 f" THREADMILL_POOL_MAX ({self.pool_max})"
+            )
+        if self.checkpoint_uri is not None and self.checkpoint_format == "whole":
+            problems.append(
+                "THREADMILL_CHECKPOINT_FORMAT=whole: processes that can read nothing"
+                " else do not know CHECKPOINT_URI either; set one of the two"
             )
         if problems:
             raise ValueError("\n".join(problems))

@@ -13,7 +13,8 @@ import pytest
 
 from tests.fixtures.claims import Claims
 from threadmill.checkpoints.base import Commit
-from threadmill.checkpoints.postgres import SQL, PostgresCheckpoints
+from threadmill.checkpoints.postgres import PostgresCheckpoints
+from threadmill.checkpoints.supersteps import SQL
 from threadmill.domain.fence import Fence
 from threadmill.drivers.postgres.database import Database, Limits
 from threadmill.errors import HeadMoved, InvariantViolated, LeaseLost

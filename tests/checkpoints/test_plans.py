@@ -15,6 +15,7 @@ import pytest
 from tests.fixtures.plans import become_application, nodes, plan_of, scans
 from threadmill.checkpoints.postgres import SQL
 from threadmill.checkpoints.shipment import SQL as CHUNKS
+from threadmill.checkpoints.supersteps import SQL as FENCES
 
 _KEY = ("tenant_id", "thread_id", "ns")
 _CHECKPOINT = (*_KEY, "checkpoint_id")
@@ -67,9 +68,6 @@ def _missing(plan: Any, expected: dict[str, tuple[str, ...]]) -> list[tuple[str,
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("fence", {"activation": ("tenant_id", "activation_id")}),
-        ("fence_and_progress", {"activation": ("tenant_id", "activation_id")}),
-        ("fence_and_release", {"activation": ("tenant_id", "activation_id")}),
         ("put_next", {"head": _KEY}),
         ("put_any", {"checkpoint": _CHECKPOINT}),
         ("replace_writes", {"checkpoint_write": (*_CHECKPOINT, "task_id")}),
@@ -97,7 +95,10 @@ def test_every_scan_uses_the_whole_key(
     ("name", "expected"),
     [
         ("rely", {"head": _KEY, "checkpoint": _CHECKPOINT}),
-        ("drop_unused", {"checkpoint": _THREAD, "chunk": _THREAD}),
+        (
+            "drop_unused",
+            {"checkpoint": _THREAD, "checkpoint_write": _THREAD, "chunk": _THREAD},
+        ),
         ("raise_epochs", {"head": _THREAD}),
         ("drop_all", {"chunk": _THREAD}),
     ],
@@ -106,6 +107,16 @@ def test_every_scan_for_chunks_uses_its_key(
     application: psycopg.Connection, name: str, expected: dict[str, tuple[str, ...]]
 ) -> None:
     assert _missing(plan_of(application, getattr(CHUNKS, name)), expected) == []
+
+
+@pytest.mark.parametrize("name", ["fence", "fence_and_progress", "fence_and_release"])
+def test_a_fence_finds_its_activation_by_the_key(
+    application: psycopg.Connection, name: str
+) -> None:
+    expected: dict[str, tuple[str, ...]] = {
+        "activation": ("tenant_id", "activation_id")
+    }
+    assert _missing(plan_of(application, getattr(FENCES, name)), expected) == []
 
 
 @pytest.mark.parametrize("name", ["list_namespace", "list_all"])

@@ -23,6 +23,7 @@ DISPATCHER_FUNCTIONS = {
     "reopen",
     "due",
     "queues",
+    "archive_lag",
     "taken",
     "retention_rounds",
 }

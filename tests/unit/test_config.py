@@ -386,7 +386,7 @@ def test_a_graph_may_make_dead_letters_of_its_errors(project: Project) -> None:
             {"graphs": {"agent": {"dead_letters": True}}},
             (
                 "threadmill.graphs.agent.dead_letters is not known; there may be: "
-                "dead_letter_errors, history, labels, ttl"
+                "checkpoints, dead_letter_errors, history, labels, ttl"
             ),
         ),
         (

@@ -71,6 +71,9 @@ def test_every_setting_is_read_from_each_of_its_names() -> None:
         "CORS_ALLOW_ORIGINS": "https://a.example",
         "MOUNT_PREFIX": "/api",
         "BROKER_URI": "redis://a.example",
+        "CHECKPOINT_URI": "redis://b.example",
+        "THREADMILL_CHECKPOINT_VOLATILE": "true",
+        "THREADMILL_CHECKPOINT_ARCHIVE": "true",
     }
     wide_lease = {"THREADMILL_LEASE_SECONDS": "60"}
     for setting in describe():

@@ -15,14 +15,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from threadmill.checkpoints.chunk_store import AWAY
+from threadmill.checkpoints.compression import Blob
+from threadmill.drivers.postgres.sql import Queries
 from threadmill.errors import SetupError, StateLost
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from threadmill.checkpoints.chunk_store import ChunkStore
-    from threadmill.checkpoints.compression import Blob
     from threadmill.drivers.postgres.connection import Row
+    from threadmill.drivers.postgres.database import Database
+
+SQL = Queries(__package__, "away.sql")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +36,13 @@ class Away:
     Args:
         store: where it lies.
         stay: the graphs whose checkpoints stay in PostgreSQL.
+        archives: everything is copied to PostgreSQL soon, and comes back from there
+            when the store has lost it.
     """
 
     store: ChunkStore
     stay: frozenset[str] = frozenset()
+    archives: bool = False
 
     def store_of(self, graph_id: str | None) -> ChunkStore | None:
         """Where the state of a graph goes; None is PostgreSQL."""
@@ -43,12 +50,18 @@ class Away:
 
 
 async def bring(
-    away: Away | None, tenant: str, rows: Sequence[Row], *, thread_id: str | None = None
+    away: Away | None,
+    database: Database,
+    tenant: str,
+    rows: Sequence[Row],
+    *,
+    thread_id: str | None = None,
 ) -> Sequence[Row]:
     """Rows of checkpoints and writes, with what lies elsewhere put in its place.
 
     Args:
         away: where it lies.
+        database: has the archive.
         tenant: whose.
         rows: as they were read; they tell their thread, or it is `thread_id`.
         thread_id: see `rows`.
@@ -58,7 +71,7 @@ async def bring(
         row for each chunk, as PostgreSQL's own chunks have.
 
     Raises:
-        StateLost: the store does not have it any more.
+        StateLost: neither the store nor the archive has it any more.
         SetupError: this process knows of no such store.
     """
     wanted: defaultdict[str, set[bytes]] = defaultdict(set)
@@ -74,7 +87,7 @@ async def bring(
         )
         raise SetupError(msg)
     found = {
-        thread: await _found(away.store, tenant, thread, names)
+        thread: await _found(away.store, database, tenant, thread, names)
         for thread, names in wanted.items()
     }
     brought = [
@@ -92,10 +105,19 @@ def _names(row: Row) -> Collection[bytes]:
 
 
 async def _found(
-    store: ChunkStore, tenant: str, thread_id: str, names: Collection[bytes]
+    store: ChunkStore,
+    database: Database,
+    tenant: str,
+    thread_id: str,
+    names: Collection[bytes],
 ) -> Mapping[bytes, Blob]:
     found = await store.find(tenant, thread_id, names)
     lost = [name for name in names if name not in found]
+    if lost:
+        restored = await _from_archive(database, tenant, thread_id, lost)
+        await store.keep(tenant, thread_id, restored)
+        found = {**found, **restored}
+        lost = [name for name in lost if name not in restored]
     if lost:
         msg = (
             f"{len(lost)} of {len(names)} values that thread {thread_id} holds are not"
@@ -104,6 +126,14 @@ async def _found(
         )
         raise StateLost(msg)
     return found
+
+
+async def _from_archive(
+    database: Database, tenant: str, thread_id: str, names: Sequence[bytes]
+) -> Mapping[bytes, Blob]:
+    async with database.tenant_tx(tenant, read_only=True) as tx:
+        found = tx.add(SQL.from_archive, tenant=tenant, thread=thread_id, names=names)
+    return {bytes(row["name"]): Blob(row["type"], row["data"]) for row in found.rows}
 
 
 def _in_place(row: Row, found: Mapping[bytes, Blob]) -> Row:

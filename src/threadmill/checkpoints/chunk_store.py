@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from threadmill.checkpoints.compression import Blob
+    from threadmill.stores.records import Timer
 
 #: The type of a value in PostgreSQL that is only the name of a chunk elsewhere.
 AWAY: Final = "away"
@@ -36,6 +37,42 @@ class Inventory:
 
     generation: int
     sizes: Mapping[bytes, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveLag:
+    """How far the archive is behind the store.
+
+    Args:
+        threads: with values that it does not have yet.
+        seconds: for how long the first of them has waited.
+    """
+
+    threads: int
+    seconds: float
+
+
+class ChunkChores(Protocol):
+    """Looks after a chunk store."""
+
+    @property
+    def archives(self) -> bool:
+        """Whether there is an archive."""
+        ...
+
+    async def carry_out(self, timer: Timer) -> None:
+        """Does what a timer is for, and ends it; idempotent.
+
+        What cannot be done now comes up again.
+
+        Raises:
+            StoreUnavailable: the store or the database does not answer.
+        """
+        ...
+
+    async def lag(self) -> ArchiveLag:
+        """How far the archive is behind, for all tenants together."""
+        ...
 
 
 class ChunkStore(Protocol):

@@ -29,15 +29,21 @@ SELECT %(tenant)s, %(thread)s, n.name, n.type, n.data
 ON CONFLICT (tenant_id, thread_id, name) DO NOTHING
 
 -- name: drop_unused
--- Comes after what has removed checkpoints, under `hold_alone`.
+-- Comes after what has removed checkpoints, under `hold_alone`. Of values that lie in a
+-- chunk store, these are the archive.
 WITH gone AS (
   DELETE FROM threadmill.chunk k
    WHERE k.tenant_id = %(tenant)s AND k.thread_id = %(thread)s
-     AND NOT EXISTS (SELECT FROM (SELECT unnest(c.chunks) AS name
-                                    FROM threadmill.checkpoint c
-                                   WHERE c.tenant_id = %(tenant)s
-                                     AND c.thread_id = %(thread)s) used
-                      WHERE used.name = k.name)
+     AND NOT EXISTS (
+           SELECT FROM (SELECT unnest(CASE WHEN c.body_type = 'away'
+                                      THEN c.body || c.chunks ELSE c.chunks END) AS name
+                          FROM threadmill.checkpoint c
+                         WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s
+                         UNION ALL
+                        SELECT w.value FROM threadmill.checkpoint_write w
+                         WHERE w.tenant_id = %(tenant)s AND w.thread_id = %(thread)s
+                           AND w.value_type = 'away') used
+            WHERE used.name = k.name)
   RETURNING octet_length(k.data) AS bytes
 )
 SELECT coalesce(sum(bytes), 0)::bigint AS bytes FROM gone

@@ -366,9 +366,12 @@ class PostgresHistories:
             )
         values: dict[_Key, Any] = {}
         entries: dict[_Key, tuple[Any, Sequence[bytes]]] = {}
-        for row in found.rows:
+        brought: defaultdict[str, dict[bytes, Blob]] = defaultdict(dict)
+        for row in await self._checkpoints.bring(tenant, found.rows):
             body = Blob(row["type"], row["value"])
-            if row["format"] != FORMAT:
+            if row.get("name") is not None:
+                brought[row["thread_id"]][row["name"]] = expanded(body)
+            elif row["format"] != FORMAT:
                 checkpoint, _ = self._checkpoints.codec.unpack(row["format"], body)
                 if channel in checkpoint["channel_values"]:
                     values[_key(row)] = checkpoint["channel_values"][channel]
@@ -376,7 +379,7 @@ class PostgresHistories:
                 entries[_key(row)] = (entry, row["chunks"])
         chunks = await self._chunks(tenant, entries)
         for key, (entry, names) in entries.items():
-            held = chunks.get(key[0], {})
+            held = {**chunks.get(key[0], {}), **brought[key[0]]}
             # Pruned since its body was read: it is as if it had never been found.
             if all(name in held for name in chunks_of_entry(entry, names)):
                 values[key] = value_of_entry(self._serde, entry, names, held)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from threadmill.checkpoints.away import bring
 from threadmill.checkpoints.codec import encode_json
 from threadmill.checkpoints.rows import stored_of
 from threadmill.drivers.postgres.sql import Queries
@@ -13,9 +12,8 @@ from threadmill.errors import NotFound
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
-    from threadmill.checkpoints.away import Away
     from threadmill.checkpoints.base import Stored
-    from threadmill.checkpoints.codec import Codec
+    from threadmill.checkpoints.postgres import PostgresCheckpoints
     from threadmill.drivers.postgres.connection import Row
     from threadmill.drivers.postgres.database import Database
 
@@ -28,9 +26,7 @@ _NO_BOUND = 2**63 - 1
 
 
 async def listed(
-    database: Database,
-    codec: Codec,
-    away: Away | None,
+    store: PostgresCheckpoints,
     tenant: str,
     thread_id: str | None,
     *,
@@ -51,7 +47,9 @@ async def listed(
         "filter": encode_json(matching, "filter") if matching else None,
         "checkpoint_id": checkpoint_id,
     }
-    bound = await _place(database, tenant, thread_id, ns, before) if before else None
+    bound = (
+        await _place(store.database, tenant, thread_id, ns, before) if before else None
+    )
     if thread_id is None or ns is None:
         query = SQL.list_all
         params |= _bound_by_time(bound)
@@ -61,10 +59,10 @@ async def listed(
     left = _NO_BOUND if limit is None else limit
     while left > 0:
         size = min(PAGE, left)
-        async with database.tenant_tx(tenant, read_only=True) as tx:
+        async with store.database.tenant_tx(tenant, read_only=True) as tx:
             found = tx.add(query, **params, limit=size)
         page = [row for row in found.rows if row["ordinal"] is not None]
-        for seen in stored_of(codec, await bring(away, tenant, found.rows)):
+        for seen in stored_of(store.codec, await store.bring(tenant, found.rows)):
             yield seen.stored
         if len(page) < size:
             return

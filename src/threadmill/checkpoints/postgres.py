@@ -18,6 +18,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
+from threadmill.checkpoints.away import SQL as AWAY
 from threadmill.checkpoints.away import bring
 from threadmill.checkpoints.base import (
     ANY_HEAD,
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from threadmill.checkpoints.codec import WriteRow
     from threadmill.checkpoints.packing import Packed
     from threadmill.domain.fence import Fence
+    from threadmill.drivers.postgres.connection import Row
     from threadmill.drivers.postgres.database import Database, Result, Transaction
     from threadmill.stores.records import FreeSlot
 
@@ -265,6 +267,8 @@ class PostgresCheckpoints:
             shipment.put(put, _add_put(tx, thread_id, put, packed, fence))
             if self.indexed:
                 add_values(tx, thread_id, put, self.indexed)
+        if shipment.away and self.away is not None and self.away.archives:
+            tx.add(AWAY.archive_soon, tenant=tx.tenant, thread=thread_id)
 
     # ---------------------------------------------------------------------- reading
 
@@ -309,13 +313,19 @@ class PostgresCheckpoints:
         Raises:
             StateLost: values that lie in a chunk store are not there any more.
         """
-        rows = await bring(self.away, tenant, found.rows)
+        rows = await self.bring(tenant, found.rows)
         seen = next(stored_of(self.codec, rows), None)
         if seen is None:
             return None
         if seen.known is not None:
             self.memory.remember(tenant, seen.stored.thread_id, seen.known)
         return seen.stored
+
+    async def bring(
+        self, tenant: str, rows: Sequence[Row], *, thread_id: str | None = None
+    ) -> Sequence[Row]:
+        """See `away.bring`."""
+        return await bring(self.away, self.database, tenant, rows, thread_id=thread_id)
 
     def list(
         self,
@@ -330,9 +340,7 @@ class PostgresCheckpoints:
     ) -> AsyncGenerator[Stored, None]:
         """See `Checkpoints.list`; `checkpoint_id` narrows it to one checkpoint."""
         return listed(
-            self.database,
-            self.codec,
-            self.away,
+            self,
             tenant,
             thread_id,
             ns=ns,
@@ -358,7 +366,7 @@ class PostgresCheckpoints:
                 checkpoint_id=checkpoint_id,
                 limit=PAGE,
             )
-        rows = await bring(self.away, tenant, found.rows)
+        rows = await self.bring(tenant, found.rows)
         chunks = chunks_of(self.codec, rows).get(thread_id, {})
         ancestors = []
         for row in rows:
@@ -386,7 +394,7 @@ class PostgresCheckpoints:
                 channels=channels,
             )
         writes: defaultdict[str, list[tuple[str, str, Any]]] = defaultdict(list)
-        for row in await bring(self.away, tenant, found.rows, thread_id=thread_id):
+        for row in await self.bring(tenant, found.rows, thread_id=thread_id):
             writes[row["checkpoint_id"]].append(write_of(self.codec, row))
         return writes
 
@@ -397,6 +405,7 @@ class PostgresCheckpoints:
         async with self.database.tenant_tx(tenant) as tx:
             for query in (
                 CHUNKS.hold_alone,
+                AWAY.drop_later,
                 SQL.delete_heads,
                 SQL.delete_checkpoints,
                 SQL.delete_writes,

@@ -146,7 +146,7 @@ ON CONFLICT (tenant_id, thread_id, ns, checkpoint_id, task_id, idx) DO UPDATE
 ----------------------------------------------------------------------------- reads
 -- A checkpoint, its pending writes and its chunks come as rows of one statement, so of
 -- one snapshot and without a transaction around it: first the checkpoints, then the
--- writes, then each chunk once. Writes are in LangGraph's order (task path, task, slot),
+-- writes, then each chunk once, unless it lies in a chunk store. Writes are in LangGraph's order (task path, task, slot),
 -- compared by bytes as Python does, whatever the database's collation.
 
 -- name: get
@@ -188,7 +188,8 @@ SELECT k.thread_id, NULL, NULL, NULL, k.type, k.data, NULL, NULL, NULL, NULL, NU
        NULL, NULL, NULL, NULL, NULL, k.name, NULL
   FROM threadmill.chunk k
  WHERE k.tenant_id = %(tenant)s AND k.thread_id = %(thread)s
-   AND k.name = ANY (ARRAY(SELECT unnest(c.chunks) FROM found c))
+   AND k.name = ANY (ARRAY(SELECT unnest(c.chunks) FROM found c
+                          WHERE c.body_type <> 'away'))
  ORDER BY ordinal NULLS LAST, task_path, task_id, idx
 
 -- name: place
@@ -237,7 +238,8 @@ SELECT w.thread_id, w.ns, w.checkpoint_id, w.run_id, w.value_type, w.value,
  UNION ALL
 SELECT k.thread_id, NULL, NULL, NULL, k.type, k.data, NULL, NULL, NULL, NULL, NULL,
        NULL, NULL, NULL, NULL, NULL, k.name, NULL
-  FROM (SELECT DISTINCT c.thread_id, unnest(c.chunks) AS name FROM found c) used
+  FROM (SELECT DISTINCT c.thread_id, unnest(c.chunks) AS name FROM found c
+         WHERE c.body_type <> 'away') used
   JOIN threadmill.chunk k
     ON k.tenant_id = %(tenant)s AND k.thread_id = used.thread_id AND k.name = used.name
  ORDER BY ordinal DESC NULLS LAST, task_path, task_id, idx
@@ -274,7 +276,8 @@ SELECT w.thread_id, w.ns, w.checkpoint_id, w.run_id, w.value_type, w.value,
  UNION ALL
 SELECT k.thread_id, NULL, NULL, NULL, k.type, k.data, NULL, NULL, NULL, NULL, NULL,
        NULL, NULL, NULL, NULL, NULL, k.name, NULL
-  FROM (SELECT DISTINCT c.thread_id, unnest(c.chunks) AS name FROM found c) used
+  FROM (SELECT DISTINCT c.thread_id, unnest(c.chunks) AS name FROM found c
+         WHERE c.body_type <> 'away') used
   JOIN threadmill.chunk k
     ON k.tenant_id = %(tenant)s AND k.thread_id = used.thread_id AND k.name = used.name
  ORDER BY created_at DESC NULLS LAST, ordinal DESC, thread_id DESC, ns DESC,
@@ -322,7 +325,8 @@ SELECT c.thread_id, c.checkpoint_id, c.format, c.body_type AS type, c.body AS va
 SELECT k.thread_id, NULL, NULL, k.type, k.data, NULL, NULL, k.name
   FROM threadmill.chunk k
  WHERE k.tenant_id = %(tenant)s AND k.thread_id = %(thread)s
-   AND k.name = ANY (ARRAY(SELECT unnest(c.chunks) FROM found c))
+   AND k.name = ANY (ARRAY(SELECT unnest(c.chunks) FROM found c
+                          WHERE c.body_type <> 'away'))
  ORDER BY depth NULLS LAST
 
 --------------------------------------------------------------------------- delete

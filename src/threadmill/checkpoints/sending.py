@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 class Sending:
     """The chunks of one commit.
 
+    Attributes:
+        away: see below.
+
     Args:
         memory: what this process knows.
         tenant: whose the only thread is that the commit is about.
@@ -49,7 +52,7 @@ class Sending:
         self._memory = memory
         self._tenant, self._thread_id = tenant, thread_id
         self._whole = whole
-        self._away = away
+        self.away = away
         # What the commit makes sure of: chunks, and entries of the memory.
         self._there: set[bytes] = set()
         self._chunks: dict[bytes, Blob] = {}
@@ -68,7 +71,7 @@ class Sending:
             StateUnserializable: a value cannot be stored.
         """
         known = self._memory.find(self._tenant, self._thread_id, put.ns)
-        if known is not None and known.away is not self._away:
+        if known is not None and known.away is not self.away:
             known = None
         before = self._packed.get((put.ns, put.parent_id or ""))
         of_parent = before is not None
@@ -92,5 +95,5 @@ class Sending:
     def remember(self, put: Put, epoch: int) -> None:
         """The store has accepted `put`, whose chunks are there under this epoch."""
         manifest = self._packed[put.ns, put.checkpoint["id"]]
-        known = Known(put.ns, put.checkpoint["id"], epoch, manifest, away=self._away)
+        known = Known(put.ns, put.checkpoint["id"], epoch, manifest, away=self.away)
         self._memory.remember(self._tenant, self._thread_id, known)

@@ -106,7 +106,7 @@ class Shipment(Sending):
                 epoch=known.epoch,
                 checkpoint_id=known.checkpoint_id,
             )
-        if self._chunks and not self._away:
+        if self._chunks and not self.away:
             # In one order: who sends the same ones at the same time waits, no more.
             names = sorted(self._chunks)
             tx.add(

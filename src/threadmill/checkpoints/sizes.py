@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from threadmill.checkpoints.chunk_store import AWAY
 from threadmill.checkpoints.compression import Blob
 from threadmill.checkpoints.packing import FORMAT, chunks_of_entry, entries_of
 from threadmill.drivers.postgres.sql import Queries
@@ -19,6 +20,7 @@ from threadmill.stores.storage import Channel, Parts, ThreadSize
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from threadmill.checkpoints.away import Away
     from threadmill.drivers.postgres.connection import Row
     from threadmill.drivers.postgres.database import Database
 
@@ -32,10 +34,12 @@ class PostgresSizes:
 
     Args:
         database: where the schema lives.
+        away: what lies elsewhere; without it, that is not counted.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, away: Away | None = None) -> None:
         self._database = database
+        self._away = away
 
     async def page(
         self,
@@ -58,7 +62,17 @@ class PostgresSizes:
                 found = tx.add(SQL.of_graph, tenant=tenant, graph_id=graph_id, **place)
             else:
                 found = tx.add(SQL.every, tenant=tenant, **place)
-        return [_size_of(row) for row in found.rows]
+        return [
+            _size_of(row, sum((await self._elsewhere(tenant, row)).values()))
+            for row in found.rows
+        ]
+
+    async def _elsewhere(self, tenant: str, row: Row) -> Mapping[bytes, int]:
+        """The chunks of a thread that lie in a chunk store."""
+        if self._away is None or not row["is_away"]:
+            return {}
+        thread_id = str(row["thread_id"])
+        return (await self._away.store.inventory(tenant, thread_id)).sizes
 
     async def channels(
         self, tenant: str, thread_id: UUID, *, checkpoints: int
@@ -70,11 +84,19 @@ class PostgresSizes:
             chunks = tx.add(SQL.chunks, **key)
             writes = tx.add(SQL.writes, **key)
         left = {bytes(row["name"]): row["bytes"] for row in chunks.rows}
+        brought: Mapping[bytes, Blob] = {}
+        away = [bytes(row["value"]) for row in bodies.rows if row["type"] == AWAY]
+        if away and self._away is not None:
+            is_away = {"thread_id": thread_id, "is_away": True}
+            left |= await self._elsewhere(tenant, is_away)
+            brought = await self._away.store.find(tenant, str(thread_id), away)
         shared, inline = Counter[str](), Counter[str]()
         for row in bodies.rows:
-            if row["format"] != FORMAT:
-                continue  # its values are not apart
-            entries = entries_of(Blob(row["type"], row["value"]))
+            stored = Blob(row["type"], row["value"])
+            body = brought.get(bytes(stored.data), stored)
+            if row["format"] != FORMAT or body.type == AWAY:
+                continue  # its values are not apart, or not there
+            entries = entries_of(body)
             for channel, entry in sorted(entries.items()):
                 for name in chunks_of_entry(entry, row["chunks"]):
                     shared[channel] += left.pop(bytes(name), 0)
@@ -88,7 +110,7 @@ class PostgresSizes:
         }
 
 
-def _size_of(row: Row) -> ThreadSize:
+def _size_of(row: Row, away: int) -> ThreadSize:
     return ThreadSize(
         thread_id=row["thread_id"],
         graph_id=row["graph_id"],
@@ -98,6 +120,7 @@ def _size_of(row: Row) -> ThreadSize:
             bodies=row["bodies"],
             metadata=row["metadata"],
             chunks=row["chunks"],
+            away=away,
             writes=row["writes"],
             events=row["events"],
         ),

@@ -18,6 +18,7 @@ SELECT page.thread_id, page.graph_id, page.created_at, c.*, k.*, w.*, e.*
  CROSS JOIN LATERAL (
    SELECT count(*) AS checkpoints,
           coalesce(sum(octet_length(c.body)), 0)::bigint AS bodies,
+          coalesce(bool_or(c.body_type = 'away'), false) AS is_away,
           coalesce(sum(pg_column_size(c.metadata)
                        + pg_column_size(c.chunks)), 0)::bigint AS metadata
      FROM threadmill.checkpoint c
@@ -55,6 +56,7 @@ SELECT page.thread_id, page.graph_id, page.created_at, c.*, k.*, w.*, e.*
  CROSS JOIN LATERAL (
    SELECT count(*) AS checkpoints,
           coalesce(sum(octet_length(c.body)), 0)::bigint AS bodies,
+          coalesce(bool_or(c.body_type = 'away'), false) AS is_away,
           coalesce(sum(pg_column_size(c.metadata)
                        + pg_column_size(c.chunks)), 0)::bigint AS metadata
      FROM threadmill.checkpoint c
@@ -80,6 +82,7 @@ SELECT t.thread_id, t.metadata ->> 'graph_id' AS graph_id, t.created_at, c.*, k.
  CROSS JOIN LATERAL (
    SELECT count(*) AS checkpoints,
           coalesce(sum(octet_length(c.body)), 0)::bigint AS bodies,
+          coalesce(bool_or(c.body_type = 'away'), false) AS is_away,
           coalesce(sum(pg_column_size(c.metadata)
                        + pg_column_size(c.chunks)), 0)::bigint AS metadata
      FROM threadmill.checkpoint c

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from threadmill.checkpoints.away import SQL as AWAY
 from threadmill.checkpoints.configs import Address
 from threadmill.checkpoints.history import needed_ancestors
 from threadmill.checkpoints.shipment import SQL as CHUNKS
@@ -76,6 +77,8 @@ class Upkeep:
         Raises:
             AlreadyExists: the target has checkpoints.
         """
+        if (away := self._checkpoints.away) is not None:
+            await away.store.copy(tenant, source, target)
         async with self._database.tenant_tx(tenant) as tx:
             tx.add(CHUNKS.hold, tenant=tenant, thread=target)
             tx.add(SQL.copy_thread, tenant=tenant, source=source, target=target)
@@ -94,6 +97,7 @@ class Upkeep:
             key = {"tenant": tenant, "thread": row["thread_id"]}
             async with self._database.tenant_tx(tenant) as tx:
                 tx.add(CHUNKS.hold_alone, **key)
+                tx.add(AWAY.drop_later, **key)
                 tx.add(SQL.lock_heads, **key)
                 tx.add(SQL.delete_runs, **key, run_ids=ids, names=names)
                 tx.add(SQL.settle_heads, **key)
@@ -186,6 +190,7 @@ def add_keep_latest(
     """
     key = {"tenant": tx.tenant, "thread": thread_id}
     tx.add(CHUNKS.hold_alone, **key)
+    tx.add(AWAY.drop_later, **key)
     tx.add(
         SQL.expect_heads,
         **key,

@@ -25,6 +25,7 @@ from threadmill.drivers.postgres.database import Database
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from threadmill.checkpoints.postgres import PostgresCheckpoints
     from threadmill.checkpoints.repack import Repacked
     from threadmill.domain.history import HistoryQuery
     from threadmill.engine.measure import Measured
@@ -122,18 +123,16 @@ def prune_database(
     Raises:
         StoreUnavailable: the database went away; what was told of is done.
     """
-    from threadmill.checkpoints.postgres import PostgresCheckpoints
     from threadmill.checkpoints.pruning import PostgresPruning
     from threadmill.engine.prune import Prune
     from threadmill.stores.postgres.retention import PostgresRetention
 
-    async def work(database: Database) -> None:
-        pruning = PostgresPruning(PostgresCheckpoints(database))
-        prune = Prune(PostgresRetention(database), pruning)
-        async for freed in prune(tenant, order):
+    async def work(checkpoints: PostgresCheckpoints) -> None:
+        kept = PostgresRetention(checkpoints.database)
+        async for freed in Prune(kept, PostgresPruning(checkpoints))(tenant, order):
             tell(freed)
 
-    asyncio.run(_with_database(settings, "threadmill prune", work))
+    asyncio.run(_with_checkpoints(settings, "threadmill prune", work))
 
 
 def search_histories(
@@ -156,17 +155,16 @@ def search_histories(
         InvalidRequest: the cursor is of another search.
     """
     from threadmill.checkpoints.history_search import PostgresHistories
-    from threadmill.checkpoints.postgres import PostgresCheckpoints
     from threadmill.cli.project import indexed_near
     from threadmill.engine.search_histories import SearchHistories
 
     indexed = indexed_near(config)
 
-    async def work(database: Database) -> HistoryPage:
-        histories = PostgresHistories(PostgresCheckpoints(database))
+    async def work(checkpoints: PostgresCheckpoints) -> HistoryPage:
+        histories = PostgresHistories(checkpoints)
         return await SearchHistories(histories, indexed)(tenant, query, **page)
 
-    return asyncio.run(_with_database(settings, "threadmill history", work))
+    return asyncio.run(_with_checkpoints(settings, "threadmill history", work))
 
 
 def measure(
@@ -187,19 +185,22 @@ def measure(
     from threadmill.checkpoints.sizes import PostgresSizes
     from threadmill.engine.measure import Measure
 
-    async def work(database: Database) -> Measured:
-        measure = Measure(PostgresSizes(database))
+    async def work(checkpoints: PostgresCheckpoints) -> Measured:
+        measure = Measure(PostgresSizes(checkpoints.database, checkpoints.away))
         if thread_id is not None:
             return await measure.one(tenant, thread_id)
         return await measure(tenant, **page)
 
-    return asyncio.run(_with_database(settings, "threadmill storage", work))
+    return asyncio.run(_with_checkpoints(settings, "threadmill storage", work))
 
 
-async def _with_database(
-    settings: Settings, name: str, work: Callable[[Database], Awaitable[T]]
+async def _with_checkpoints(
+    settings: Settings, name: str, work: Callable[[PostgresCheckpoints], Awaitable[T]]
 ) -> T:
     """Does `work` over one connection of its own, once the schema is current."""
+    from threadmill.checkpoints.configured import away_of
+    from threadmill.checkpoints.postgres import PostgresCheckpoints
+
     await reach_database(settings, _tell)
     await require_schema(settings)
     database = Database(
@@ -208,11 +209,12 @@ async def _with_database(
         limits=replace(limits_of(settings), pool_min=1, pool_max=1),
         prepare=settings.prepared_statements,
     )
-    await database.open()
+    checkpoints = PostgresCheckpoints(database, away=away_of(settings, {}))
+    await checkpoints.open()
     try:
-        return await work(database)
+        return await work(checkpoints)
     finally:
-        await database.close()
+        await checkpoints.close()
 
 
 def operate(settings: Settings, work: Callable[[Operations], Awaitable[T]]) -> T:

@@ -311,6 +311,11 @@ class GraphCatalogue:
         """The paths that each graph's history is indexed by, if there are any."""
         return {g.id: g.policy.history for g in self if g.policy.history}
 
+    @property
+    def places(self) -> Mapping[str, str]:
+        """Where what checkpoints hold lies, for the graphs that it is said for."""
+        return {g.id: g.policy.checkpoints for g in self if g.policy.checkpoints}
+
     def by_assistant(self, assistant_id: UUID) -> LoadedGraph | None:
         """The graph whose default assistant this is, if it is one."""
         return self._by_assistant.get(assistant_id)

@@ -27,11 +27,19 @@ from threadmill.engine.described import describe, spent
 from threadmill.engine.ready import hint_next
 from threadmill.engine.wire_json import encode
 from threadmill.errors import Error, LeaseLost
-from threadmill.stores.records import EXPIRIES, Ending, Lost, NewDeadLetter, Timer
+from threadmill.stores.records import (
+    CHUNK_CHORES,
+    EXPIRIES,
+    Ending,
+    Lost,
+    NewDeadLetter,
+    Timer,
+)
 from threadmill.streams.base import NewEvent
 
 if TYPE_CHECKING:
     from threadmill.brokers.base import Hints
+    from threadmill.checkpoints.chunk_store import ChunkChores
     from threadmill.engine.retain import Retain
     from threadmill.stores.base import Dispatcher, Members, Threads
 
@@ -77,6 +85,7 @@ class Sweep:
         undisturbed: whether this process's own session has not broken for so many
             seconds; else free locks of others say nothing.
         retain: prunes threads whose time is over; None leaves that to others.
+        chunks: looks after the chunk store, if there is one.
         clock: monotonic seconds.
         chance: spreads the looks of many processes.
     """
@@ -91,6 +100,7 @@ class Sweep:
         rules: SweepRules,
         undisturbed: Callable[[float], bool],
         retain: Retain | None = None,
+        chunks: ChunkChores | None = None,
         clock: Callable[[], float] = time.monotonic,
         chance: random.Random | None = None,
     ) -> None:
@@ -101,6 +111,7 @@ class Sweep:
         self._rules = rules
         self._undisturbed = undisturbed
         self._retain = retain
+        self._chunks = chunks
         self._clock = clock
         self._chance = chance or random.Random()  # noqa: S311 - no secret depends on it
         self._free_since: dict[UUID, float] = {}
@@ -145,13 +156,20 @@ class Sweep:
         )
         for timers in _together(due):
             try:
-                for goes_on in await self._dispatcher.carry_out(timers):
-                    hint_next(self._hints, goes_on)
+                await self._carry_out(timers)
             except Error as error:
                 # They come up again; the others must not wait for them.
                 kind = timers[0].kind
                 _log.warning("sweep.timers_failed", kind=kind, cause=str(error))
         return len(due)
+
+    async def _carry_out(self, timers: Sequence[Timer]) -> None:
+        if timers[0].kind not in CHUNK_CHORES:
+            for goes_on in await self._dispatcher.carry_out(timers):
+                hint_next(self._hints, goes_on)
+        elif self._chunks is not None:
+            for timer in timers:
+                await self._chunks.carry_out(timer)
 
     async def look_for_absent(self) -> float | None:
         """Members whose session is gone: their activations are re-opened at once.

@@ -14,7 +14,12 @@ from starlette.responses import Response
 from threadmill import __version__
 from threadmill.errors import Unavailable
 from threadmill.server.errors import detail
-from threadmill.server.metrics import PROMETHEUS, queue_metrics, retention_metrics
+from threadmill.server.metrics import (
+    PROMETHEUS,
+    archive_metrics,
+    queue_metrics,
+    retention_metrics,
+)
 from threadmill.server.services import Needs
 from threadmill.server.wire import json_response
 
@@ -49,6 +54,8 @@ async def metrics(
     if format == "json":
         return json_response({"queues": [queue.as_json() for queue in queues]})
     text = queue_metrics(queues) + retention_metrics(services.retain.freed)
+    if services.chunks is not None and services.chunks.archives:
+        text += archive_metrics(await services.chunks.lag())
     return Response(text, media_type=PROMETHEUS)
 
 

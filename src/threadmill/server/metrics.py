@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
+    from threadmill.checkpoints.chunk_store import ArchiveLag
     from threadmill.stores.operations import Queue
     from threadmill.stores.retention import Freed
 
@@ -53,6 +54,14 @@ _RETENTION_HELP: Final = MappingProxyType(
     }
 )
 
+_ARCHIVE: Final = "threadmill_archive_"
+_ARCHIVE_HELP: Final = MappingProxyType(
+    {
+        "behind_threads": "Threads with values that PostgreSQL has no copy of yet.",
+        "behind_seconds": "For how long the first of them has waited.",
+    }
+)
+
 Numbers = Callable[[], Mapping[str, float]]
 
 
@@ -79,6 +88,25 @@ def retention_metrics(freed: Freed) -> bytes:
     registry = CollectorRegistry()
     registry.register(_Retention(freed))
     return generate_latest(registry)
+
+
+def archive_metrics(lag: ArchiveLag) -> bytes:
+    """How far the archive of the chunk store is behind."""
+    registry = CollectorRegistry()
+    registry.register(_Archive(lag))
+    return generate_latest(registry)
+
+
+class _Archive(Collector):
+    def __init__(self, lag: ArchiveLag) -> None:
+        self._values = {
+            "behind_threads": lag.threads,
+            "behind_seconds": lag.seconds,
+        }
+
+    def collect(self) -> Iterator[Metric]:
+        for name, help_ in _ARCHIVE_HELP.items():
+            yield GaugeMetricFamily(_ARCHIVE + name, help_, value=self._values[name])
 
 
 class _Retention(Collector):

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from fastapi import Depends, Path, Request
 
+from threadmill.checkpoints.chunk_store import ChunkChores
 from threadmill.composition import Core
 from threadmill.engine.answers import Answers
 from threadmill.engine.cancel import Cancel
@@ -54,6 +55,7 @@ class Services:
     prune: Prune
     histories: SearchHistories
     measure: Measure
+    chunks: ChunkChores | None = None
     keepalive_seconds: float = 5.0
 
     async def start(self) -> None:
@@ -116,6 +118,7 @@ def build_services(core: Core) -> Services:
         prune=core.prune,
         histories=core.histories,
         measure=core.measure,
+        chunks=core.chunks,
         keepalive_seconds=settings.keepalive_seconds,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
@@ -20,7 +20,8 @@ class Parts:
         checkpoints: how many there are.
         bodies: of checkpoints, with their small values.
         metadata: of checkpoints, with the names of their chunks.
-        chunks: what checkpoints share, each once.
+        chunks: what checkpoints share, each once; of those elsewhere, the archive.
+        away: what lies in a chunk store.
         writes: pending writes.
         events: of streams.
     """
@@ -29,23 +30,21 @@ class Parts:
     bodies: int = 0
     metadata: int = 0
     chunks: int = 0
+    away: int = 0
     writes: int = 0
     events: int = 0
 
     @property
     def bytes(self) -> int:
         """All together."""
-        return self.bodies + self.metadata + self.chunks + self.writes + self.events
+        return sum(self._parts().values())
 
     def __add__(self, other: Parts) -> Parts:
         """Both together."""
+        theirs = other._parts()
         return Parts(
             checkpoints=self.checkpoints + other.checkpoints,
-            bodies=self.bodies + other.bodies,
-            metadata=self.metadata + other.metadata,
-            chunks=self.chunks + other.chunks,
-            writes=self.writes + other.writes,
-            events=self.events + other.events,
+            **{name: n + theirs[name] for name, n in self._parts().items()},
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -53,14 +52,13 @@ class Parts:
         return {
             "checkpoints": self.checkpoints,
             "bytes": self.bytes,
-            "parts": {
-                "bodies": self.bodies,
-                "metadata": self.metadata,
-                "chunks": self.chunks,
-                "writes": self.writes,
-                "events": self.events,
-            },
+            "parts": self._parts(),
         }
+
+    def _parts(self) -> dict[str, int]:
+        parts = asdict(self)
+        del parts["checkpoints"]
+        return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,7 @@ class ThreadSize:
             "graph_id": self.graph_id,
             **self.parts.as_json(),
             "channels": {name: channel.as_json() for name, channel in channels.items()},
-            "unattributed": self.parts.chunks
+            "unattributed": (self.parts.away or self.parts.chunks)
             - sum(channel.chunks for channel in channels.values()),
         }
 

@@ -83,7 +83,8 @@ async def _require_persistence(ask: Any, about: Mapping[str, Any], where: str) -
         return
     msg = (
         f"Redis ({where}) keeps nothing over a restart (appendonly is no, and there are"
-        " no save points); set appendonly yes, or accept the loss with volatile=True"
+        " no save points); set appendonly yes, or accept the loss: volatile=True for a"
+        " RedisSaver, THREADMILL_CHECKPOINT_VOLATILE=true for servers and workers"
     )
     raise SetupError(msg)
 

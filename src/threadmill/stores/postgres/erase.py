@@ -27,6 +27,7 @@ def erase_thread(tx: Transaction, thread_id: UUID) -> Result:
         ERASE.dead_letters,
         ERASE.effects,
         ERASE.hold_chunks,
+        ERASE.chunks_elsewhere,
         ERASE.chunks,
         ERASE.writes,
         ERASE.values,
