@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from threadmill.checkpoints.configured import away_of
 from threadmill.composition import Inspections, broker, inspections_of
 from threadmill.config import LangGraphConfig, load_config
 from threadmill.drivers.postgres.configured import (
@@ -23,6 +24,7 @@ from threadmill.engine.doctor import (
     doubtful,
     good,
     judge_broker,
+    judge_chunk_store,
     judge_graphs,
     judge_langgraph,
     judge_route,
@@ -74,6 +76,7 @@ class Examination:
         yield judge_langgraph(version("langgraph"), problem)
         yield from self._graphs(config)
         yield from self._database(settings)
+        yield self._checkpoints(settings, config)
         yield self._broker(settings)
 
     def _configuration(self) -> Generator[Finding, None, LangGraphConfig | None]:
@@ -137,6 +140,19 @@ class Examination:
         for check in _OF_DATABASE:
             yield skipped(check, "no database to look at")
 
+    def _checkpoints(
+        self, settings: Settings | None, config: LangGraphConfig | None
+    ) -> Finding:
+        if settings is None:
+            return skipped("checkpoints", "the settings are wrong")
+        graphs = config.graphs if config is not None else ()
+        places = {g.id: g.policy.checkpoints for g in graphs if g.policy.checkpoints}
+        try:
+            used = asyncio.run(_chunk_store_opens(settings, places))
+        except Error as error:
+            return judge_chunk_store(used=True, problem=str(error))
+        return judge_chunk_store(used=used, problem=None)
+
     def _broker(self, settings: Settings | None) -> Finding:
         if settings is None:
             return skipped("broker", "the settings are wrong")
@@ -145,6 +161,24 @@ class Examination:
         except (BadSetting, BrokerUnavailable) as error:
             return judge_broker(None, waiting=0, problem=str(error))
         return judge_broker(told, waiting=waiting, problem=None)
+
+
+async def _chunk_store_opens(settings: Settings, places: Mapping[str, str]) -> bool:
+    """Whether there is a chunk store; it can be used then.
+
+    Raises:
+        BadSetting: its URI cannot be read, or it is missing.
+        SetupError: it cannot be trusted with state.
+        StoreUnavailable: it does not answer.
+    """
+    away = away_of(settings, places)
+    if away is None:
+        return False
+    try:
+        await away.store.open()
+    finally:
+        await away.store.close()
+    return True
 
 
 async def _asked(settings: Settings) -> tuple[str | None, int]:

@@ -347,6 +347,22 @@ def judge_broker(told: str | None, *, waiting: int, problem: str | None) -> Find
     return good(check, f"{told}, {waiting} hints wait")
 
 
+def judge_chunk_store(*, used: bool, problem: str | None) -> Finding:
+    """Where checkpoints keep what they hold.
+
+    Args:
+        used: there is a chunk store.
+        problem: why it cannot be used, if it cannot.
+    """
+    check = "checkpoints"
+    if problem is not None:
+        return wrong(
+            check, problem, "mend it, or CHECKPOINT_URI: no run goes on before"
+        )
+    where = "Redis keeps what they hold" if used else "PostgreSQL keeps them"
+    return good(check, where)
+
+
 def judge_langgraph(version: str, problem: str | None) -> Finding:
     """The installed LangGraph, against what this release is made for.
 
