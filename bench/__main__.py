@@ -198,12 +198,18 @@ async def store(args: argparse.Namespace) -> Mapping[str, storage.Stored]:
             return await storage.measure(found, args.turns, whole=args.messages)
 
 
-async def store_in_redis(args: argparse.Namespace) -> storage.Stored:
-    """What they cost in Redis."""
-    async with redis.contender() as found:
-        return (await storage.measure(found, args.turns, whole=args.messages))[
-            redis.NAME
-        ]
+async def store_in_redis(args: argparse.Namespace) -> Mapping[str, storage.Stored]:
+    """The savers that use Redis, and ours over PostgreSQL alone."""
+    with (
+        tempfile.TemporaryDirectory() as name,
+        EmbeddedPostgres(Path(name) / "pg") as server,
+    ):
+        uris = {
+            redis.AWAY: await new_database(server, "away"),
+            storage.OURS: await new_database(server, "storage"),
+        }
+        async with redis.contenders(uris) as found:
+            return await storage.measure(found, args.turns, whole=args.messages)
 
 
 def table(results: dict[str, Measured]) -> Table:

@@ -1,4 +1,7 @@
-"""What long conversations cost in Redis: memory, and bytes sent with each turn."""
+"""What long conversations cost in Redis: memory, and bytes sent with each turn.
+
+Beside it, what they cost PostgreSQL, where Redis keeps the values and where it does not.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import statistics
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,9 +22,15 @@ from redis.backoff import ConstantBackoff
 from rich.table import Table
 
 from bench import storage
-from threadmill import RedisSaver
+from threadmill import PostgresSaver, RedisSaver
+from threadmill.checkpoints.away import Away
+from threadmill.checkpoints.postgres import PostgresCheckpoints
+from threadmill.checkpoints.redis.chunk_store import RedisChunks
+from threadmill.drivers.postgres.database import Database, Limits
+from threadmill.drivers.redis.database import RedisDatabase
 
 NAME: Final = "Redis"
+AWAY: Final = "values in Redis"
 
 _MEGABYTE: Final = 1_000_000
 _START_TRIES: Final = 100
@@ -45,8 +54,36 @@ class RedisContender(storage.Contender):
 
 
 @asynccontextmanager
-async def contender() -> AsyncIterator[Mapping[str, storage.Contender]]:
-    """The saver over a server of its own, which writes all commands to disk.
+async def contenders(
+    uris: Mapping[str, str],
+) -> AsyncIterator[Mapping[str, storage.Contender]]:
+    """Our savers: over Redis, over PostgreSQL with values in Redis, and without.
+
+    Args:
+        uris: of databases that have the schema, for the latter two.
+
+    Raises:
+        FileNotFoundError: no redis-server is installed.
+    """
+    async with AsyncExitStack() as stack:
+        uri = await stack.enter_async_context(_server())
+        saver = await stack.enter_async_context(RedisSaver.from_uri(uri))
+        found: dict[str, storage.Contender] = {}
+        found[NAME] = RedisContender(NAME, storage.graph_over(saver), uri)
+        away = Away(RedisChunks(RedisDatabase(uri)))
+        for name, values in ((AWAY, away), (storage.OURS, None)):
+            database = Database(uris[name], name="bench", limits=Limits(pool_max=4))
+            checkpoints = PostgresCheckpoints(database, away=values)
+            await checkpoints.open()
+            stack.push_async_callback(checkpoints.close)
+            graph = storage.graph_over(PostgresSaver(checkpoints))
+            found[name] = storage.Contender(storage.OURS, graph, uris[name])
+        yield found
+
+
+@asynccontextmanager
+async def _server() -> AsyncIterator[str]:
+    """A server of its own, which writes all commands to disk.
 
     Raises:
         FileNotFoundError: no redis-server is installed.
@@ -70,15 +107,15 @@ async def contender() -> AsyncIterator[Mapping[str, storage.Contender]]:
             waiting = Retry(ConstantBackoff(0.05), _START_TRIES)
             async with Redis.from_url(uri, retry=waiting) as client:
                 await client.ping()
-            async with RedisSaver.from_uri(uri) as saver:
-                yield {NAME: RedisContender(NAME, storage.graph_over(saver), uri)}
+            yield uri
         finally:
             server.terminate()
             server.wait()
 
 
-def table(measured: storage.Stored) -> Table:
+def table(found: Mapping[str, storage.Stored]) -> Table:
     """What it comes to and what it should."""
+    measured, away, ours = found[NAME], found[AWAY], found[storage.OURS]
     few, many = storage.BYTES_AT
     shown = Table(title="the same over Redis")
     for heading in ("", "comes to", "aim"):
@@ -92,4 +129,12 @@ def table(measured: storage.Stored) -> Table:
     shown.add_row(f"turn, {storage.TIMED_AT} messages (p50)", f"{median:.1f} ms", "")
     memory = f"{measured.size / _MEGABYTE:.1f} MB"
     shown.add_row("memory of a thread with all checkpoints", memory, "<= 8 MB")
+    less = ours.wal[many] / away.wal[many]
+    wal = f"{away.wal[many] / 1024:.1f} KiB, {less:.1f}x less"
+    shown.add_row(f"WAL per turn with values in Redis, {many} messages", wal, "")
+    medians = [statistics.median(stored.seconds) for stored in (away, ours)]
+    slower = f"{medians[0] * 1e3:.1f} ms, {medians[0] / medians[1]:.2f}x"
+    shown.add_row(f"its turn, {storage.TIMED_AT} messages (p50)", slower, "")
+    rows = f"{away.size / _MEGABYTE:.1f} MB, {ours.size / away.size:.1f}x less"
+    shown.add_row("PostgreSQL's part of that thread", rows, "")
     return shown

@@ -17,6 +17,8 @@ from pathlib import Path
 from rich.console import Console
 
 from chaos.battery import ALL_FAULTS, CLIENTS, SETTLE_SECONDS, run
+from chaos.brokers import BROKER_FAULTS
+from chaos.chunks import CHUNK_FAULTS
 from chaos.faults import FAULTS
 from chaos.services import SERVICES
 
@@ -46,6 +48,12 @@ def main() -> int:
         default="postgres",
         help="what wakes workers; it is harmed, too",
     )
+    parser.add_argument(
+        "--checkpoints",
+        choices=("postgres", "redis"),
+        default="postgres",
+        help="what keeps what checkpoints hold; Redis is harmed, too",
+    )
     parser.add_argument("--keep", action="store_true", help="keep the logs in any case")
     args = parser.parse_args()
     broker = None if args.broker == "postgres" else args.broker
@@ -62,11 +70,12 @@ def main() -> int:
                 folder,
                 seconds=args.seconds,
                 seed=seed,
-                kinds=args.only or list(FAULTS if broker is None else ALL_FAULTS),
+                kinds=args.only or _kinds(broker, args.checkpoints),
                 console=console,
                 settle_seconds=args.settle_seconds,
                 clients=args.clients,
                 broker=broker,
+                chunks_in_redis=args.checkpoints == "redis",
             )
         )
     finally:
@@ -75,6 +84,15 @@ def main() -> int:
         else:
             console.print(f"logs are in {folder}; again with --seed {seed}")
     return 0 if kept else 1
+
+
+def _kinds(broker: str | None, checkpoints: str) -> list[str]:
+    """Every kind that this fleet has something for."""
+    return [
+        *FAULTS,
+        *(BROKER_FAULTS if broker is not None else ()),
+        *(CHUNK_FAULTS if checkpoints == "redis" else ()),
+    ]
 
 
 if __name__ == "__main__":

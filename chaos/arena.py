@@ -20,11 +20,11 @@ from typing import Final
 
 import psutil
 
+from chaos.aside import Aside
 from chaos.clients import Clients
 from chaos.fleet import Fleet, NotReadyError, Process
 from chaos.postgres import Postgres
-from chaos.proxy import Proxy, Target
-from chaos.services import Service
+from chaos.proxy import Proxy
 from threadmill.testing.history import HistoryLog
 
 #: How many there are of each role.
@@ -80,17 +80,18 @@ class Arena:
         postgres: started and migrated.
         chooser: seeded.
         broker: started, if the fleet has one.
+        chunks: the Redis that keeps what checkpoints hold, started, if there is one.
     """
 
     folder: Path
     postgres: Postgres
     chooser: random.Random
-    broker: Service | None = None
+    broker: Aside | None = None
+    chunks: Aside | None = None
     injected: Counter[str] = field(default_factory=Counter)
     skipped: dict[str, str] = field(default_factory=dict)
     outages: list[Outage] = field(default_factory=list)
     ways: dict[int, Proxy] = field(default_factory=dict)
-    broker_ways: dict[int, Proxy] = field(default_factory=dict)
     leaving: set[int] = field(default_factory=set)
     _sizes: dict[int, int] = field(default_factory=dict)
 
@@ -141,9 +142,11 @@ class Arena:
         await way.open(listen)
         uri = f"postgresql://postgres@{listen}:{way.port}/postgres"
         prefix = how.pop("prefix", "").split()
-        to_broker = await self._to_broker(listen)
-        if self.broker is not None and to_broker is not None:
-            how |= self.broker.env(to_broker.port, listen)
+        besides = {
+            aside: await aside.way(listen, self.chooser) for aside in self.asides
+        }
+        for aside, to in besides.items():
+            how |= aside.env(to.port, listen)
         try:
             if role == "server":
                 process = await self.fleet.start_server(DATABASE_URI=uri, **how)
@@ -154,27 +157,27 @@ class Arena:
                     prefix=prefix, DATABASE_URI=uri, **how
                 )
         except NotReadyError:
-            way.close()
-            if to_broker is not None:
-                to_broker.close()
+            for opened in (way, *besides.values()):
+                opened.close()
             raise
         self.ways[process.pid] = way
-        if to_broker is not None:
-            self.broker_ways[process.pid] = to_broker
+        for aside, to in besides.items():
+            aside.ways[process.pid] = to
         return process
 
-    async def _to_broker(self, listen: str) -> Proxy | None:
-        """A process's own way to the broker, if there is one."""
-        if self.broker is None:
-            return None
-        way = Proxy(Target("127.0.0.1", self.broker.port), self.chooser)
-        await way.open(listen)
-        return way
+    @property
+    def asides(self) -> Sequence[Aside]:
+        """What there is beside PostgreSQL."""
+        return [aside for aside in (self.broker, self.chunks) if aside is not None]
 
     def mend_ways(self) -> None:
         """Everything passes again, everywhere."""
-        for way in (*self.ways.values(), *self.broker_ways.values()):
+        for way in self._every_way():
             way.mend()
+
+    def _every_way(self) -> Sequence[Proxy]:
+        besides = [way for aside in self.asides for way in aside.ways.values()]
+        return [*self.ways.values(), *besides]
 
     def crew(self, role: str) -> list[Process]:
         """The servers or the workers."""
@@ -218,7 +221,7 @@ class Arena:
     def _bury(self, role: str) -> None:
         for process in [p for p in self.crew(role) if not p.alive]:
             self.crew(role).remove(process)
-            for ways in (self.ways, self.broker_ways):
+            for ways in (self.ways, *(aside.ways for aside in self.asides)):
                 if way := ways.pop(process.pid, None):
                     way.close()
 
@@ -259,7 +262,7 @@ class Arena:
     async def close(self) -> None:
         """Ends everything."""
         await self.fleet.close()
-        for way in (*self.ways.values(), *self.broker_ways.values()):
+        for way in self._every_way():
             way.close()
         self.log.close()
         self.clients.log.close()

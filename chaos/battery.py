@@ -12,19 +12,22 @@ import asyncio
 import os
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
 
 from chaos.arena import AFTERMATH_SECONDS, Arena, Skipped
+from chaos.aside import Aside
 from chaos.brokers import BROKER_FAULTS
+from chaos.chunks import CHUNK_FAULTS
 from chaos.faults import FAULTS
 from chaos.postgres import Postgres
 from chaos.report import print_report
-from chaos.services import SERVICES
+from chaos.services import SERVICES, SafeRedis
+from threadmill.checkpoints.away import Away
 from threadmill.checkpoints.codec import Codec
 from threadmill.drivers.postgres.database import Database, Limits
 from threadmill.drivers.postgres.migrate import migrate
@@ -41,8 +44,8 @@ from threadmill.testing.history.facts import Execution, Run
 from threadmill.testing.history.reading import settle, tenants_of, with_database
 
 CLIENTS = 6
-#: Every kind there is; those of a broker need one.
-ALL_FAULTS = {**FAULTS, **BROKER_FAULTS}
+#: Every kind there is; those of a broker need one, and so do those of Redis.
+ALL_FAULTS = {**FAULTS, **BROKER_FAULTS, **CHUNK_FAULTS}
 SETTLE_SECONDS = 120.0
 # Everybody's way to the database leads through the battery: when it stands still, that
 # is a fault like any other. It happens where the machine has too much to do.
@@ -63,6 +66,7 @@ async def run(
     settle_seconds: float = SETTLE_SECONDS,
     clients: int = CLIENTS,
     broker: str | None = None,
+    chunks_in_redis: bool = False,
 ) -> bool:
     """Runs the battery; returns whether every promise was kept.
 
@@ -75,24 +79,30 @@ async def run(
         settle_seconds: how long runs have to end once nothing harms them any more.
         clients: who send at once.
         broker: which one wakes workers; None: PostgreSQL.
+        chunks_in_redis: Redis keeps what checkpoints hold.
     """
     postgres = Postgres(folder)
     await postgres.start()
-    service = SERVICES[broker](folder / broker) if broker is not None else None
-    arena = Arena(folder, postgres, random.Random(seed), service)
+    arena = Arena(folder, postgres, random.Random(seed))
+    if broker is not None:
+        arena.broker = Aside(SERVICES[broker](folder / broker))
+    if chunks_in_redis:
+        redis = SafeRedis(folder / "chunks")
+        arena.chunks = Aside(redis, "CHECKPOINT_URI")
     try:
-        if service is not None:
-            await asyncio.to_thread(service.start)
+        for aside in arena.asides:
+            await asyncio.to_thread(aside.service.start)
+        if arena.broker is not None:
             # For the battery's own connections.
-            os.environ.update(service.env())
+            os.environ.update(arena.broker.service.env())
         await migrate(postgres.primary.uri)
         await _storm(arena, seconds, kinds, console, settle_seconds, clients)
         history = await _history(arena)
     finally:
         await arena.close()
         await postgres.close()
-        if service is not None:
-            await asyncio.to_thread(service.stop)
+        for aside in arena.asides:
+            await asyncio.to_thread(aside.service.stop)
     findings = [*judge(history)]
     findings = _with_poison(findings, history, arena)
     findings = _with_lost_results(findings, history)
@@ -207,11 +217,33 @@ async def _history(arena: Arena) -> History:
     database = _database(arena)
     await database.open()
     try:
-        return await with_database(
-            read_logs(arena.logs), database, Channel(results="done"), codec=Codec()
-        )
+        async with _chunks(arena) as away:
+            return await with_database(
+                read_logs(arena.logs),
+                database,
+                Channel(results="done"),
+                codec=Codec(),
+                away=away,
+            )
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def _chunks(arena: Arena) -> AsyncIterator[Away | None]:
+    """What checkpoints hold, by a way that nobody harms."""
+    if arena.chunks is None:
+        yield None
+        return
+    from threadmill.checkpoints.redis.chunk_store import RedisChunks
+    from threadmill.drivers.redis.database import RedisDatabase
+
+    store = RedisChunks(RedisDatabase(arena.chunks.service.uri()))
+    await store.open()
+    try:
+        yield Away(store)
+    finally:
+        await store.close()
 
 
 def _with_poison(

@@ -12,13 +12,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from chaos.arena import Arena, Skipped
-from chaos.services import Service
 from threadmill.brokers.base import Hint
 from threadmill.brokers.broker import Broker, BrokerOptions
 from threadmill.brokers.schemes import broker_of
 from threadmill.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
+    from chaos.aside import Aside
     from chaos.faults import FaultOf
 
 _AWAY_SECONDS: Final = (0.5, 3.0)
@@ -30,7 +30,7 @@ _OPEN_PAUSE_SECONDS: Final = 0.2
 _HINTS_MAX: Final = 200
 
 
-def _service(arena: Arena) -> Service:
+def _broker(arena: Arena) -> Aside:
     if arena.broker is None:
         why = "there is no broker: --broker chooses one"
         raise Skipped(why)
@@ -42,50 +42,35 @@ def _away_seconds(arena: Arena) -> float:
 
 
 async def restart(arena: Arena, kind: str) -> None:
-    """SIGKILL, some time without it, and a start with what it had stored."""
+    """See `Aside.restart`."""
     del kind
-    service = _service(arena)
-    await asyncio.to_thread(service.kill)
-    await asyncio.sleep(_away_seconds(arena))
-    await asyncio.to_thread(service.start)
+    await _broker(arena).restart(_away_seconds(arena))
 
 
 async def purge(arena: Arena, kind: str) -> None:
     """All hints are lost, three times in a row."""
     del kind
     for _ in range(3):
-        await asyncio.to_thread(_service(arena).purge)
+        await asyncio.to_thread(_broker(arena).service.purge)
         await asyncio.sleep(_away_seconds(arena) / 3)
 
 
 async def cut(arena: Arena, kind: str) -> None:
-    """Every connection breaks, and new ones are refused for a while."""
+    """See `Aside.refuse`."""
     del kind
-    _service(arena)
-    ways = list(arena.broker_ways.values())
-    for way in ways:
-        way.refuse()
-    await asyncio.sleep(_away_seconds(arena))
-    for way in ways:
-        way.mend()
+    await _broker(arena).refuse(_away_seconds(arena))
 
 
 async def part(arena: Arena, kind: str) -> None:
-    """Nothing passes between the fleet and its broker, and nobody is told."""
+    """See `Aside.hang`."""
     del kind
-    _service(arena)
-    ways = list(arena.broker_ways.values())
-    for way in ways:
-        way.hang()
-    await asyncio.sleep(_HANGS_SECONDS)
-    for way in ways:
-        way.mend()
+    await _broker(arena).hang(_HANGS_SECONDS)
 
 
 async def revoke(arena: Arena, kind: str) -> None:
     """The broker refuses the fleet's password, and throws everybody out."""
     del kind
-    service = _service(arena)
+    service = _broker(arena).service
     if not service.has_credentials:
         why = "this one has no passwords"
         raise Skipped(why)
@@ -117,7 +102,7 @@ async def _rob(
     In a thread: an adapter that loads its library would hold up every way of the fleet
     to the database, which all lead through this process.
     """
-    options = BrokerOptions(uri=_service(arena).uri(), name="chaos")
+    options = BrokerOptions(uri=_broker(arena).service.uri(), name="chaos")
 
     async def rob() -> None:
         broker = broker_of(options)

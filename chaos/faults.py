@@ -35,7 +35,7 @@ _STANDS_STILL_SECONDS = 20.0
 
 
 @asynccontextmanager
-async def _befalls(
+async def befalls(
     arena: Arena, kind: str, process: Process | None, *, aftermath: float = 0.0
 ) -> AsyncIterator[None]:
     """Logs what happens inside; some feel it for some seconds longer."""
@@ -51,7 +51,7 @@ async def _befalls(
 def _kill(role: str) -> FaultOf:
     async def strike(arena: Arena, kind: str) -> None:
         victim = await arena.victim(role)
-        async with _befalls(arena, kind, victim):
+        async with befalls(arena, kind, victim):
             await victim.kill()
 
     return strike
@@ -60,7 +60,7 @@ def _kill(role: str) -> FaultOf:
 def _freeze(role: str, seconds: float) -> FaultOf:
     async def strike(arena: Arena, kind: str) -> None:
         victim = await arena.victim(role)
-        async with _befalls(arena, kind, victim, aftermath=AFTERMATH_SECONDS):
+        async with befalls(arena, kind, victim, aftermath=AFTERMATH_SECONDS):
             victim.send(signal.SIGSTOP)
             await asyncio.sleep(seconds)
             victim.send(signal.SIGCONT)
@@ -84,7 +84,7 @@ async def freeze_in_commit(arena: Arena, kind: str) -> None:
             stopped = psutil.STATUS_STOPPED
             while psutil.Process(worker.pid).status() != stopped:  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_SECONDS)
-        async with _befalls(arena, kind, worker, aftermath=AFTERMATH_SECONDS):
+        async with befalls(arena, kind, worker, aftermath=AFTERMATH_SECONDS):
             await asyncio.sleep(_BEYOND_LEASE_SECONDS)
             worker.send(signal.SIGCONT)
         await asyncio.sleep(_LOAD_SECONDS)
@@ -97,7 +97,7 @@ async def freeze_in_commit(arena: Arena, kind: str) -> None:
 def _restart(how: signal.Signals) -> FaultOf:
     async def strike(arena: Arena, kind: str) -> None:
         at = arena.log.now()
-        async with _befalls(arena, kind, None, aftermath=AFTERMATH_SECONDS):
+        async with befalls(arena, kind, None, aftermath=AFTERMATH_SECONDS):
             await arena.postgres.primary.stop(how)
             arena.outages.append(Outage(kind, at, arena.log.now()))
             await arena.postgres.primary.start()
@@ -114,7 +114,7 @@ async def fail_over(arena: Arena, kind: str) -> None:
     standby = await arena.postgres.stand_by()
     await asyncio.sleep(_LOAD_SECONDS)
     at = arena.log.now()
-    async with _befalls(arena, kind, None, aftermath=AFTERMATH_SECONDS):
+    async with befalls(arena, kind, None, aftermath=AFTERMATH_SECONDS):
         await arena.postgres.primary.stop(signal.SIGQUIT)
         arena.outages.append(Outage(kind, at, arena.log.now()))
         await arena.postgres.promote(standby)
@@ -125,8 +125,8 @@ async def reset_commits(arena: Arena, kind: str) -> None:
     server, worker = await arena.victim("server"), await arena.victim("worker")
     ways = [arena.ways[victim.pid] for victim in (server, worker)]
     async with (
-        _befalls(arena, kind, server),
-        _befalls(arena, kind, worker, aftermath=AFTERMATH_SECONDS),
+        befalls(arena, kind, server),
+        befalls(arena, kind, worker, aftermath=AFTERMATH_SECONDS),
     ):
         for way in ways:
             way.resets = _RESETS
@@ -137,7 +137,7 @@ async def reset_commits(arena: Arena, kind: str) -> None:
 
 async def cut(arena: Arena, kind: str) -> None:
     """All connections of all processes break at once."""
-    async with _befalls(arena, kind, None, aftermath=AFTERMATH_SECONDS):
+    async with befalls(arena, kind, None, aftermath=AFTERMATH_SECONDS):
         for way in list(arena.ways.values()):
             way.cut()
 
@@ -146,7 +146,7 @@ async def slow(arena: Arena, kind: str) -> None:
     """Everything comes late, and in chunks of one byte."""
     victim = await arena.victim("worker")
     way = arena.ways[victim.pid]
-    async with _befalls(arena, kind, victim, aftermath=AFTERMATH_SECONDS):
+    async with befalls(arena, kind, victim, aftermath=AFTERMATH_SECONDS):
         way.latency_seconds = 0.02
         await asyncio.sleep(2 * _LOAD_SECONDS)
         way.mend()
@@ -156,7 +156,7 @@ async def part(arena: Arena, kind: str) -> None:
     """Nothing passes between a worker and the database, beyond its lease."""
     victim = await arena.victim("worker")
     way = arena.ways[victim.pid]
-    async with _befalls(arena, kind, victim, aftermath=AFTERMATH_SECONDS):
+    async with befalls(arena, kind, victim, aftermath=AFTERMATH_SECONDS):
         way.hang()
         await asyncio.sleep(_BEYOND_LEASE_SECONDS)
         way.mend()
@@ -164,7 +164,7 @@ async def part(arena: Arena, kind: str) -> None:
 
 async def exhaust(arena: Arena, kind: str) -> None:
     """Somebody takes all connections that the database has, after cutting a few."""
-    async with _befalls(arena, kind, None, aftermath=AFTERMATH_SECONDS):
+    async with befalls(arena, kind, None, aftermath=AFTERMATH_SECONDS):
         arena.ways[(await arena.victim("server")).pid].cut()
         arena.ways[(await arena.victim("worker")).pid].cut()
         await arena.postgres.occupy(2 * _LOAD_SECONDS)
@@ -214,7 +214,7 @@ async def kill_at_a_point(arena: Arena, kind: str) -> None:
         doomed = await arena.start("worker", THREADMILL_FAULTS=f"{point}=kill@{times}")
     except NotReadyError:
         return  # it was as quick as that
-    async with _befalls(arena, kind, doomed):
+    async with befalls(arena, kind, doomed):
         try:
             await doomed.ended(_DOOM_SECONDS)
         except TimeoutError:
@@ -254,7 +254,7 @@ async def separate(arena: Arena, kind: str) -> None:
         )
         arena.leaving.add(worker.pid)
         await asyncio.sleep(_LOAD_SECONDS)
-        async with _befalls(arena, kind, worker, aftermath=AFTERMATH_SECONDS):
+        async with befalls(arena, kind, worker, aftermath=AFTERMATH_SECONDS):
             await _ip("link", "set", f"{name}h", "down")
             await asyncio.sleep(_BEYOND_LEASE_SECONDS)
             await _ip("link", "set", f"{name}h", "up")

@@ -196,6 +196,14 @@ class Redis(Service):
 
 
 @dataclass(eq=False)
+class SafeRedis(Redis):
+    """Redis that loses nothing of what it has acknowledged."""
+
+    def _command(self) -> list[str]:
+        return [*super()._command(), "--appendfsync", "always"]
+
+
+@dataclass(eq=False)
 class Valkey(Redis):
     """Valkey from a wheel."""
 

@@ -16,6 +16,7 @@ _SECONDS = 55
 # Long enough for each of these once; `python -m chaos --broker` has the others.
 _BROKER_SECONDS = 8
 _BROKER_KINDS = ("broker restart", "broker purged", "kill worker")
+_REDIS_KINDS = ("redis restart", "redis connections refused", "kill worker")
 
 
 @pytest.mark.slow
@@ -33,6 +34,16 @@ async def test_a_fleet_whose_broker_is_harmed_keeps_its_promises(broker: str) ->
     await _run(
         *("--broker", broker, "--seconds", str(_BROKER_SECONDS), "--clients", "4"),
         *(word for kind in _BROKER_KINDS for word in ("--only", kind)),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+async def test_a_fleet_whose_redis_is_harmed_keeps_its_promises() -> None:
+    """It keeps what checkpoints hold; it dies, goes away, and a worker dies."""
+    await _run(
+        *("--checkpoints", "redis", "--seconds", "12", "--clients", "4"),
+        *(word for kind in _REDIS_KINDS for word in ("--only", kind)),
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from threadmill.checkpoints.codec import Codec
+from threadmill.checkpoints.configured import away_of
 from threadmill.drivers.postgres.configured import database_uri, limits_of
 from threadmill.drivers.postgres.database import Database
 from threadmill.errors import Error, SetupError
@@ -62,16 +63,22 @@ async def _history(args: argparse.Namespace) -> History:
         limits=limits_of(settings),
         prepare=settings.prepared_statements,
     )
+    away = away_of(settings, {})
     await database.open()
     try:
+        if away is not None:
+            await away.store.open()
         await settle(database, tenants_of(logged), seconds=args.settle)
         return await with_database(
             logged,
             database,
             Channel(args.channel, args.path, args.results),
             codec=Codec(),
+            away=away,
         )
     finally:
+        if away is not None:
+            await away.store.close()
         await database.close()
 
 

@@ -36,8 +36,8 @@ SELECT thread_id AS thread, checkpoint_id AS id, parent_id AS parent, ordinal,
  ORDER BY thread_id, ordinal
 
 -- name: heads
-SELECT h.thread_id AS thread, h.checkpoint_id AS head, c.format, c.body_type, c.body,
-       c.chunks
+SELECT h.thread_id AS thread, h.thread_id, h.checkpoint_id AS head, c.format,
+       c.body_type AS type, c.body AS value, c.chunks
   FROM threadmill.head h
   LEFT JOIN threadmill.checkpoint c
     ON c.tenant_id = h.tenant_id AND c.thread_id = h.thread_id AND c.ns = h.ns
@@ -47,7 +47,7 @@ SELECT h.thread_id AS thread, h.checkpoint_id AS head, c.format, c.body_type, c.
 
 -- name: chunks
 -- Of the heads; see there.
-SELECT k.thread_id AS thread, k.name, k.type, k.data
+SELECT k.thread_id AS thread, k.name, k.type, k.data AS value
   FROM threadmill.head h
   JOIN threadmill.checkpoint c
     ON c.tenant_id = h.tenant_id AND c.thread_id = h.thread_id AND c.ns = h.ns

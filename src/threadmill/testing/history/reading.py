@@ -14,8 +14,10 @@ from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
+from threadmill.checkpoints.away import Away, bring
 from threadmill.checkpoints.codec import Codec
 from threadmill.checkpoints.compression import Blob
+from threadmill.drivers.postgres.connection import Row
 from threadmill.drivers.postgres.database import Database, Result
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.errors import SetupError
@@ -68,7 +70,12 @@ async def _open_runs(database: Database, tenant: str, threads: Sequence[str]) ->
 
 
 async def with_database(
-    history: History, database: Database, channel: Channel, *, codec: Codec
+    history: History,
+    database: Database,
+    channel: Channel,
+    *,
+    codec: Codec,
+    away: Away | None = None,
 ) -> History:
     """The history, with what the database holds of its threads.
 
@@ -77,15 +84,20 @@ async def with_database(
         database: opened.
         channel: where messages are found in the state.
         codec: reads states.
+        away: what of them lies elsewhere.
 
     Raises:
         SetupError: a thread's id in the log is none of a server's.
+        StateLost: what lies elsewhere is not there any more.
         StoreUnavailable: the database does not answer.
     """
     threads: list[Thread] = []
     for tenant, ids in tenants_of(history).items():
         for page in _pages(ids):
-            threads += await _threads(history, database, channel, codec, tenant, page)
+            heads = await _heads(database, away, tenant, page)
+            threads += await _threads(
+                history, database, channel, codec, tenant, page, heads
+            )
     return replace(history, threads=tuple(threads))
 
 
@@ -109,6 +121,27 @@ def tenants_of(history: History) -> Mapping[str, Sequence[str]]:
     return dict.fromkeys(sorted({fact.tenant for fact in facts}), threads)
 
 
+async def _heads(
+    database: Database, away: Away | None, tenant: str, threads: Sequence[str]
+) -> Mapping[str, Sequence[Row]]:
+    """The heads of some threads with what they hold, and the chunks of these."""
+    async with database.tenant_tx(tenant, read_only=True) as tx:
+        heads = tx.add(SQL.heads, tenant=tenant, threads=threads)
+        chunks = tx.add(SQL.chunks, tenant=tenant, threads=threads)
+    brought = await bring(away, database, tenant, heads.rows)
+    return {
+        "heads": [row for row in brought if "head" in row],
+        "chunks": [
+            *chunks.rows,
+            *(
+                {**row, "thread": row["thread_id"]}
+                for row in brought
+                if "head" not in row
+            ),
+        ],
+    }
+
+
 async def _threads(
     history: History,
     database: Database,
@@ -116,14 +149,13 @@ async def _threads(
     codec: Codec,
     tenant: str,
     threads: Sequence[str],
+    heads: Mapping[str, Sequence[Row]],
 ) -> list[Thread]:
     wanted = set(threads)
     mine = [m for m in history.messages if m.tenant == tenant and m.thread in wanted]
     uuids, keys = list(map(UUID, threads)), [m.key for m in mine if m.key]
     found: dict[str, Result] = {}
     async with database.tenant_tx(tenant, read_only=True) as tx:
-        found["heads"] = tx.add(SQL.heads, tenant=tenant, threads=threads)
-        found["chunks"] = tx.add(SQL.chunks, tenant=tenant, threads=threads)
         found["checkpoints"] = tx.add(SQL.checkpoints, tenant=tenant, threads=threads)
         found["results"] = tx.add(SQL.results, tenant=tenant, threads=threads)
         found["events"] = tx.add(SQL.events, tenant=tenant, threads=uuids)
@@ -132,7 +164,8 @@ async def _threads(
         found["claimed"] = tx.add(SQL.claimed, tenant=tenant, keys=keys)
         found["threads"] = tx.add(SQL.threads, tenant=tenant, threads=uuids)
         found["leftovers"] = tx.add(SQL.leftovers, tenant=tenant, threads=uuids)
-    rows = {name: _by_thread(result.rows) for name, result in found.items()}
+    read = {**{name: result.rows for name, result in found.items()}, **heads}
+    rows = {name: _by_thread(of_all) for name, of_all in read.items()}
     known: defaultdict[str, set[str]] = defaultdict(set)
     for message in mine:
         known[message.thread].add(message.id)
@@ -185,12 +218,12 @@ def _values(
     codec: Codec,
 ) -> Mapping[str, Any] | None:
     found = {
-        chunk["name"]: codec.chunk(Blob(chunk["type"], chunk["data"]))
+        chunk["name"]: codec.chunk(Blob(chunk["type"], chunk["value"]))
         for chunk in chunks
     }
     for row in heads:
-        if row["body"] is not None:
-            body = Blob(row["body_type"], row["body"])
+        if row["value"] is not None:
+            body = Blob(row["type"], row["value"])
             state, _ = codec.unpack(row["format"], body, row["chunks"], found)
             return state["channel_values"]
     return None
