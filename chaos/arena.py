@@ -196,7 +196,10 @@ class Arena:
             for process in self._staying(role):
                 if process.alive and process.pid == last:
                     return process
-        return self.chooser.choice([p for p in self._staying(role) if p.alive])
+        while not (alive := [p for p in self._staying(role) if p.alive]):
+            # A poison node may just have ended all of them.
+            await self.staffed()
+        return self.chooser.choice(alive)
 
     async def keep(self) -> None:
         """Replaces who has ended, for ever; and kills who takes too much memory."""
