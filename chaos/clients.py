@@ -172,20 +172,19 @@ class Clients:
     ) -> None:
         """Follows the run's stream to its end, whoever serves it.
 
-        A stream that ends in order may also be that of a server that goes away: it is
-        whole when the run had ended before it was asked for.
+        A stream that ends in order is whole. A server that goes away cuts it.
         """
         reader, last = uuid4().hex, "0"
         self.log.reader(reader, thread=thread, run=run)
         while True:
             ended = await self._status(http, thread, run) in _ENDED
             orderly, last = await self._listen(http, thread, run, reader, last)
-            if ended and orderly:
+            if orderly:
                 self.log.end(reader)
                 return
             if stop.is_set() and not ended:
                 return
-            await asyncio.sleep(0 if orderly else _PAUSE_SECONDS)
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _listen(
         self, http: httpx.AsyncClient, thread: str, run: str, reader: str, last: str

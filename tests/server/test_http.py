@@ -122,14 +122,18 @@ async def test_a_draining_server_cuts_waiting_answers(fleet: Fleet) -> None:
             await response.aread()
 
 
-async def test_a_draining_server_ends_streams(fleet: Fleet) -> None:
+async def test_a_draining_server_cuts_streams(fleet: Fleet) -> None:
+    """Also of a run that has ended: its client would ask for that, and leave it so."""
+    await fleet.worker()
     server = await fleet.server()
     thread_id = await _thread(server.http)
-    async with server.http.stream(
-        "POST", f"/threads/{thread_id}/runs/stream", json=RUN
-    ) as response:
-        server.services.drain.begin()
-        assert await response.aread() == b""
+    run = {**RUN, "stream_mode": ["updates"], "stream_resumable": True}
+    created = await server.http.post(f"/threads/{thread_id}/runs", json=run)
+    path = created.headers["content-location"]
+    await server.http.get(f"{path}/join")
+    server.services.drain.begin()
+    with pytest.raises(httpx.RemoteProtocolError):
+        await server.http.get(f"{path}/stream", headers={"last-event-id": "0"})
 
 
 async def test_create_tells_where_the_run_is(idle_server: RunningServer) -> None:

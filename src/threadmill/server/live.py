@@ -1,9 +1,10 @@
 """Responses that stay open: silent connections are kept alive, gone clients noticed.
 
 Three things end such a response besides its own end. The client goes: then whoever
-asked to be told is told. The process drains: then the connection is closed, and the
-client finds its run again through another server. The body fails: then the connection
-is cut, because headers and status have long been sent.
+asked to be told is told. The process drains, or the body fails: then the connection is
+cut, and the client finds its run again through another server. An orderly end would say
+that this was all; clients then ask whether the run has ended, and if it has, what they
+were not told is lost to them.
 """
 
 from __future__ import annotations
@@ -47,8 +48,6 @@ class LiveResponse(Response):
         beat: sent whenever nothing else was for `beat_seconds`.
         beat_seconds: how long silence may last.
         drain: ends the response when the process goes away.
-        whole: the body makes sense only whole, so that ending it early must look
-            like a broken connection.
         on_gone: called when the client went away before the end.
         media_type: of the body.
         headers: of the response.
@@ -61,7 +60,6 @@ class LiveResponse(Response):
         beat: bytes,
         beat_seconds: float,
         drain: Drain,
-        whole: bool,
         media_type: str,
         headers: Mapping[str, str],
         on_gone: Callable[[], Awaitable[object]] | None = None,
@@ -79,7 +77,6 @@ class LiveResponse(Response):
         self._beat_bytes = beat
         self._beat_seconds = beat_seconds
         self._drain = drain
-        self._whole = whole
         self._on_gone = on_gone
         self._sent_at = monotonic()
 
@@ -113,8 +110,6 @@ class LiveResponse(Response):
             await _complete(send)
         elif not client.cancelled():
             await self._tell_gone()
-        elif not self._whole:
-            await _complete(send)
 
     async def _send_body(self, send: Send) -> bool:
         """Whether the body came to its end."""

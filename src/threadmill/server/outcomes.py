@@ -51,7 +51,6 @@ def waiting(
         beat=b"\n",
         beat_seconds=services.keepalive_seconds,
         drain=services.drain,
-        whole=True,
         media_type="application/json",
         headers=_headers(run, "join", content_location),
         on_gone=_canceller(services, tenant, run) if cancel_when_gone else None,
@@ -72,7 +71,7 @@ def streaming(
     """Sends the run's events as they commit, until it has ended.
 
     Every event of the log has an id; it is shown only if the run was made resumable.
-    A database that stays away closes the stream; no event says so, because clients
+    A database that stays away cuts the connection; no event says so, because clients
     take `error` for the end of the run.
     """
     ids = bool(run.kwargs.get("resumable"))
@@ -94,7 +93,6 @@ def streaming(
         beat=HEARTBEAT,
         beat_seconds=services.keepalive_seconds,
         drain=services.drain,
-        whole=False,
         media_type=MEDIA_TYPE,
         headers=_headers(run, "stream", content_location),
         on_gone=_canceller(services, tenant, run) if cancel_when_gone else None,
