@@ -26,7 +26,7 @@ from threadmill.checkpoints.upkeep import Upkeep
 from threadmill.domain.retention import Strategy
 from threadmill.drivers.postgres.database import Database
 from threadmill.drivers.redis.database import RedisDatabase
-from threadmill.errors import HeadMoved, SetupError, StateLost
+from threadmill.errors import HeadMoved, SetupError, StateLost, StoreUnavailable
 from threadmill.stores.postgres.threads import PostgresThreads
 from threadmill.stores.records import Timer
 from threadmill.testing.checkpoints import put, writes
@@ -146,6 +146,20 @@ async def test_a_commit_that_is_refused_leaves_no_name(place: Place) -> None:
         await place.put(replace(put("c3", "c2", text=LONG * 2), expected_head="c2"))
     assert await place.elsewhere() > before
     assert await place.values() == {"text": LONG}
+
+
+async def test_what_redis_does_not_take_is_not_committed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No name is committed before what it stands for is there."""
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(place.away.store, "keep", refuse)
+    with pytest.raises(StoreUnavailable):
+        await place.put(put("c1", text=LONG))
+    assert await place.store.get(TENANT, place.thread, "") is None
 
 
 async def test_a_thread_may_have_some_here_and_some_there(place: Place) -> None:
