@@ -12,4 +12,6 @@ pytest_plugins = [
     "tests.fixtures.redis_topologies",
     "tests.fixtures.savers",
     "tests.fixtures.ways",
+    # It uses others.
+    "tests.fixtures.away",
 ]

@@ -16,6 +16,7 @@
     │  └─ Overloaded         a bounded queue is full
     ├─ Unavailable         a retry is safe
     │  ├─ StoreUnavailable   the database does not answer
+    │  ├─ StoreReadOnly      a store answers, and takes nothing more
     │  ├─ BrokerUnavailable  the message broker does not answer
     │  ├─ ChunksDropped      the thread was pruned while it was written
     │  └─ Draining           this process is going away
@@ -140,6 +141,14 @@ class StoreUnavailable(Unavailable):
     """the database does not answer; check DATABASE_URI and that it is running."""
 
     code = "store_unavailable"
+
+
+class StoreReadOnly(Unavailable):
+    """Redis answers, and takes nothing more: it is full, or a replica."""
+
+    # Apart from `StoreUnavailable`: what reads go on finding would be done again and
+    # again in vain, so whoever meets this has had an attempt.
+    code = "store_read_only"
 
 
 class BrokerUnavailable(Unavailable):

@@ -102,7 +102,7 @@ async def test_what_was_archived_outlives_redis(
     await _told(cluster, thread, "before")
     async with asyncio.timeout(READY_SECONDS):
         while await cluster.rows(  # noqa: ASYNC110
-            "SELECT * FROM threadmill.timer WHERE kind = 'archive_chunks'"
+            "SELECT * FROM threadmill.chunk_chore WHERE kind = 'archive'"
         ):
             await asyncio.sleep(POLL_SECONDS)
     with private_redis.connection() as connection:

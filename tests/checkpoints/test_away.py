@@ -2,116 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
-from hashlib import sha256
+import asyncio
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 
-from tests.fixtures.claims import Claims
-from tests.fixtures.redis import RedisServer
+from tests.fixtures.away import LONG, TENANT, Place
+from tests.stores.run_store import RunStore
 from threadmill.checkpoints.away import Away
 from threadmill.checkpoints.base import Commit
-from threadmill.checkpoints.chunk_upkeep import ChunkUpkeep
-from threadmill.checkpoints.compression import Blob
+from threadmill.checkpoints.history_search import PostgresHistories
 from threadmill.checkpoints.postgres import PostgresCheckpoints
-from threadmill.checkpoints.pruning import PostgresPruning
 from threadmill.checkpoints.redis.chunk_store import RedisChunks
 from threadmill.checkpoints.saver import PostgresSaver
 from threadmill.checkpoints.sizes import PostgresSizes
+from threadmill.checkpoints.sync import PostgresSyncCheckpoints
 from threadmill.checkpoints.upkeep import Upkeep
-from threadmill.domain.retention import Strategy
-from threadmill.drivers.postgres.database import Database
-from threadmill.drivers.redis.database import RedisDatabase
+from threadmill.domain.history import HistoryQuery, ValueMatch
+from threadmill.domain.paths import scalar
+from threadmill.domain.run import ThreadStatus
+from threadmill.drivers.postgres.database import Database, Limits
+from threadmill.drivers.redis.database import RedisDatabase, RedisLimits
+from threadmill.engine.states import States
 from threadmill.errors import HeadMoved, SetupError, StateLost, StoreUnavailable
 from threadmill.stores.postgres.threads import PostgresThreads
-from threadmill.stores.records import Timer
+from threadmill.stores.records import FreeSlot, Thread
 from threadmill.testing.checkpoints import put, writes
-
-TENANT = "default"
-# It hardly becomes shorter.
-LONG = "".join(sha256(bytes([n])).hexdigest() for n in range(16))
-
-
-@dataclass
-class Place:
-    """A thread, and both stores."""
-
-    store: PostgresCheckpoints
-    away: Away
-    uri: str
-    server: RedisServer
-    claims: Claims
-    thread_id: UUID
-
-    @property
-    def thread(self) -> str:
-        return str(self.thread_id)
-
-    @property
-    def chores(self) -> ChunkUpkeep:
-        return ChunkUpkeep(self.store.database, self.away)
-
-    async def put(self, *puts: Any, store: PostgresCheckpoints | None = None) -> None:
-        await (store or self.store).commit(TENANT, self.thread, Commit(puts=puts))
-
-    async def values(self, at: str | None = None) -> Any:
-        found = await self.store.get(TENANT, self.thread, "", at)
-        assert found is not None
-        return found.checkpoint["channel_values"]
-
-    async def elsewhere(self) -> int:
-        """How many chunks Redis has of the thread."""
-        return len((await self.away.store.inventory(TENANT, self.thread)).sizes)
-
-    def rows(self, query: str) -> list[Any]:
-        with psycopg.connect(self.uri, autocommit=True) as connection:
-            cursor = connection.execute(query.encode(), {"thread": self.thread})
-            return cursor.fetchall() if cursor.description else []
-
-    def timers(self) -> list[str]:
-        found = self.rows(
-            "SELECT kind FROM threadmill.timer WHERE ref = %(thread)s ORDER BY kind"
-        )
-        return [kind for (kind,) in found]
-
-    def archived(self) -> int:
-        query = "SELECT count(*) FROM threadmill.chunk WHERE thread_id = %(thread)s"
-        return int(self.rows(query)[0][0])
-
-    async def carry_out(self, kind: str) -> None:
-        await self.chores.carry_out(Timer(TENANT, kind, self.thread))
-
-    def forget_everything(self) -> None:
-        with self.server.connection() as connection:
-            connection.flushall()
-
-
-@pytest.fixture
-async def place(
-    database: Database, database_uri: str, shared_redis: RedisServer, redis_uri: str
-) -> AsyncIterator[Place]:
-    away = Away(RedisChunks(RedisDatabase(redis_uri)), archives=True)
-    await away.store.open()
-    claims = Claims(database_uri)
-    fence = await claims.claim()
-    yield Place(
-        PostgresCheckpoints(database, away=replace(away, archives=False)),
-        away,
-        database_uri,
-        shared_redis,
-        claims,
-        fence.thread_id,
-    )
-    await away.store.close()
-
-
-def _with_archive(place: Place) -> PostgresCheckpoints:
-    return PostgresCheckpoints(place.store.database, away=place.away)
-
 
 # ------------------------------------------------------------------------ where it lies
 
@@ -202,10 +123,36 @@ async def test_a_copy_is_complete(place: Place) -> None:
     other = str(uuid4())
     await Upkeep(place.store).copy_thread(TENANT, place.thread, other)
     await place.store.delete_thread(TENANT, place.thread)
-    await place.carry_out("drop_chunks")
+    await place.carry_out("drop")
     found = [one async for one in place.store.list(TENANT, other)]
     texts = [one.checkpoint["channel_values"]["text"] for one in found]
     assert texts == [LONG * 2, LONG]
+
+
+async def test_a_copy_by_who_knows_no_store_is_refused(place: Place) -> None:
+    await place.put(put("c1", text=LONG))
+    plain = PostgresCheckpoints(place.store.database)
+    with pytest.raises(SetupError, match="CHECKPOINT_URI"):
+        await Upkeep(plain).copy_thread(TENANT, place.thread, str(uuid4()))
+
+
+async def test_a_copy_while_the_source_goes_on_is_complete(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await place.put(put("c1", text=LONG))
+    other = str(uuid4())
+    keep = place.away.store.keep
+
+    async def late(*about: Any, **named: Any) -> None:
+        monkeypatch.undo()
+        await keep(*about, **named)
+        await place.put(put("c2", "c1", text=LONG * 2))
+
+    monkeypatch.setattr(place.away.store, "keep", late)
+    await Upkeep(place.store).copy_thread(TENANT, place.thread, other)
+    found = await place.store.get(TENANT, other, "")
+    assert found is not None
+    assert found.checkpoint["channel_values"] == {"text": LONG * 2}
 
 
 async def test_sizes_count_what_lies_elsewhere(place: Place) -> None:
@@ -215,8 +162,8 @@ async def test_sizes_count_what_lies_elsewhere(place: Place) -> None:
     held = await place.away.store.inventory(TENANT, place.thread)
     assert size.parts.away == sum(held.sizes.values()) > 0
     channels = await sizes.channels(TENANT, place.thread_id, checkpoints=10)
-    assert channels["messages"].chunks > 0
-    assert channels["text"].chunks > 0
+    assert channels.by_name["messages"].chunks > 0
+    assert channels.by_name["text"].chunks > 0
 
 
 # ----------------------------------------------------------------------- what gets lost
@@ -240,138 +187,179 @@ async def test_a_put_relies_on_nothing_that_redis_has_lost(place: Place) -> None
     assert await place.values() == {"messages": [*messages, "one more"]}
 
 
-# ---------------------------------------------------------------------- what is dropped
-
-
-async def test_pruned_chunks_go_and_the_others_stay(place: Place) -> None:
-    for n in range(6):
-        parent = f"c{n - 1}" if n else None
-        await place.put(put(f"c{n}", parent, same=LONG, text=f"{n}{LONG}"))
-    assert await place.elsewhere() == 6 * 2 + 1
-    pruning = PostgresPruning(place.store)
-    await _let_go(place)
-    freed = await pruning.prune(TENANT, place.thread_id, Strategy.KEEP_LATEST)
-    assert freed is not None
-    assert freed.checkpoints == 5
-    assert place.timers() == ["drop_chunks"]
-    await place.carry_out("drop_chunks")
-    assert await place.elsewhere() == 3
-    assert place.timers() == []
-    assert await place.values() == {"same": LONG, "text": f"5{LONG}"}
-
-
-async def _let_go(place: Place) -> None:
-    place.rows("DELETE FROM threadmill.activation WHERE thread_id = %(thread)s::uuid")
-    place.rows(
-        "UPDATE threadmill.thread SET holder = NULL WHERE thread_id = %(thread)s::uuid"
-    )
-
-
-async def test_an_erased_thread_leaves_nothing(place: Place) -> None:
-    await place.put(put("c1", text=LONG))
-    await _let_go(place)
-    await PostgresThreads(place.store.database).delete(TENANT, place.thread_id)
-    assert place.timers() == ["drop_chunks"]
-    await place.carry_out("drop_chunks")
-    assert await place.elsewhere() == 0
-    with place.server.connection() as connection:
-        assert connection.keys("*") == []
-
-
-async def test_nothing_is_dropped_while_somebody_has_the_thread(place: Place) -> None:
-    """He may have sent what he has not named yet."""
-    await place.put(put("c1", text=LONG))
-    place.rows(
-        "UPDATE threadmill.thread SET holder = gen_random_uuid()"
-        " WHERE thread_id = %(thread)s::uuid"
-    )
-    sent = {b"0" * 16: Blob("msgpack", b"on its way")}
-    await place.away.store.keep(TENANT, place.thread, sent)
-    place.rows(
-        "INSERT INTO threadmill.timer"
-        " VALUES ('default', 'drop_chunks', %(thread)s, now())"
-    )
-    await place.carry_out("drop_chunks")
-    assert await place.away.store.find(TENANT, place.thread, sent) == sent
-    assert place.timers() == ["drop_chunks"]
-
-
-async def test_nothing_is_dropped_if_something_came_meanwhile(place: Place) -> None:
-    sent = {b"0" * 16: Blob("msgpack", b"an old one")}
-    store = place.away.store
-    await store.keep(TENANT, place.thread, sent)
-    held = await store.inventory(TENANT, place.thread)
-    # A run begins, and what it stores happens to be the same.
-    await store.keep(TENANT, place.thread, sent)
-    gone = await store.drop(
-        TENANT, place.thread, held.sizes, generation=held.generation
-    )
-    assert not gone
-    assert await store.find(TENANT, place.thread, sent) == sent
-
-
-# ------------------------------------------------------------------------- the archive
-
-
-async def test_what_is_archived_comes_back(place: Place) -> None:
-    store = _with_archive(place)
-    messages = [f"{n} {LONG}" for n in range(12)]
-    result = writes("c1", "t1", ("a", LONG))
-    await place.put(put("c1", messages=messages), store=store)
-    await store.commit(TENANT, place.thread, Commit(writes=(result,)))
-    assert place.timers() == ["archive_chunks"]
-    lag = await place.chores.lag()
-    assert lag.threads == 1
-    await place.carry_out("archive_chunks")
-    assert place.timers() == []
-    assert (await place.chores.lag()).threads == 0
-    assert place.archived() == await place.elsewhere()
-    place.forget_everything()
-    found = await store.get(TENANT, place.thread, "")
-    assert found is not None
-    assert found.checkpoint["channel_values"] == {"messages": messages}
-    assert [value for _, _, value in found.writes] == [LONG]
-    # It is in Redis again.
-    assert await place.elsewhere() == place.archived()
-
-
-async def test_pruning_prunes_the_archive_as_well(place: Place) -> None:
-    store = _with_archive(place)
-    for n in range(4):
-        parent = f"c{n - 1}" if n else None
-        await place.put(put(f"c{n}", parent, same=LONG, text=f"{n}{LONG}"), store=store)
-    await place.carry_out("archive_chunks")
-    await Upkeep(store).prune(TENANT, [place.thread])
-    assert place.archived() == 3
-    await _let_go(place)
-    await place.carry_out("drop_chunks")
-    place.forget_everything()
-    assert await place.values() == {"same": LONG, "text": f"3{LONG}"}
-
-
-async def test_a_commit_while_it_is_archived_is_archived_later(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = _with_archive(place)
-    await place.put(put("c1", text=LONG), store=store)
-    chores = place.chores
-    sent = chores._send
-
-    async def late(*about: Any) -> None:
-        await place.put(put("c2", "c1", text=LONG * 2), store=store)
-        await sent(*about)
-
-    monkeypatch.setattr(chores, "_send", late)
-    timer = Timer(TENANT, "archive_chunks", place.thread)
-    await chores.carry_out(timer)
-    assert place.timers() == ["archive_chunks"]
-    await place.carry_out("archive_chunks")
-    assert place.archived() == await place.elsewhere()
-
-
 async def test_a_saver_reads_them_as_any_others(place: Place) -> None:
     await place.put(put("c1", text=LONG), put("c2", "c1", text=LONG * 2))
     saver = PostgresSaver(place.store, tenant=TENANT)
     config: Any = {"configurable": {"thread_id": place.thread, "checkpoint_ns": ""}}
     found = [one.checkpoint["id"] async for one in saver.alist(config)]
     assert found == ["c2", "c1"]
+
+
+# -------------------------------------------------------- one that is lost, and others
+
+
+async def _other_thread(place: Place, **values: Any) -> str:
+    other = str(uuid4())
+    await PostgresThreads(place.store.database).create(
+        TENANT, UUID(other), metadata={"graph_id": "g"}, if_exists="raise"
+    )
+    one = put("c1", metadata={"graph_id": "g", "step": 0}, **values)
+    await place.store.commit(TENANT, other, Commit(puts=(one,)))
+    return other
+
+
+def _lose(place: Place, thread: str) -> None:
+    with place.server.connection() as connection:
+        connection.delete(f"{{{TENANT}:{thread}}}:value")
+
+
+async def test_a_list_of_threads_survives_one_that_lost_its_state(place: Place) -> None:
+    """A search of the SDK asks for values by default."""
+    lost = await _other_thread(place, text=LONG)
+    fine = await _other_thread(place, text=LONG * 2)
+    _lose(place, lost)
+    nothing: Any = None
+    states = States(
+        threads=nothing,
+        graphs=nothing,
+        checkpoints=place.store,
+        saver=nothing,
+        hints=nothing,
+        member=uuid4(),
+        lease_seconds=10,
+    )
+    now = datetime.now(UTC)
+    threads = [
+        Thread(
+            thread_id=UUID(one),
+            status=ThreadStatus.IDLE,
+            metadata={},
+            config={},
+            error=None,
+            temporary=False,
+            created_at=now,
+            updated_at=now,
+            state_updated_at=now,
+        )
+        for one in (lost, fine)
+    ]
+    shown = [glance.values for glance in await states.glance(TENANT, threads)]
+    assert shown == [None, {"text": LONG * 2}]
+
+
+async def test_a_search_of_histories_survives_one_thread_that_lost_its_state(
+    place: Place,
+) -> None:
+    lost = await _other_thread(place, text=LONG, total=7)
+    fine = await _other_thread(place, text=LONG * 2, total=7)
+    _lose(place, lost)
+    query = HistoryQuery(
+        value=ValueMatch(path="total", comparison="equals", operand=scalar(7))
+    )
+    histories = PostgresHistories(place.store)
+    found = await histories.search(TENANT, query, limit=10, scan=100, by_index=False)
+    assert [str(moment.thread_id) for moment in found.moments] == [fine]
+
+
+# -------------------------------------------------------------- when Redis is not there
+
+
+async def test_a_hand_over_that_has_committed_does_not_fail_by_its_read(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its slot has claimed is leased; somebody must know of it."""
+    runs = RunStore(place.store.database)
+    place.let_go()
+    run = await runs.accept(await runs.thread())
+    fence, _ = await runs.begin()
+    thread = str(run.thread_id)
+    first = Commit(puts=(put("c1", expected=None, text=LONG),))
+    await place.store.commit(TENANT, thread, first, fence)
+    slot = FreeSlot(
+        worker_id=uuid4(), graphs=["graph"], labels=[], tasks=True, lease_seconds=60
+    )
+
+    async def away(*_: Any) -> Any:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(place.away.store, "find", away)
+    second = put("c2", "c1", expected="c1", text=LONG * 2)
+    committed = await place.store.commit(
+        TENANT, thread, Commit(puts=(second,), release=True, slot=slot), fence
+    )
+    assert committed.claimed is not None
+    assert committed.begun is None
+
+
+async def test_an_unreachable_redis_leaves_no_connection_to_postgresql(
+    place: Place,
+) -> None:
+    name = f"leak {uuid4()}"
+
+    def make() -> PostgresCheckpoints:
+        nowhere = RedisDatabase(
+            "redis://127.0.0.1:1/0", limits=RedisLimits(connect_timeout_seconds=1)
+        )
+        return PostgresCheckpoints(
+            Database(place.uri, name=name, limits=Limits(pool_max=2)),
+            away=Away(RedisChunks(nowhere)),
+        )
+
+    blocking = PostgresSyncCheckpoints(make)
+    with pytest.raises(StoreUnavailable):
+        await asyncio.to_thread(blocking.get, TENANT, place.thread, "")
+    (found,) = place.rows(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE %(name)s",
+        name=f"%{name}%",
+    )
+    assert found == (0,)
+
+
+_RIGHTS = Path(__file__).parents[2] / "docs" / "how-to" / "keep-values-in-redis.md"
+
+
+@pytest.mark.parametrize("missing", ["", "hkeys"])
+async def test_the_rights_that_the_page_lists_are_needed_and_enough(
+    place: Place, missing: str
+) -> None:
+    listed = _RIGHTS.read_text().partition("A login needs, on all keys:")[2]
+    names = {name.lower().replace(" ", "|") for name in re.findall("`(.+?)`", listed)}
+    allowed = (f"+{name}" for name in names - {missing})
+    with place.server.connection() as connection:
+        connection.execute_command(
+            *("ACL", "SETUSER", "app", "on", ">secret", "~*", "resetchannels"),
+            *("-@all", *allowed),
+        )
+    uri = f"redis://app:secret@127.0.0.1:{place.server.port}/0"
+    store = RedisChunks(RedisDatabase(uri))
+    try:
+        if missing:
+            with pytest.raises(SetupError, match="refuses the login"):
+                await store.open()
+        else:
+            await store.open()
+    finally:
+        await store.close()
+        with place.server.connection() as connection:
+            connection.execute_command("ACL", "DELUSER", "app")
+
+
+# ------------------------------------------------------------------------------- sizes
+
+
+async def test_a_thread_with_some_here_and_some_there_is_attributed(
+    place: Place,
+) -> None:
+    plain = PostgresCheckpoints(place.store.database)
+    await place.put(put("c1", old=LONG * 20), store=plain)
+    await place.put(put("c2", "c1", messages=[LONG] * 30, text=LONG * 3))
+    result = writes("c2", "t1", ("a", LONG))
+    await place.store.commit(TENANT, place.thread, Commit(writes=(result,)))
+    sizes = PostgresSizes(place.store.database, place.store.away)
+    channels = await sizes.channels(TENANT, place.thread_id, checkpoints=10)
+    assert channels.unattributed == 0
+    assert channels.by_name["a"].writes > len(LONG) // 2
+    with pytest.raises(SetupError, match="CHECKPOINT_URI"):
+        await PostgresSizes(place.store.database).page(
+            TENANT, thread_id=place.thread_id, limit=1
+        )

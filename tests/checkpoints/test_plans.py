@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from tests.fixtures.plans import become_application, nodes, plan_of, scans
-from threadmill.checkpoints.postgres import SQL
 from threadmill.checkpoints.shipment import SQL as CHUNKS
+from threadmill.checkpoints.statements import SQL
 from threadmill.checkpoints.supersteps import SQL as FENCES
 
 _KEY = ("tenant_id", "thread_id", "ns")

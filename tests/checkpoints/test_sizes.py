@@ -19,7 +19,7 @@ from threadmill.checkpoints.sizes import PostgresSizes
 from threadmill.drivers.postgres.database import Database
 from threadmill.engine.measure import Measure
 from threadmill.errors import InvalidRequest, NotFound
-from threadmill.stores.storage import Channel
+from threadmill.stores.storage import Channel, Channels
 from threadmill.testing.checkpoints import put, writes
 
 # Nothing that could be compressed: so bytes are what they seem.
@@ -61,8 +61,8 @@ async def test_a_thread_by_its_channels(scale: Scale) -> None:
     task = writes("c2", "t1", ("answer", os.urandom(500)))
     await scale.checkpoints.commit(TENANT, str(thread_id), Commit(writes=(task,)))
     (size,) = (await scale.measure.one(TENANT, thread_id)).threads
-    channels = size.channels
-    assert channels is not None
+    assert size.channels is not None
+    channels = size.channels.by_name
     assert set(channels) == {"answer", "count", "document", "note"}
     # Stored once, however many checkpoints hold it.
     assert 4000 <= channels["document"].chunks < 4100
@@ -110,7 +110,7 @@ async def test_checkpoints_that_were_stored_whole_have_no_channels(
     new = put("c0", document=DOCUMENT)
     await whole.commit(TENANT, str(thread_id), Commit(puts=(new,)))
     (size,) = (await scale.measure.one(TENANT, thread_id)).threads
-    assert (dict(size.channels or {}), size.parts.chunks) == ({}, 0)
+    assert (size.channels, size.parts.chunks) == (Channels(), 0)
     assert size.parts.bodies > 4000
 
 

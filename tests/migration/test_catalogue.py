@@ -23,6 +23,7 @@ DISPATCHER_FUNCTIONS = {
     "reopen",
     "due",
     "queues",
+    "chunk_chores",
     "archive_lag",
     "taken",
     "retention_rounds",
@@ -34,10 +35,11 @@ DISPATCHER_INDEXES = {
     "activation_suspect",
     "activation_leased",
     "timer_due",
+    "chunk_chore_due",
 }
 
 # Policies besides each table's own for its tenant.
-DISPATCHER_TABLES = {"activation", "timer", "retention_round"}
+DISPATCHER_TABLES = {"activation", "timer", "retention_round", "chunk_chore"}
 
 # What analysts read.
 VIEWS = {"history_checkpoints", "history_tasks", "history_runs"}
@@ -260,6 +262,7 @@ _SAMPLES = {
 _CHOSEN = {
     ("activation", "kind"): "'update'",
     ("timer", "kind"): "'promote'",
+    ("chunk_chore", "kind"): "'drop'",
     ("effect", "state"): "'intent'",
     ("retention", "strategy"): "'delete'",
 }

@@ -11,16 +11,18 @@ and some there, and whoever switches over has nothing to convert.
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from threadmill.checkpoints.chunk_store import AWAY
 from threadmill.checkpoints.compression import Blob
 from threadmill.drivers.postgres.sql import Queries
-from threadmill.errors import SetupError, StateLost
+from threadmill.errors import SetupError, StateLost, StoreReadOnly
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from threadmill.checkpoints.chunk_store import ChunkStore
     from threadmill.drivers.postgres.connection import Row
@@ -56,6 +58,7 @@ async def bring(
     rows: Sequence[Row],
     *,
     thread_id: str | None = None,
+    leave_lost: bool = False,
 ) -> Sequence[Row]:
     """Rows of checkpoints and writes, with what lies elsewhere put in its place.
 
@@ -65,19 +68,21 @@ async def bring(
         tenant: whose.
         rows: as they were read; they tell their thread, or it is `thread_id`.
         thread_id: see `rows`.
+        leave_lost: leave out rows of which something is lost.
 
     Returns:
         The same rows if nothing of them lies elsewhere. Else copies, and after them a
         row for each chunk, as PostgreSQL's own chunks have.
 
     Raises:
-        StateLost: neither the store nor the archive has it any more.
+        StateLost: neither the store nor the archive has it any more, and it is not to
+            be left out.
         SetupError: this process knows of no such store.
     """
     wanted: defaultdict[str, set[bytes]] = defaultdict(set)
     for row in rows:
         if row["type"] == AWAY:
-            wanted[row.get("thread_id") or thread_id or ""].update(_names(row))
+            wanted[_thread(row, thread_id)].update(_names(row))
     if not wanted:
         return rows
     if away is None:
@@ -90,16 +95,32 @@ async def bring(
         thread: await _found(away.store, database, tenant, thread, names)
         for thread, names in wanted.items()
     }
-    brought = [
-        _in_place(row, found[row.get("thread_id") or thread_id or ""])
-        if row["type"] == AWAY
-        else row
+    there = [
+        row
         for row in rows
+        if row["type"] != AWAY or _names(row) <= found[_thread(row, thread_id)].keys()
     ]
-    return [*brought, *_chunk_rows(rows, found)]
+    if len(there) < len(rows) and not leave_lost:
+        lost = {t: sum(n not in found[t] for n in names) for t, names in wanted.items()}
+        thread = max(lost, key=lambda t: lost[t])
+        msg = (
+            f"{lost[thread]} of {len(wanted[thread])} values that thread {thread} holds"
+            " are not in Redis any more: it was flushed, or has failed over to a server"
+            " that did not have them. Restore its data, or go on in a new thread"
+        )
+        raise StateLost(msg)
+    brought = [
+        _in_place(row, found[_thread(row, thread_id)]) if row["type"] == AWAY else row
+        for row in there
+    ]
+    return [*brought, *_chunk_rows(there, found)]
 
 
-def _names(row: Row) -> Collection[bytes]:
+def _thread(row: Row, given: str | None) -> str:
+    return str(row.get("thread_id") or given)
+
+
+def _names(row: Row) -> AbstractSet[bytes]:
     """What one row needs of the store."""
     return {bytes(row["value"]), *(row.get("chunks") or ())}
 
@@ -111,21 +132,15 @@ async def _found(
     thread_id: str,
     names: Collection[bytes],
 ) -> Mapping[bytes, Blob]:
+    """What the store has of it, and the archive."""
     found = await store.find(tenant, thread_id, names)
     lost = [name for name in names if name not in found]
-    if lost:
-        restored = await _from_archive(database, tenant, thread_id, lost)
+    if not lost:
+        return found
+    restored = await _from_archive(database, tenant, thread_id, lost)
+    with suppress(StoreReadOnly):
         await store.keep(tenant, thread_id, restored)
-        found = {**found, **restored}
-        lost = [name for name in lost if name not in restored]
-    if lost:
-        msg = (
-            f"{len(lost)} of {len(names)} values that thread {thread_id} holds are not"
-            " in Redis any more: it was flushed, or has failed over to a server that"
-            " did not have them. Restore its data, or go on in a new thread"
-        )
-        raise StateLost(msg)
-    return found
+    return {**found, **restored}
 
 
 async def _from_archive(
@@ -138,7 +153,7 @@ async def _from_archive(
 
 def _in_place(row: Row, found: Mapping[bytes, Blob]) -> Row:
     blob = found[bytes(row["value"])]
-    return {**row, "type": blob.type, "value": blob.data, "away": True}
+    return {**row, "type": blob.type, "value": blob.data, "is_away": True}
 
 
 def _chunk_rows(

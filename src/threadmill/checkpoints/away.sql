@@ -1,36 +1,35 @@
 -- What PostgreSQL knows of values that lie in a chunk store.
 
 -- name: drop_later
--- Comes before what removes checkpoints of a thread. Whoever reads one at this moment
--- still finds what it holds.
-INSERT INTO threadmill.timer (tenant_id, kind, ref, due_at)
-SELECT %(tenant)s, 'drop_chunks', %(thread)s, now() + interval '60 seconds'
- WHERE EXISTS (SELECT FROM threadmill.checkpoint
-                WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s
-                  AND body_type = 'away')
-ON CONFLICT (tenant_id, kind, ref) DO UPDATE SET due_at = excluded.due_at
+-- Comes before what removes checkpoints of a thread.
+SELECT threadmill.drop_chunks_later(%(tenant)s, %(thread)s)
+
+-- name: drop_refused
+-- What a commit has sent was refused: no checkpoint names it, if not by chance.
+INSERT INTO threadmill.chunk_chore (tenant_id, thread_id, kind, due_at)
+VALUES (%(tenant)s, %(thread)s, 'drop', now() + interval '60 seconds')
+ON CONFLICT (tenant_id, thread_id, kind) DO UPDATE SET due_at = excluded.due_at
 
 -- name: archive_soon
--- Comes with what names new chunks. One that waits already waits no longer for it; who
--- archives at this moment finds that there is more.
-INSERT INTO threadmill.timer AS t (tenant_id, kind, ref, due_at)
-VALUES (%(tenant)s, 'archive_chunks', %(thread)s, now())
-ON CONFLICT (tenant_id, kind, ref) DO UPDATE SET due_at = least(t.due_at, excluded.due_at)
+-- Comes with what names new chunks. Who archives at this moment finds that there is
+-- more; a chore that is due already stays as it is.
+INSERT INTO threadmill.chunk_chore AS c (tenant_id, thread_id, kind, due_at)
+VALUES (%(tenant)s, %(thread)s, 'archive', now())
+ON CONFLICT (tenant_id, thread_id, kind) DO UPDATE SET due_at = excluded.due_at
+ WHERE c.due_at > excluded.due_at
 
--- name: hold_timer
--- Who has changed the time since has more to do.
-UPDATE threadmill.timer SET due_at = clock_timestamp() + interval '30 seconds'
- WHERE tenant_id = %(tenant)s AND kind = %(kind)s AND ref = %(thread)s
-RETURNING due_at
+-- name: chores
+SELECT * FROM threadmill.chunk_chores(make_interval(secs => %(hold_seconds)s), %(limit)s)
 
--- name: end_timer
+-- name: end_chore
+-- Not if somebody has changed its time since: then there is more to do.
 WITH held AS MATERIALIZED (
-  SELECT due_at FROM threadmill.timer
-   WHERE tenant_id = %(tenant)s AND kind = %(kind)s AND ref = %(thread)s
+  SELECT due_at FROM threadmill.chunk_chore
+   WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s AND kind = %(kind)s
      FOR UPDATE
 )
-DELETE FROM threadmill.timer
- WHERE tenant_id = %(tenant)s AND kind = %(kind)s AND ref = %(thread)s
+DELETE FROM threadmill.chunk_chore
+ WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s AND kind = %(kind)s
    AND (SELECT due_at FROM held) = %(due_at)s::timestamptz
 
 -- name: require_rest
@@ -54,9 +53,39 @@ SELECT unnest(c.chunks) FROM threadmill.checkpoint c
 SELECT w.value FROM threadmill.checkpoint_write w
  WHERE w.tenant_id = %(tenant)s AND w.thread_id = %(thread)s AND w.value_type = 'away'
 
+-- name: require_known
+-- All that a thread names is among these.
+SELECT threadmill.require(NOT EXISTS (
+         SELECT FROM (
+           SELECT unnest(c.body || c.chunks) AS name FROM threadmill.checkpoint c
+            WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s
+              AND c.body_type = 'away'
+            UNION ALL
+           SELECT w.value FROM threadmill.checkpoint_write w
+            WHERE w.tenant_id = %(tenant)s AND w.thread_id = %(thread)s
+              AND w.value_type = 'away') used
+          WHERE used.name <> ALL (%(names)b::bytea[])),
+         'chunks_dropped', format('thread %%s has gone on meanwhile', %(thread)s::text))
+
 -- name: archived
 SELECT k.name FROM threadmill.chunk k
  WHERE k.tenant_id = %(tenant)s AND k.thread_id = %(thread)s
+
+-- name: archive
+-- Comes after `hold`, and takes only what is named still: the thread may be gone.
+INSERT INTO threadmill.chunk (tenant_id, thread_id, name, type, data)
+SELECT %(tenant)s, %(thread)s, n.name, n.type, n.data
+  FROM unnest(%(names)b::bytea[], %(types)s::text[], %(data)b::bytea[])
+         AS n (name, type, data)
+ WHERE n.name IN (
+         SELECT unnest(c.body || c.chunks) FROM threadmill.checkpoint c
+          WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s
+            AND c.body_type = 'away'
+          UNION ALL
+         SELECT w.value FROM threadmill.checkpoint_write w
+          WHERE w.tenant_id = %(tenant)s AND w.thread_id = %(thread)s
+            AND w.value_type = 'away')
+ON CONFLICT (tenant_id, thread_id, name) DO NOTHING
 
 -- name: from_archive
 SELECT k.name, k.type, k.data FROM threadmill.chunk k

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
+    from datetime import datetime
 
     from threadmill.checkpoints.compression import Blob
-    from threadmill.stores.records import Timer
 
 #: The type of a value in PostgreSQL that is only the name of a chunk elsewhere.
 AWAY: Final = "away"
@@ -52,6 +52,21 @@ class ArchiveLag:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """What is to be done for one thread.
+
+    Args:
+        kind: `drop` what nobody names, or `archive` what is new.
+        due_at: until when it is left to whoever has taken it.
+    """
+
+    tenant: str
+    thread_id: str
+    kind: str
+    due_at: datetime
+
+
 class ChunkChores(Protocol):
     """Looks after a chunk store."""
 
@@ -60,8 +75,12 @@ class ChunkChores(Protocol):
         """Whether there is an archive."""
         ...
 
-    async def carry_out(self, timer: Timer) -> None:
-        """Does what a timer is for, and ends it; idempotent.
+    async def due(self, *, hold_seconds: float, limit: int) -> Sequence[Chore]:
+        """Takes what is due; who dies with it loses it after `hold_seconds`."""
+        ...
+
+    async def carry_out(self, chore: Chore) -> None:
+        """Does a chore, and ends it; idempotent.
 
         What cannot be done now comes up again.
 
@@ -109,6 +128,7 @@ class ChunkStore(Protocol):
 
         Raises:
             ChunksDropped: one of `relied` is not there; nothing was kept.
+            StoreReadOnly: the store takes nothing; nothing was kept.
             StoreUnavailable: nothing was kept, or (connection lost) it is unknown.
         """
         ...
@@ -146,13 +166,5 @@ class ChunkStore(Protocol):
 
         Raises:
             StoreUnavailable: it is unknown.
-        """
-        ...
-
-    async def copy(self, tenant: str, source: str, target: str) -> None:
-        """Keeps every chunk of `source` for `target`, too.
-
-        Raises:
-            StoreUnavailable: some may be there.
         """
         ...

@@ -367,7 +367,9 @@ class PostgresHistories:
         values: dict[_Key, Any] = {}
         entries: dict[_Key, tuple[Any, Sequence[bytes]]] = {}
         brought: defaultdict[str, dict[bytes, Blob]] = defaultdict(dict)
-        for row in await self._checkpoints.bring(tenant, found.rows):
+        # What is lost is as if it had never been found, as what was pruned.
+        rows = await self._checkpoints.bring(tenant, found.rows, leave_lost=True)
+        for row in rows:
             body = Blob(row["type"], row["value"])
             if row.get("name") is not None:
                 brought[row["thread_id"]][row["name"]] = expanded(body)

@@ -28,14 +28,14 @@ class Known:
     """A checkpoint whose chunks were there under this epoch of its namespace.
 
     Args:
-        away: they lie in a chunk store, not in PostgreSQL.
+        is_away: they lie in a chunk store, not in PostgreSQL.
     """
 
     ns: str
     checkpoint_id: str
     epoch: int
     manifest: Manifest
-    away: bool = False
+    is_away: bool = False
 
     def is_at(self, ns: str, checkpoint_id: str | None) -> bool:
         """Whether this tells of exactly that checkpoint."""

@@ -15,20 +15,18 @@ The statements and the reasons for their order are in `postgres.sql`.
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-from threadmill.checkpoints.away import SQL as AWAY
+from threadmill.checkpoints.away import SQL as ELSEWHERE
 from threadmill.checkpoints.away import bring
 from threadmill.checkpoints.base import (
-    ANY_HEAD,
     Committed,
-    Put,
     RunState,
     Stored,
-    Writes,
 )
-from threadmill.checkpoints.codec import Codec, encode_json
+from threadmill.checkpoints.codec import Codec
 from threadmill.checkpoints.known import Memory
 from threadmill.checkpoints.listing import PAGE, listed
 from threadmill.checkpoints.projection import add_values
@@ -40,14 +38,21 @@ from threadmill.checkpoints.rows import (
 )
 from threadmill.checkpoints.shipment import SQL as CHUNKS
 from threadmill.checkpoints.shipment import Shipment
+from threadmill.checkpoints.statements import SQL, add_put, add_writes
 from threadmill.checkpoints.supersteps import (
     add_end_of_tasks,
     add_fence,
     add_plan,
     committed,
 )
-from threadmill.drivers.postgres.sql import Queries
-from threadmill.errors import ChunksDropped, InvariantViolated
+from threadmill.errors import (
+    ChunksDropped,
+    Error,
+    HeadMoved,
+    InvariantViolated,
+    LeaseLost,
+    Unavailable,
+)
 from threadmill.stores.postgres.dispatcher import add_claim, add_look
 from threadmill.stores.postgres.rows import claim_of, run_of
 from threadmill.streams.postgres_append import add_events
@@ -63,16 +68,12 @@ if TYPE_CHECKING:
 
     from threadmill.checkpoints.away import Away
     from threadmill.checkpoints.base import Commit
-    from threadmill.checkpoints.codec import WriteRow
-    from threadmill.checkpoints.packing import Packed
     from threadmill.domain.fence import Fence
     from threadmill.drivers.postgres.connection import Row
     from threadmill.drivers.postgres.database import Database, Result, Transaction
     from threadmill.stores.records import FreeSlot
 
 T = TypeVar("T")
-
-SQL = Queries(__package__, "postgres.sql")
 
 
 class PostgresCheckpoints:
@@ -112,11 +113,16 @@ class PostgresCheckpoints:
 
         Raises:
             SetupError: the chunk store cannot be trusted with state.
-            StoreUnavailable: the database or the chunk store does not answer.
+            StoreUnavailable: the database or the chunk store does not answer; nothing
+                is left open.
         """
         await self.database.open()
-        if self.away is not None:
-            await self.away.store.open()
+        try:
+            if self.away is not None:
+                await self.away.store.open()
+        except BaseException:
+            await self.database.close()
+            raise
 
     async def close(self) -> None:
         """Closes the connections; safe to call twice."""
@@ -185,13 +191,24 @@ class PostgresCheckpoints:
             tenant=tenant,
             thread_id=thread_id,
             whole=whole,
-            away=store is not None,
+            is_away=store is not None,
         )
         if store is not None:
             await store.keep(tenant, thread_id, shipment.chunks, relied=shipment.relied)
-        done = await transact(shipment)
+        try:
+            done = await transact(shipment)
+        except (LeaseLost, HeadMoved):
+            if shipment.chunks and store is not None:
+                await self._drop_refused(tenant, thread_id)
+            raise
         shipment.accepted()
         return done
+
+    async def _drop_refused(self, tenant: str, thread_id: str) -> None:
+        """What was sent for nothing goes later: the thread may never come this way."""
+        with suppress(Unavailable):
+            async with self.database.tenant_tx(tenant) as tx:
+                tx.add(ELSEWHERE.drop_refused, tenant=tenant, thread=thread_id)
 
     async def _commit(
         self,
@@ -239,8 +256,12 @@ class PostgresCheckpoints:
         claim = claim_of(claimed.one)
         if claim.activation_id != fence.activation_id or run.one is None:
             return Committed(claimed=claim)
-        begun = RunState(run_of(run.one), await self.got(fence.tenant, state))
-        return Committed(claimed=claim, begun=begun)
+        try:
+            stored = await self.got(fence.tenant, state)
+        except Error:
+            # The commit stands. Whoever has the claim now reads it once more.
+            return Committed(claimed=claim)
+        return Committed(claimed=claim, begun=RunState(run_of(run.one), stored))
 
     def add_state(
         self,
@@ -262,13 +283,14 @@ class PostgresCheckpoints:
         """
         shipment.load(tx)
         for writes, rows in zip(commit.writes, shipment.results, strict=True):
-            _add_writes(tx, thread_id, writes, rows, fence)
+            add_writes(tx, thread_id, writes, rows, fence)
         for put, packed in zip(commit.puts, shipment.packed, strict=True):
-            shipment.put(put, _add_put(tx, thread_id, put, packed, fence))
+            shipment.put(put, add_put(tx, thread_id, put, packed, fence))
             if self.indexed:
                 add_values(tx, thread_id, put, self.indexed)
-        if shipment.away and self.away is not None and self.away.archives:
-            tx.add(AWAY.archive_soon, tenant=tx.tenant, thread=thread_id)
+        archives = self.away is not None and self.away.archives
+        if archives and shipment.is_away and shipment.chunks:
+            tx.add(ELSEWHERE.archive_soon, tenant=tx.tenant, thread=thread_id)
 
     # ---------------------------------------------------------------------- reading
 
@@ -322,10 +344,22 @@ class PostgresCheckpoints:
         return seen.stored
 
     async def bring(
-        self, tenant: str, rows: Sequence[Row], *, thread_id: str | None = None
+        self,
+        tenant: str,
+        rows: Sequence[Row],
+        *,
+        thread_id: str | None = None,
+        leave_lost: bool = False,
     ) -> Sequence[Row]:
         """See `away.bring`."""
-        return await bring(self.away, self.database, tenant, rows, thread_id=thread_id)
+        return await bring(
+            self.away,
+            self.database,
+            tenant,
+            rows,
+            thread_id=thread_id,
+            leave_lost=leave_lost,
+        )
 
     def list(
         self,
@@ -405,7 +439,7 @@ class PostgresCheckpoints:
         async with self.database.tenant_tx(tenant) as tx:
             for query in (
                 CHUNKS.hold_alone,
-                AWAY.drop_later,
+                ELSEWHERE.drop_later,
                 SQL.delete_heads,
                 SQL.delete_checkpoints,
                 SQL.delete_writes,
@@ -425,67 +459,3 @@ def _require_unfenced(commit: Commit) -> None:
     ):
         msg = "events, release, progress, plan and ended tasks need a fence"
         raise InvariantViolated(msg)
-
-
-def _add_writes(
-    tx: Transaction,
-    thread_id: str,
-    writes: Writes,
-    rows: Sequence[WriteRow],
-    fence: Fence | None,
-) -> None:
-    if fence is None and not rows:
-        return
-    tx.add(
-        SQL.merge_writes if fence is None else SQL.replace_writes,
-        tenant=tx.tenant,
-        thread=thread_id,
-        ns=writes.ns,
-        checkpoint_id=writes.checkpoint_id,
-        task_id=writes.task_id,
-        task_path=writes.task_path,
-        run_id=fence.run_id if fence else None,
-        token=fence.token if fence else None,
-        idx=[row.idx for row in rows],
-        channel=[row.channel for row in rows],
-        type=[row.blob.type for row in rows],
-        value=[row.blob.data for row in rows],
-    )
-
-
-def _add_put(
-    tx: Transaction,
-    thread_id: str,
-    put: Put,
-    packed: Packed,
-    fence: Fence | None,
-) -> Result:
-    if put.expected_head is None:
-        query = SQL.put_first
-    else:
-        query = SQL.put_any if put.expected_head == ANY_HEAD else SQL.put_next
-    return tx.add(
-        query,
-        tenant=tx.tenant,
-        thread=thread_id,
-        ns=put.ns,
-        checkpoint_id=put.checkpoint["id"],
-        parent_id=put.parent_id,
-        expected=put.expected_head,
-        run_id=fence.run_id if fence else _run_of(put.metadata),
-        activation_id=fence.activation_id if fence else None,
-        token=fence.token if fence else None,
-        format=packed.format,
-        body_type=packed.body.type,
-        body=packed.body.data,
-        chunks=list(packed.names),
-        metadata=encode_json(put.metadata, "metadata"),
-    )
-
-
-def _run_of(metadata: Mapping[str, Any]) -> UUID | None:
-    """The run that plain LangGraph names in its metadata, if it is an id of ours."""
-    try:
-        return UUID(str(metadata["run_id"]))
-    except (KeyError, ValueError):
-        return None

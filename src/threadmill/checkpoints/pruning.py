@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import structlog
+
 from threadmill.checkpoints.upkeep import (
     PRUNE_MAX,
     Upkeep,
@@ -18,7 +20,7 @@ from threadmill.checkpoints.upkeep import (
 )
 from threadmill.domain.retention import Strategy
 from threadmill.drivers.postgres.sql import Queries
-from threadmill.errors import HeadMoved, ThreadBusy
+from threadmill.errors import HeadMoved, StateLost, ThreadBusy
 from threadmill.stores.postgres.erase import erase_thread
 from threadmill.stores.postgres.threads import THREADS
 from threadmill.stores.retention import Freed
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from threadmill.drivers.postgres.database import Transaction
 
 SQL = Queries(__package__, "pruning.sql")
+_log = structlog.get_logger(__name__)
 
 
 class PostgresPruning:
@@ -63,6 +66,10 @@ class PostgresPruning:
                 if done.checkpoints < PRUNE_MAX:
                     return freed
         except (ThreadBusy, HeadMoved):
+            return None
+        except StateLost as lost:
+            # What must stay cannot be told; the threads behind it are not held up.
+            _log.warning("prune.left", thread=str(thread_id), cause=str(lost))
             return None
 
     async def _delete(

@@ -69,7 +69,7 @@ def stored_of(codec: Codec, rows: Sequence[Row]) -> Iterator[Seen]:
                 row["checkpoint_id"],
                 epoch,
                 manifest,
-                away=row.get("away", False),
+                is_away=row.get("is_away", False),
             )
         yield Seen(stored, known)
 

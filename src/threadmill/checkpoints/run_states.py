@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from threadmill.checkpoints.base import RunState
-from threadmill.errors import NotFound
+from threadmill.domain.run import FAILED
+from threadmill.errors import NotFound, StateLost
 from threadmill.stores.postgres.dispatcher import (
     add_begin,
     add_close,
@@ -77,4 +78,10 @@ class PostgresRunStates:
         if run.one is None:
             msg = f"run {run_id} not found"
             raise NotFound(msg)
-        return RunState(run_of(run.one), await self._checkpoints.got(tenant, end))
+        found = run_of(run.one)
+        try:
+            return RunState(found, await self._checkpoints.got(tenant, end))
+        except StateLost:
+            if found.status in FAILED:
+                return RunState(found, None)  # it is answered with its error
+            raise

@@ -29,15 +29,12 @@ if TYPE_CHECKING:
 class Sending:
     """The chunks of one commit.
 
-    Attributes:
-        away: see below.
-
     Args:
         memory: what this process knows.
         tenant: whose the only thread is that the commit is about.
         thread_id: that thread.
         whole: send every chunk, rely on none.
-        away: they go to a chunk store; what is known to be elsewhere does not help.
+        is_away: they go to a chunk store; what is known to be elsewhere does not help.
     """
 
     def __init__(
@@ -47,12 +44,12 @@ class Sending:
         tenant: str,
         thread_id: str,
         whole: bool = False,
-        away: bool = False,
+        is_away: bool = False,
     ) -> None:
         self._memory = memory
         self._tenant, self._thread_id = tenant, thread_id
         self._whole = whole
-        self.away = away
+        self.is_away = is_away
         # What the commit makes sure of: chunks, and entries of the memory.
         self._there: set[bytes] = set()
         self._chunks: dict[bytes, Blob] = {}
@@ -71,7 +68,7 @@ class Sending:
             StateUnserializable: a value cannot be stored.
         """
         known = self._memory.find(self._tenant, self._thread_id, put.ns)
-        if known is not None and known.away is not self.away:
+        if known is not None and known.is_away is not self.is_away:
             known = None
         before = self._packed.get((put.ns, put.parent_id or ""))
         of_parent = before is not None
@@ -95,5 +92,7 @@ class Sending:
     def remember(self, put: Put, epoch: int) -> None:
         """The store has accepted `put`, whose chunks are there under this epoch."""
         manifest = self._packed[put.ns, put.checkpoint["id"]]
-        known = Known(put.ns, put.checkpoint["id"], epoch, manifest, away=self.away)
+        known = Known(
+            put.ns, put.checkpoint["id"], epoch, manifest, is_away=self.is_away
+        )
         self._memory.remember(self._tenant, self._thread_id, known)

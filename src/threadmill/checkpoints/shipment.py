@@ -56,35 +56,37 @@ class Shipment(Sending):
         tenant: str,
         thread_id: str,
         whole: bool = False,
-        away: bool = False,
+        is_away: bool = False,
     ) -> None:
         super().__init__(
-            memory, tenant=tenant, thread_id=thread_id, whole=whole, away=away
+            memory, tenant=tenant, thread_id=thread_id, whole=whole, is_away=is_away
         )
         self._put: list[tuple[Put, Result]] = []
         self.packed: Sequence[Packed] = [self.pack(codec, put) for put in commit.puts]
         self.results: Sequence[Sequence[WriteRow]] = [
             codec.writes(writes.writes) for writes in commit.writes
         ]
-        if away:
+        if is_away:
             self.packed = [
-                replace(packed, body=self._sent_away(packed.body))
-                for packed in self.packed
+                replace(packed, body=self._send(packed.body)) for packed in self.packed
             ]
-            self.results = [list(map(self._named, rows)) for rows in self.results]
+            self.results = [
+                [self._without_large(row) for row in rows] for rows in self.results
+            ]
 
     @property
     def relied(self) -> Collection[bytes]:
         """Names of chunks that are left out, and must be there."""
         return self._there - self._chunks.keys()
 
-    def _named(self, row: WriteRow) -> WriteRow:
-        """A large value by its name. Marks stay: they are read without the rest."""
+    def _without_large(self, row: WriteRow) -> WriteRow:
+        """Marks stay whatever they take: they are read without the rest."""
         if row.idx < 0 or len(row.blob.data) <= STAYS_BYTES_MAX:
             return row
-        return replace(row, blob=self._sent_away(row.blob))
+        return replace(row, blob=self._send(row.blob))
 
-    def _sent_away(self, blob: Blob) -> Blob:
+    def _send(self, blob: Blob) -> Blob:
+        """Takes a value along as a chunk; its name, for PostgreSQL."""
         name = name_of(blob.type, blob.data)
         self._chunks[name] = blob
         return Blob(AWAY, name)
@@ -106,7 +108,7 @@ class Shipment(Sending):
                 epoch=known.epoch,
                 checkpoint_id=known.checkpoint_id,
             )
-        if self._chunks and not self.away:
+        if self._chunks and not self.is_away:
             # In one order: who sends the same ones at the same time waits, no more.
             names = sorted(self._chunks)
             tx.add(

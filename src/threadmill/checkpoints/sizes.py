@@ -1,4 +1,4 @@
-"""Measures what threads take, in PostgreSQL.
+"""Measures what threads take, in PostgreSQL and in the chunk store.
 
 Bytes are of values as they are stored, compressed. Which channel a chunk belongs to
 stands in bodies, which are read for that, without the values in them.
@@ -15,7 +15,8 @@ from threadmill.checkpoints.chunk_store import AWAY
 from threadmill.checkpoints.compression import Blob
 from threadmill.checkpoints.packing import FORMAT, chunks_of_entry, entries_of
 from threadmill.drivers.postgres.sql import Queries
-from threadmill.stores.storage import Channel, Parts, ThreadSize
+from threadmill.errors import SetupError
+from threadmill.stores.storage import Channel, Channels, Parts, ThreadSize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,52 +63,71 @@ class PostgresSizes:
                 found = tx.add(SQL.of_graph, tenant=tenant, graph_id=graph_id, **place)
             else:
                 found = tx.add(SQL.every, tenant=tenant, **place)
-        return [
-            _size_of(row, sum((await self._elsewhere(tenant, row)).values()))
-            for row in found.rows
-        ]
+        sizes = []
+        for row in found.rows:
+            away = await self._elsewhere(
+                tenant, str(row["thread_id"]), is_away=row["is_away"]
+            )
+            sizes.append(_size_of(row, sum(away.values())))
+        return sizes
 
-    async def _elsewhere(self, tenant: str, row: Row) -> Mapping[bytes, int]:
+    async def _elsewhere(
+        self, tenant: str, thread_id: str, *, is_away: bool
+    ) -> Mapping[bytes, int]:
         """The chunks of a thread that lie in a chunk store."""
-        if self._away is None or not row["is_away"]:
+        if not is_away:
             return {}
-        thread_id = str(row["thread_id"])
+        if self._away is None:
+            msg = f"what thread {thread_id} holds lies in Redis; set CHECKPOINT_URI"
+            raise SetupError(msg)
         return (await self._away.store.inventory(tenant, thread_id)).sizes
 
     async def channels(
         self, tenant: str, thread_id: UUID, *, checkpoints: int
-    ) -> Mapping[str, Channel]:
+    ) -> Channels:
         """See `Sizes.channels`."""
-        key = {"tenant": tenant, "thread": str(thread_id)}
+        thread = str(thread_id)
+        key = {"tenant": tenant, "thread": thread}
         async with self._database.tenant_tx(tenant, read_only=True) as tx:
             bodies = tx.add(SQL.bodies, limit=checkpoints, **key)
             chunks = tx.add(SQL.chunks, **key)
             writes = tx.add(SQL.writes, **key)
+            results = tx.add(SQL.results_elsewhere, **key)
+        names = [bytes(row["value"]) for row in bodies.rows if row["type"] == AWAY]
+        away = await self._elsewhere(
+            tenant, thread, is_away=bool(names or results.rows)
+        )
+        # What lies elsewhere may be here as well: as its archive.
         left = {bytes(row["name"]): row["bytes"] for row in chunks.rows}
-        brought: Mapping[bytes, Blob] = {}
-        away = [bytes(row["value"]) for row in bodies.rows if row["type"] == AWAY]
-        if away and self._away is not None:
-            is_away = {"thread_id": thread_id, "is_away": True}
-            left |= await self._elsewhere(tenant, is_away)
-            brought = await self._away.store.find(tenant, str(thread_id), away)
+        left.update(away)
+        written = Counter({row["channel"]: row["bytes"] for row in writes.rows})
+        for row in results.rows:
+            written[row["channel"]] += left.pop(bytes(row["value"]), 0)
+        for name in names:
+            left.pop(name, None)
+        brought = await self._brought(tenant, thread, names)
         shared, inline = Counter[str](), Counter[str]()
         for row in bodies.rows:
-            stored = Blob(row["type"], row["value"])
-            body = brought.get(bytes(stored.data), stored)
+            body = brought.get(bytes(row["value"]), Blob(row["type"], row["value"]))
             if row["format"] != FORMAT or body.type == AWAY:
                 continue  # its values are not apart, or not there
-            entries = entries_of(body)
-            for channel, entry in sorted(entries.items()):
-                for name in chunks_of_entry(entry, row["chunks"]):
-                    shared[channel] += left.pop(bytes(name), 0)
+            for channel, entry in sorted(entries_of(body).items()):
+                for chunk in chunks_of_entry(entry, row["chunks"]):
+                    shared[channel] += left.pop(bytes(chunk), 0)
                 if not isinstance(entry, int) and entry and isinstance(entry[0], str):
                     inline[channel] += len(entry[1])
-        written = {row["channel"]: row["bytes"] for row in writes.rows}
-        names = sorted({*shared, *inline, *written})
-        return {
-            name: Channel(shared[name], inline[name], written.get(name, 0))
-            for name in names
+        found = {
+            name: Channel(shared[name], inline[name], written[name])
+            for name in sorted({*shared, *inline, *written})
         }
+        return Channels(found, sum(left.values()))
+
+    async def _brought(
+        self, tenant: str, thread: str, names: Sequence[bytes]
+    ) -> Mapping[bytes, Blob]:
+        if not names or self._away is None:
+            return {}
+        return await self._away.store.find(tenant, thread, names)
 
 
 def _size_of(row: Row, away: int) -> ThreadSize:

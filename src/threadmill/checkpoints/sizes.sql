@@ -116,5 +116,9 @@ SELECT k.name, octet_length(k.data) AS bytes FROM threadmill.chunk k
 -- name: writes
 SELECT w.channel, coalesce(sum(octet_length(w.value)), 0)::bigint AS bytes
   FROM threadmill.checkpoint_write w
- WHERE w.tenant_id = %(tenant)s AND w.thread_id = %(thread)s
+ WHERE w.tenant_id = %(tenant)s AND w.thread_id = %(thread)s AND w.value_type <> 'away'
  GROUP BY w.channel
+
+-- name: results_elsewhere
+SELECT w.channel, w.value FROM threadmill.checkpoint_write w
+ WHERE w.tenant_id = %(tenant)s AND w.thread_id = %(thread)s AND w.value_type = 'away'

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from threadmill.checkpoints.away import SQL as AWAY
+from threadmill.checkpoints.away import SQL as ELSEWHERE
 from threadmill.checkpoints.configs import Address
 from threadmill.checkpoints.history import needed_ancestors
 from threadmill.checkpoints.shipment import SQL as CHUNKS
 from threadmill.drivers.postgres.sql import Queries
-from threadmill.errors import HeadMoved, InvalidRequest
+from threadmill.errors import ChunksDropped, HeadMoved, InvalidRequest, SetupError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,8 +32,10 @@ SQL = Queries(__package__, "upkeep.sql")
 
 STRATEGIES = ("keep_latest", "delete")
 
-# A thread that goes on while it is pruned is read again this often.
-_PRUNE_TRIES = 5
+# A thread that goes on while it is pruned, or copied, is read again this often.
+_TRIES = 5
+# Chunks; each may be as large as the state.
+_COPIED_AT_ONCE = 16
 # Checkpoints that one transaction deletes at most: it holds the thread for as long.
 PRUNE_MAX = 2000
 
@@ -76,12 +78,49 @@ class Upkeep:
 
         Raises:
             AlreadyExists: the target has checkpoints.
+            SetupError: what the source holds lies in a store that is not known here.
+            ChunksDropped: the source kept going on while it was copied.
         """
-        if (away := self._checkpoints.away) is not None:
-            await away.store.copy(tenant, source, target)
+        for last_try in (*(False,) * (_TRIES - 1), True):
+            try:
+                await self._copy_thread(tenant, source, target)
+            except ChunksDropped:
+                if last_try:
+                    raise
+            else:
+                return
+
+    async def _copy_thread(self, tenant: str, source: str, target: str) -> None:
+        """Chunks first: what is named then is there."""
+        names = await self._copy_chunks(tenant, source, target)
+        away = self._checkpoints.away
         async with self._database.tenant_tx(tenant) as tx:
             tx.add(CHUNKS.hold, tenant=tenant, thread=target)
+            tx.add(ELSEWHERE.require_known, tenant=tenant, thread=source, names=names)
             tx.add(SQL.copy_thread, tenant=tenant, source=source, target=target)
+            if names and away is not None and away.archives:
+                tx.add(ELSEWHERE.archive_soon, tenant=tenant, thread=target)
+
+    async def _copy_chunks(
+        self, tenant: str, source: str, target: str
+    ) -> Sequence[bytes]:
+        """Copies what lies elsewhere; the names of it."""
+        async with self._database.tenant_tx(tenant, read_only=True) as tx:
+            used = tx.add(ELSEWHERE.used, tenant=tenant, thread=source)
+        names = [bytes(row["name"]) for row in used.rows]
+        away = self._checkpoints.away
+        if names and away is None:
+            msg = (
+                f"what thread {source} holds lies in Redis; whoever copies it needs"
+                " CHECKPOINT_URI"
+            )
+            raise SetupError(msg)
+        for at in range(0, len(names), _COPIED_AT_ONCE):
+            assert away is not None  # noqa: S101 - looked at above
+            page = names[at : at + _COPIED_AT_ONCE]
+            found = await away.store.find(tenant, source, page)
+            await away.store.keep(tenant, target, found)
+        return names
 
     async def delete_for_runs(self, tenant: str, run_ids: Sequence[str]) -> None:
         """Removes the checkpoints and writes of some runs, thread by thread.
@@ -97,7 +136,7 @@ class Upkeep:
             key = {"tenant": tenant, "thread": row["thread_id"]}
             async with self._database.tenant_tx(tenant) as tx:
                 tx.add(CHUNKS.hold_alone, **key)
-                tx.add(AWAY.drop_later, **key)
+                tx.add(ELSEWHERE.drop_later, **key)
                 tx.add(SQL.lock_heads, **key)
                 tx.add(SQL.delete_runs, **key, run_ids=ids, names=names)
                 tx.add(SQL.settle_heads, **key)
@@ -132,7 +171,7 @@ class Upkeep:
                 await self._keep_latest(tenant, thread_id)
 
     async def _keep_latest(self, tenant: str, thread_id: str) -> None:
-        for last_try in (*(False,) * (_PRUNE_TRIES - 1), True):
+        for last_try in (*(False,) * (_TRIES - 1), True):
             kept = await self.kept(tenant, thread_id)
             try:
                 while await self._prune(tenant, thread_id, kept) == PRUNE_MAX:
@@ -190,7 +229,7 @@ def add_keep_latest(
     """
     key = {"tenant": tx.tenant, "thread": thread_id}
     tx.add(CHUNKS.hold_alone, **key)
-    tx.add(AWAY.drop_later, **key)
+    tx.add(ELSEWHERE.drop_later, **key)
     tx.add(
         SQL.expect_heads,
         **key,

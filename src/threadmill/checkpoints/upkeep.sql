@@ -191,10 +191,18 @@ WITH doomed AS MATERIALIZED (
                     AS k (ns, checkpoint_id)
             WHERE k.ns = c.ns AND k.checkpoint_id = c.checkpoint_id)
 ), named AS MATERIALIZED (
-  SELECT DISTINCT unnest(c.chunks) AS name FROM threadmill.checkpoint c
+  SELECT unnest(CASE WHEN c.body_type = 'away'
+                THEN c.body || c.chunks ELSE c.chunks END) AS name
+    FROM threadmill.checkpoint c
    WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s
      AND NOT EXISTS (SELECT FROM doomed d
                       WHERE d.ns = c.ns AND d.checkpoint_id = c.checkpoint_id)
+   UNION
+  SELECT w.value FROM threadmill.checkpoint_write w
+   WHERE w.tenant_id = %(tenant)s AND w.thread_id = %(thread)s
+     AND w.value_type = 'away'
+     AND NOT EXISTS (SELECT FROM doomed d
+                      WHERE d.ns = w.ns AND d.checkpoint_id = w.checkpoint_id)
 )
 SELECT (SELECT count(*) FROM doomed) AS checkpoints,
        coalesce((SELECT sum(bytes) FROM doomed), 0)::bigint

@@ -17,6 +17,8 @@ from threadmill.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from threadmill.engine.measure import Measured
     from threadmill.stores.storage import Channel, Parts
 
@@ -86,7 +88,7 @@ def _tell(found: Measured) -> None:
             str(thread.thread_id),
             thread.graph_id or "-",
             *_shown(thread.parts),
-            _largest(dict(thread.channels or {})),
+            _largest(thread.channels.by_name if thread.channels else {}),
         )
         for thread in found.threads
     ]
@@ -105,7 +107,7 @@ def _shown(parts: Parts) -> tuple[str, str]:
     return str(parts.checkpoints), f"{parts.bytes / _KIBIBYTE:.1f}"
 
 
-def _largest(channels: dict[str, Channel]) -> str:
+def _largest(channels: Mapping[str, Channel]) -> str:
     def taken(channel: Channel) -> int:
         return channel.chunks + channel.inline + channel.writes
 

@@ -53,6 +53,7 @@ class ThreadStatus(StrEnum):
     ERROR = "error"
 
 
+FAILED: Final = frozenset({RunStatus.ERROR, RunStatus.TIMEOUT})
 TERMINAL: Final = frozenset(
     {
         RunStatus.SUCCESS,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
@@ -53,7 +53,9 @@ from threadmill.errors import (
     GraphError,
     LeaseLost,
     NotFound,
+    SetupError,
     StateLost,
+    StoreReadOnly,
     StoreUnavailable,
     Unavailable,
 )
@@ -63,6 +65,9 @@ from threadmill.stores.records import Claim, Ending, NewDeadLetter, Run
 from threadmill.streams.base import NewEvent, Stream
 
 _log = structlog.get_logger(__name__)
+
+# Of the pause between attempts.
+_DOUBLINGS_MAX: Final = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +190,16 @@ class Activate:
         except StoreUnavailable as error:
             log.warning("attempt.store_unavailable", error=str(error))
             await self._give_back(held.fence, delay_seconds=pause)
+        except StoreReadOnly as error:
+            # Reads go on, so nodes would run again and again for nothing.
+            log.warning("attempt.store_read_only", error=str(error))
+            delay = pause * 2.0 ** min(claim.attempt, _DOUBLINGS_MAX)
+            await self._give_back(held.fence, delay_seconds=delay, cause=named(error))
+        except SetupError as error:
+            log.error("attempt.not_here", error=str(error))  # noqa: TRY400 - it says all
+            await self._give_back(
+                held.fence, delay_seconds=pause, cause=named(error), counts=False
+            )
         except Error as error:
             log.exception("attempt.broken")
             await self._give_back(held.fence, delay_seconds=pause, cause=named(error))
@@ -198,29 +213,35 @@ class Activate:
         if claim.attempt > self._rules.attempts_max:
             await self._give_up(held, claim, claim.attempt - 1)
             return
-        await self._faults.at("load.before")
+        run: Run | None = None
         try:
+            await self._faults.at("load.before")
             begun = attempt.begun or await self._run_states.begin(claim)
+            run = begun.run
+            await self._faults.at("load.after")
+            held.fence = _with_attempt(held.fence, run)
+            await self._enter(attempt, held, run, begun.at)
         except StateLost as lost:
             # The next attempt would find as little; whoever has restored it redrives.
-            await self._give_up(held, claim, claim.attempt, lost)
-            return
-        run, head = begun.run, begun.at
-        await self._faults.at("load.after")
-        held.fence = _with_attempt(held.fence, run)
-        try:
-            await self._enter(attempt, held, run, head)
+            await self._give_up(held, claim, claim.attempt, lost, run)
         except UNSTORABLE as error:
+            assert run is not None  # noqa: S101 - reading a state refuses nothing
             await self._end(held.fence, run, Left(Outcome.FAILED, error=error))
 
     async def _give_up(
-        self, held: Held, claim: Claim, attempts: int, why: Error | None = None
+        self,
+        held: Held,
+        claim: Claim,
+        attempts: int,
+        why: Error | None = None,
+        run: Run | None = None,
     ) -> None:
         """Ends a run as a dead letter; without `why`, because its attempts are spent.
 
         Its state is not read: that may be what the attempts died of.
         """
-        run = await self._dispatcher.begin(claim)
+        if run is None:
+            run = await self._dispatcher.begin(claim)
         fence = _with_attempt(held.fence, run)
         error = why or spent(attempts, run.lost_by)
         dead = NewDeadLetter(cause=describe(error), attempts=attempts, node=claim.node)
@@ -403,14 +424,19 @@ class Activate:
         hint_next(self._hints, finished.next)
 
     async def _give_back(
-        self, fence: Fence, *, delay_seconds: float, cause: str | None = None
+        self,
+        fence: Fence,
+        *,
+        delay_seconds: float,
+        cause: str | None = None,
+        counts: bool = True,
     ) -> None:
-        """Hands claims back; with a `cause` the attempt counts."""
+        """Hands claims back; with a `cause` others are preferred, and it may count."""
         await self._faults.at("release.before")
         try:
             await self._dispatcher.release(
                 fence,
-                count_attempt=cause is not None,
+                count_attempt=counts and cause is not None,
                 delay_seconds=delay_seconds,
                 cause=cause,
                 shun_seconds=self._rules.shun_seconds,

@@ -35,6 +35,7 @@ from threadmill.errors import (
     GraphLoadFailed,
     InvalidRequest,
     NotFound,
+    StateLost,
     Unavailable,
 )
 
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from threadmill.engine.graphs import GraphCatalogue
     from threadmill.stores.base import Threads
     from threadmill.stores.records import Json, Thread
+
+_log = structlog.get_logger(__name__)
 
 # Heads that one request reads at once: the pool serves others as well.
 _READS_AT_ONCE: Final = 4
@@ -84,7 +87,7 @@ class Glance:
     """What a list shows of a thread's state.
 
     Args:
-        values: None if the thread has no state.
+        values: None if the thread has no state, or has lost it.
         interrupts: open questions by task.
     """
 
@@ -275,7 +278,7 @@ class States:
             following = await self._threads.end_update(fence, status=status)
         except Unavailable as error:
             # The checkpoint stands; the sweep ends the update when its lease is over.
-            structlog.get_logger(__name__).warning(
+            _log.warning(
                 "update_left_open", thread_id=str(fence.thread_id), error=str(error)
             )
             return
@@ -293,7 +296,13 @@ class States:
         return await asyncio.gather(*(one(thread) for thread in threads))
 
     async def _glance(self, tenant: str, thread: Thread) -> Glance:
-        stored = await self._checkpoints.get(tenant, str(thread.thread_id), "")
+        thread_id = str(thread.thread_id)
+        try:
+            stored = await self._checkpoints.get(tenant, thread_id, "")
+        except StateLost as lost:
+            # It is a thread among others; who asks for its state is told.
+            _log.warning("state.lost", thread=thread_id, cause=str(lost))
+            return Glance()
         if stored is None:
             return Glance()
         return Glance(

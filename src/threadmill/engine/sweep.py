@@ -27,14 +27,7 @@ from threadmill.engine.described import describe, spent
 from threadmill.engine.ready import hint_next
 from threadmill.engine.wire_json import encode
 from threadmill.errors import Error, LeaseLost
-from threadmill.stores.records import (
-    CHUNK_CHORES,
-    EXPIRIES,
-    Ending,
-    Lost,
-    NewDeadLetter,
-    Timer,
-)
+from threadmill.stores.records import EXPIRIES, Ending, Lost, NewDeadLetter, Timer
 from threadmill.streams.base import NewEvent
 
 if TYPE_CHECKING:
@@ -60,6 +53,7 @@ class SweepRules:
         attempts_max: losses without progress after which a run fails.
         timer_hold_seconds: how long a taken timer is not taken by others.
         batch: rows per look.
+        chores: on the chunk store, per look.
     """
 
     sweep_seconds: float = 1.0
@@ -71,6 +65,7 @@ class SweepRules:
     attempts_max: int = 5
     timer_hold_seconds: float = 30.0
     batch: int = 200
+    chores: int = 20
 
 
 class Sweep:
@@ -122,6 +117,10 @@ class Sweep:
             if (retain := self._retain) is not None:
                 # By itself: what it takes its time for must not keep what died waiting.
                 group.create_task(self._every(retain.look_again_seconds, retain.look))
+            if self._chunks is not None:
+                # And so for a store that takes its time.
+                seconds = self._rules.sweep_seconds
+                group.create_task(self._every(seconds, self.look_after_chunks))
             group.create_task(self._every(self._rules.sweep_seconds, self.look))
             group.create_task(
                 self._every(self._rules.presence_seconds, self.look_for_absent)
@@ -156,20 +155,25 @@ class Sweep:
         )
         for timers in _together(due):
             try:
-                await self._carry_out(timers)
+                for goes_on in await self._dispatcher.carry_out(timers):
+                    hint_next(self._hints, goes_on)
             except Error as error:
                 # They come up again; the others must not wait for them.
                 kind = timers[0].kind
                 _log.warning("sweep.timers_failed", kind=kind, cause=str(error))
         return len(due)
 
-    async def _carry_out(self, timers: Sequence[Timer]) -> None:
-        if timers[0].kind not in CHUNK_CHORES:
-            for goes_on in await self._dispatcher.carry_out(timers):
-                hint_next(self._hints, goes_on)
-        elif self._chunks is not None:
-            for timer in timers:
-                await self._chunks.carry_out(timer)
+    async def look_after_chunks(self) -> None:
+        """What is to be done on the chunk store; it ends when that does not answer."""
+        assert self._chunks is not None  # noqa: S101 - looked at by `run`
+        some_left = True
+        while some_left:
+            due = await self._chunks.due(
+                hold_seconds=self._rules.timer_hold_seconds, limit=self._rules.chores
+            )
+            for chore in due:
+                await self._chunks.carry_out(chore)
+            some_left = len(due) == self._rules.chores
 
     async def look_for_absent(self) -> float | None:
         """Members whose session is gone: their activations are re-opened at once.

@@ -301,10 +301,6 @@ EXPIRIES: Final = frozenset({"drop_events", "drop_key"})
 """Kinds of timers that only delete rows, many at once."""
 
 
-CHUNK_CHORES: Final = frozenset({"drop_chunks", "archive_chunks"})
-"""Kinds of timers that are carried out on a chunk store."""
-
-
 @dataclass(frozen=True, slots=True)
 class Timer:
     """Something due; deleted by the transaction that carries it out."""

@@ -80,30 +80,44 @@ class Channel:
         return {"chunks": self.chunks, "inline": self.inline, "writes": self.writes}
 
 
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """What the channels of a thread take.
+
+    Args:
+        by_name: of the newest checkpoints.
+        unattributed: bytes of chunks that only older ones name.
+    """
+
+    by_name: Mapping[str, Channel] = field(default_factory=dict)
+    unattributed: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadSize:
     """What a thread takes.
 
     Args:
-        channels: of the newest checkpoints; None if nobody asked.
+        channels: None if nobody asked.
     """
 
     thread_id: UUID
     graph_id: str | None
     created_at: datetime
     parts: Parts = field(default_factory=Parts)
-    channels: Mapping[str, Channel] | None = None
+    channels: Channels | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As clients and the command line see it."""
-        channels = self.channels or {}
+        channels = self.channels or Channels()
         return {
             "thread_id": str(self.thread_id),
             "graph_id": self.graph_id,
             **self.parts.as_json(),
-            "channels": {name: channel.as_json() for name, channel in channels.items()},
-            "unattributed": (self.parts.away or self.parts.chunks)
-            - sum(channel.chunks for channel in channels.values()),
+            "channels": {
+                name: channel.as_json() for name, channel in channels.by_name.items()
+            },
+            "unattributed": channels.unattributed,
         }
 
 
@@ -129,12 +143,15 @@ class Sizes(Protocol):
             thread_id: only this thread.
             after: go on behind the thread that was made then.
             limit: how many at most.
+
+        Raises:
+            SetupError: some of it lies in a store that is not known here.
         """
         ...
 
     async def channels(
         self, tenant: str, thread_id: UUID, *, checkpoints: int
-    ) -> Mapping[str, Channel]:
+    ) -> Channels:
         """What each channel of a thread takes.
 
         It reads the bodies of the newest checkpoints, as many as `checkpoints` says:

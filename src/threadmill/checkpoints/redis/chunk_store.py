@@ -9,19 +9,27 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
+
 from threadmill.checkpoints.chunk_store import Inventory
 from threadmill.checkpoints.compression import Blob
 from threadmill.checkpoints.redis import records
 from threadmill.checkpoints.redis.directory import SCRIPTS
 from threadmill.checkpoints.redis.keys import chunks_key
+from threadmill.checkpoints.segments import NAME_BYTES
+from threadmill.errors import StoreReadOnly
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from threadmill.drivers.redis.database import RedisDatabase, Text
 
+_log = structlog.get_logger(__name__)
+
 # Of one command; a server serves others in between.
 _NAMES_MAX: Final = 512
+# Neither a tenant nor a thread of anybody's.
+_TRIED: Final = "threadmill:try"
 
 
 class RedisChunks:
@@ -35,8 +43,24 @@ class RedisChunks:
         self._database = database
 
     async def open(self) -> None:
-        """See `ChunkStore.open`."""
+        """See `ChunkStore.open`. A login that may not do everything is found here."""
         await self._database.open()
+        try:
+            await self._try()
+        except StoreReadOnly as error:
+            # What is there can be read, and dropping makes room.
+            _log.warning("chunks.read_only", cause=str(error))
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _try(self) -> None:
+        """Does everything once, on a thread that nobody has."""
+        sent = {b"\0" * NAME_BYTES: Blob("", b"")}
+        await self.keep(_TRIED, _TRIED, sent)
+        await self.find(_TRIED, _TRIED, sent)
+        held = await self.inventory(_TRIED, _TRIED)
+        await self.drop(_TRIED, _TRIED, held.sizes, generation=held.generation)
 
     async def close(self) -> None:
         """See `ChunkStore.close`."""
@@ -103,10 +127,3 @@ class RedisChunks:
             SCRIPTS.drop_chunks, [chunks_key(tenant, thread_id)], generation, *names
         )
         return bool(gone)
-
-    async def copy(self, tenant: str, source: str, target: str) -> None:
-        """See `ChunkStore.copy`. In a Cluster both may lie on different nodes."""
-        names = list((await self.inventory(tenant, source)).sizes)
-        for at in range(0, len(names), _NAMES_MAX):
-            page = names[at : at + _NAMES_MAX]
-            await self.keep(tenant, target, await self.find(tenant, source, page))

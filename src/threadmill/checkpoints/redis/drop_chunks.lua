@@ -1,4 +1,5 @@
 -- Removes chunks of a thread, unless something was kept since they were judged.
+-- flags: allow-oom
 
 local key = KEYS[1]
 if (redis.call('HGET', key, '') or '0') ~= ARGV[1] then return 0 end

@@ -17,6 +17,7 @@ from threadmill.errors import (
     InvariantViolated,
     LeaseLost,
     SetupError,
+    StoreReadOnly,
     StoreUnavailable,
 )
 
@@ -34,14 +35,17 @@ _PASSING: Final = frozenset(
         "CLUSTERDOWN",
         "LOADING",
         "MASTERDOWN",
-        "MISCONF",
-        "NOREPLICAS",
-        "READONLY",
         "TRYAGAIN",
         "UNBLOCKED",
     }
 )
 
+
+# What it says of a command within a script.
+_FORBIDDEN: Final = "can't run this command"
+
+# What it says to whoever writes, while it still answers who reads.
+_READ_ONLY: Final = frozenset({"MISCONF", "NOREPLICAS", "READONLY"})
 
 # All that the client library raises; its errors of Clusters are apart from the others.
 THEIRS: Final = (theirs.RedisError, theirs.RedisClusterException, OSError)
@@ -58,18 +62,21 @@ def translated(error: Exception, where: str) -> Error:
     word, _, rest = text.partition(" ")
     if word in REFUSALS:
         return REFUSALS[word](rest)
-    if isinstance(error, theirs.AuthenticationError | theirs.NoPermissionError):
+    forbidden = theirs.AuthenticationError | theirs.NoPermissionError
+    if isinstance(error, forbidden) or _FORBIDDEN in text:
         msg = f"Redis ({where}) refuses the login, or what it asked for ({text})"
         return SetupError(msg)
     if isinstance(error, theirs.OutOfMemoryError):
         msg = f"Redis ({where}) has no memory left; raise its maxmemory ({text})"
-        return StoreUnavailable(msg)
+        return StoreReadOnly(msg)
+    if isinstance(error, theirs.ReadOnlyError) or word in _READ_ONLY:
+        msg = f"Redis ({where}) takes nothing; it is a replica, or cannot save ({text})"
+        return StoreReadOnly(msg)
     passing = (
         theirs.ConnectionError,
         theirs.TimeoutError,
         theirs.ClusterDownError,
         theirs.SlotNotCoveredError,
-        theirs.ReadOnlyError,
         theirs.RedisClusterException,
         OSError,
     )

@@ -64,7 +64,13 @@ from threadmill.engine.activation.share import Parked, Share
 from threadmill.engine.activation.tap import Tap
 from threadmill.engine.activation.writer import Writer
 from threadmill.engine.reading_saver import ReadingSaver
-from threadmill.errors import GraphFailed, InvariantViolated, Unavailable
+from threadmill.errors import (
+    GraphFailed,
+    InvariantViolated,
+    SetupError,
+    StateLost,
+    Unavailable,
+)
 
 T = TypeVar("T")
 
@@ -291,7 +297,7 @@ class ActivationSaver(ReadingSaver):
         """The store's failure ends the attempt; it is no failure of the node's."""
         try:
             yield
-        except Unavailable as error:
+        except (Unavailable, StateLost, SetupError) as error:
             self._writer.refuse(error)
             raise
 

@@ -39,13 +39,8 @@ DELETE FROM threadmill.effect
 SELECT threadmill.hold_chunks(%(tenant)s, %(thread_id)s::text, true)
 
 -- name: chunks_elsewhere
--- Those in a chunk store go later: see `threadmill.checkpoints.away`.
-INSERT INTO threadmill.timer (tenant_id, kind, ref, due_at)
-SELECT %(tenant)s, 'drop_chunks', %(thread_id)s::text, now() + interval '60 seconds'
- WHERE EXISTS (SELECT FROM threadmill.checkpoint
-                WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s::text
-                  AND body_type = 'away')
-ON CONFLICT (tenant_id, kind, ref) DO UPDATE SET due_at = excluded.due_at
+-- Those in a chunk store go later.
+SELECT threadmill.drop_chunks_later(%(tenant)s, %(thread_id)s::text)
 
 -- name: chunks
 DELETE FROM threadmill.chunk
