@@ -25,7 +25,7 @@ from threadmill.brokers.schemes import broker_of
 from threadmill.checkpoints.away import Away
 from threadmill.checkpoints.chunk_upkeep import ChunkUpkeep
 from threadmill.checkpoints.codec import Codec
-from threadmill.checkpoints.configured import away_of
+from threadmill.checkpoints.configured import away_of, opened
 from threadmill.checkpoints.history_search import PostgresHistories
 from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.checkpoints.pruning import PostgresPruning
@@ -174,30 +174,30 @@ async def open_core(
     )
     await database.open()
     try:
-        members = PostgresMembers(database, present=direct_uri(settings) is not None)
-        lock_key = await members.join(member)
-        faults = Faults(os.environ.get("THREADMILL_FAULTS", ""))
-        async with (
-            _away(settings, graphs) as away,
-            _hints(settings, member, database, faults) as hints,
-        ):
-            core = _core(
-                settings,
-                graphs,
-                member,
-                lock_key,
-                database,
-                members,
-                hints=hints,
-                faults=faults,
-                away=away,
+        async with _away(settings, graphs) as away:
+            members = PostgresMembers(
+                database, present=direct_uri(settings) is not None
             )
-            try:
-                yield core
-            finally:
-                await _aside(core.blocking.close)
-            with suppress(Exception):
-                await members.leave(member.worker_id)
+            lock_key = await members.join(member)
+            faults = Faults(os.environ.get("THREADMILL_FAULTS", ""))
+            async with _hints(settings, member, database, faults) as hints:
+                core = _core(
+                    settings,
+                    graphs,
+                    member,
+                    lock_key,
+                    database,
+                    members,
+                    hints=hints,
+                    faults=faults,
+                    away=away,
+                )
+                try:
+                    yield core
+                finally:
+                    await _aside(core.blocking.close)
+                with suppress(Exception):
+                    await members.leave(member.worker_id)
     finally:
         await database.close()
 
@@ -211,7 +211,7 @@ async def _away(
     if away is None:
         yield None
         return
-    await away.store.open()
+    await opened(away)
     try:
         yield away
     finally:

@@ -365,6 +365,11 @@ class Settings(BaseSettings):
                 f"THREADMILL_POOL_MIN={self.pool_min}: it must not be more than"
                 f" THREADMILL_POOL_MAX ({self.pool_max})"
             )
+        if self.checkpoint_archive and self.checkpoint_uri is None:
+            problems.append(
+                "THREADMILL_CHECKPOINT_ARCHIVE=true: without CHECKPOINT_URI there is"
+                " nothing to archive"
+            )
         if self.checkpoint_uri is not None and self.checkpoint_format == "whole":
             problems.append(
                 "THREADMILL_CHECKPOINT_FORMAT=whole: processes that can read nothing"

@@ -76,10 +76,12 @@ def test_every_setting_is_read_from_each_of_its_names() -> None:
         "THREADMILL_CHECKPOINT_ARCHIVE": "true",
     }
     wide_lease = {"THREADMILL_LEASE_SECONDS": "60"}
+    needs = {"THREADMILL_CHECKPOINT_ARCHIVE": {"CHECKPOINT_URI": "redis://a.example"}}
     for setting in describe():
         for name in setting.names:
             value = others.get(name) or samples[setting.type]
-            settings = Settings.from_env({**wide_lease, name: value})
+            others_set = needs.get(name, {})
+            settings = Settings.from_env({**wide_lease, **others_set, name: value})
             assert getattr(settings, setting.field) != getattr(
                 Settings(), setting.field
             ), name

@@ -226,6 +226,7 @@ class Checkpoints(Protocol):
             HeadMoved: the head is not the expected one.
             StateUnserializable: a value cannot be stored; names channel and type.
             Unavailable: nothing was written, or (connection lost) it is unknown.
+            StoreReadOnly: nothing was written; the store of values takes no more.
 
         Under cancellation the outcome is unknown too; the fence and the head tell.
         """
@@ -234,7 +235,11 @@ class Checkpoints(Protocol):
     async def get(
         self, tenant: str, thread_id: str, ns: str, checkpoint_id: str | None = None
     ) -> Stored | None:
-        """One checkpoint with its pending writes; without an id, the head's."""
+        """One checkpoint with its pending writes; without an id, the head's.
+
+        Raises:
+            StateLost: it was there, and what it held is gone.
+        """
         ...
 
     def list(
@@ -284,6 +289,7 @@ class RunStates(Protocol):
 
         Raises:
             LeaseLost: the claim is no longer ours (cancelled, re-claimed).
+            StateLost: the run has begun, and what the head held is gone.
         """
         ...
 

@@ -5,15 +5,24 @@ The client library of a chunk store is imported when one is configured.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+import structlog
 
 from threadmill.checkpoints.away import Away
-from threadmill.errors import BadSetting
+from threadmill.drivers.postgres.reach import PATIENCE_SECONDS
+from threadmill.errors import BadSetting, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from threadmill.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+_PAUSE_SECONDS: Final = 0.5
 
 
 def away_of(settings: Settings, places: Mapping[str, str]) -> Away | None:
@@ -56,3 +65,23 @@ def away_of(settings: Settings, places: Mapping[str, str]) -> Away | None:
         raise BadSetting(msg) from None
     stay = frozenset(graph for graph, place in places.items() if place == "postgres")
     return Away(RedisChunks(database), stay, archives=settings.checkpoint_archive)
+
+
+async def opened(away: Away, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    """Connects to the store; one that is just starting is waited for.
+
+    Raises:
+        SetupError: it cannot be trusted with state, or refuses the login.
+        StoreUnavailable: it does not answer.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            await away.store.open()
+        except StoreUnavailable as error:
+            if time.monotonic() > deadline:
+                raise
+            _log.warning("redis.unreachable", cause=str(error), remedy="trying again")
+            await asyncio.sleep(_PAUSE_SECONDS)
+        else:
+            return

@@ -1,4 +1,4 @@
-"""Checkpoints in PostgreSQL: every operation is one round trip and one commit.
+"""Checkpoints in PostgreSQL: every operation is one commit, in one round trip.
 
 A commit is a single pipeline: the fence, then task results, then checkpoints with the
 head's compare-and-set, then events. Whatever refuses, nothing of it becomes true. The
@@ -6,8 +6,8 @@ client takes no decision in between.
 
 Values that grow are stored as chunks that checkpoints share. Which of them are sent is
 decided before (`shipment`); a transaction that relied on a chunk which is gone is done
-once more, with all of them. Values may also lie in a chunk store (`away`): they are
-there before the commit, which stores their names.
+once more, with all of them. Values may also lie in a chunk store (`away`): a round trip
+of its own takes them there before the commit, which stores their names.
 
 The statements and the reasons for their order are in `postgres.sql`.
 """

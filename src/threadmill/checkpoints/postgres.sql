@@ -150,8 +150,9 @@ ON CONFLICT (tenant_id, thread_id, ns, checkpoint_id, task_id, idx) DO UPDATE
 -- compared by bytes as Python does, whatever the database's collation.
 
 -- name: get
--- One checkpoint; without an id, the head's, or the one that a run ended at. (coalesce() in the place of CASE would not
--- be taken into the index condition under row-level security: it is not leakproof.)
+-- One checkpoint; without an id, the head's, or the one that a run ended at. (coalesce()
+-- in the place of CASE would not be taken into the index condition under row-level
+-- security: it is not leakproof.)
 WITH found AS (
   SELECT * FROM threadmill.checkpoint
    WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s AND ns = %(ns)s

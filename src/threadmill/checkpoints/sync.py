@@ -34,11 +34,12 @@ class PostgresSyncCheckpoints:
     Args:
         make: makes the storage, over a database that is not open yet. Two connections
             are plenty: blocked threads are few.
-        wait_seconds: how long a thread waits; longer than the database's own limits.
+        wait_seconds: how long a thread waits; longer than the limits of the database
+            and of a chunk store together.
     """
 
     def __init__(
-        self, make: Callable[[], PostgresCheckpoints], *, wait_seconds: float = 60.0
+        self, make: Callable[[], PostgresCheckpoints], *, wait_seconds: float = 100.0
     ) -> None:
         self._make = make
         self._wait_seconds = wait_seconds

@@ -14,9 +14,9 @@ import structlog
 from threadmill.checkpoints.chunk_store import Inventory
 from threadmill.checkpoints.compression import Blob
 from threadmill.checkpoints.redis import records
-from threadmill.checkpoints.redis.directory import SCRIPTS
 from threadmill.checkpoints.redis.keys import chunks_key
 from threadmill.checkpoints.segments import NAME_BYTES
+from threadmill.drivers.redis.scripts import Scripts
 from threadmill.errors import StoreReadOnly
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from threadmill.drivers.redis.database import RedisDatabase, Text
 
+SCRIPTS: Final = Scripts("threadmill.checkpoints.redis")
 _log = structlog.get_logger(__name__)
 
 # Of one command; a server serves others in between.

@@ -7,8 +7,9 @@ comes before its first write (`commit.lua`).
 Values that grow are stored as chunks, as in PostgreSQL. A put that leaves out chunks is
 refused if one of them is not there, and done once more with all of them.
 
-Events, releases, plans and the ends of tasks are PostgreSQL's: a commit that has any is
-refused here.
+Fences are for whoever gives out leases, and makes each known here before it reads
+(`install`, `raise_floor`); `RedisSaver` has none. Events, releases, plans and the ends
+of tasks are PostgreSQL's: a commit that has any is refused here.
 """
 
 from __future__ import annotations
