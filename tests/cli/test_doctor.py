@@ -98,3 +98,21 @@ def test_it_also_helps_where_there_is_nothing_yet(project: Project) -> None:
     assert code == 1
     assert "DATABASE_URI is not set" in output
     assert str(project.root / "langgraph.json") in output
+
+
+def test_a_redis_that_cannot_keep_values_is_told(
+    durable: Project, redis_uri: str
+) -> None:
+    def checkpoints(**env: str) -> dict[str, str]:
+        _, output = durable.run("doctor", "--json", **env)
+        found = {c["check"]: c for c in json.loads(output)["checks"]}
+        return dict(found["checkpoints"])
+
+    assert checkpoints()["detail"] == "PostgreSQL keeps them"
+    kept = checkpoints(CHECKPOINT_URI=redis_uri)
+    assert (kept["verdict"], kept["detail"]) == ("ok", "Redis keeps what they hold")
+    nowhere = checkpoints(CHECKPOINT_URI="redis://:secret@127.0.0.1:1/0")
+    assert nowhere["verdict"] == "failed"
+    assert "secret" not in str(nowhere)
+    unread = checkpoints(CHECKPOINT_URI="postgresql://127.0.0.1/x")
+    assert "CHECKPOINT_URI" in unread["detail"]
