@@ -43,28 +43,13 @@ SELECT threadmill.require(NOT EXISTS (SELECT FROM held WHERE holder IS NOT NULL)
                           'thread_busy', 'the thread is in use')
 
 -- name: used
--- The chunks that checkpoints and results of a thread name, in the store.
-SELECT c.body AS name FROM threadmill.checkpoint c
- WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s AND c.body_type = 'away'
- UNION
-SELECT unnest(c.chunks) FROM threadmill.checkpoint c
- WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s AND c.body_type = 'away'
- UNION
-SELECT w.value FROM threadmill.checkpoint_write w
- WHERE w.tenant_id = %(tenant)s AND w.thread_id = %(thread)s AND w.value_type = 'away'
+SELECT DISTINCT name FROM threadmill.chunks_away(%(tenant)s, %(thread)s) AS name
 
 -- name: require_known
 -- All that a thread names is among these.
 SELECT threadmill.require(NOT EXISTS (
-         SELECT FROM (
-           SELECT unnest(c.body || c.chunks) AS name FROM threadmill.checkpoint c
-            WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s
-              AND c.body_type = 'away'
-            UNION ALL
-           SELECT w.value FROM threadmill.checkpoint_write w
-            WHERE w.tenant_id = %(tenant)s AND w.thread_id = %(thread)s
-              AND w.value_type = 'away') used
-          WHERE used.name <> ALL (%(names)b::bytea[])),
+         SELECT FROM threadmill.chunks_away(%(tenant)s, %(thread)s) AS name
+          WHERE name <> ALL (%(names)b::bytea[])),
          'chunks_dropped', format('thread %%s has gone on meanwhile', %(thread)s::text))
 
 -- name: archived
@@ -77,14 +62,7 @@ INSERT INTO threadmill.chunk (tenant_id, thread_id, name, type, data)
 SELECT %(tenant)s, %(thread)s, n.name, n.type, n.data
   FROM unnest(%(names)b::bytea[], %(types)s::text[], %(data)b::bytea[])
          AS n (name, type, data)
- WHERE n.name IN (
-         SELECT unnest(c.body || c.chunks) FROM threadmill.checkpoint c
-          WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s
-            AND c.body_type = 'away'
-          UNION ALL
-         SELECT w.value FROM threadmill.checkpoint_write w
-          WHERE w.tenant_id = %(tenant)s AND w.thread_id = %(thread)s
-            AND w.value_type = 'away')
+ WHERE n.name IN (SELECT name FROM threadmill.chunks_away(%(tenant)s, %(thread)s) AS name)
 ON CONFLICT (tenant_id, thread_id, name) DO NOTHING
 
 -- name: from_archive

@@ -35,14 +35,11 @@ WITH gone AS (
   DELETE FROM threadmill.chunk k
    WHERE k.tenant_id = %(tenant)s AND k.thread_id = %(thread)s
      AND NOT EXISTS (
-           SELECT FROM (SELECT unnest(CASE WHEN c.body_type = 'away'
-                                      THEN c.body || c.chunks ELSE c.chunks END) AS name
-                          FROM threadmill.checkpoint c
+           SELECT FROM (SELECT unnest(c.chunks) AS name FROM threadmill.checkpoint c
                          WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s
                          UNION ALL
-                        SELECT w.value FROM threadmill.checkpoint_write w
-                         WHERE w.tenant_id = %(tenant)s AND w.thread_id = %(thread)s
-                           AND w.value_type = 'away') used
+                        SELECT name
+                          FROM threadmill.chunks_away(%(tenant)s, %(thread)s) AS name) used
             WHERE used.name = k.name)
   RETURNING octet_length(k.data) AS bytes
 )

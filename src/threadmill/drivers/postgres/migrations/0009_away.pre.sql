@@ -36,6 +36,17 @@ CREATE POLICY dispatcher ON threadmill.chunk_chore TO threadmill_dispatcher
 GRANT SELECT, INSERT, UPDATE, DELETE ON threadmill.chunk_chore TO threadmill_app;
 GRANT SELECT, UPDATE ON threadmill.chunk_chore TO threadmill_dispatcher;
 
+-- The chunks that a thread names in the store; some of them more than once.
+CREATE FUNCTION threadmill.chunks_away(tenant text, thread text)
+RETURNS SETOF bytea LANGUAGE sql STABLE AS $$
+  SELECT unnest(c.body || c.chunks) FROM threadmill.checkpoint c
+   WHERE c.tenant_id = tenant AND c.thread_id = thread AND c.body_type = 'away'
+   UNION ALL
+  SELECT w.value FROM threadmill.checkpoint_write w
+   WHERE w.tenant_id = tenant AND w.thread_id = thread AND w.value_type = 'away'
+$$;
+GRANT EXECUTE ON FUNCTION threadmill.chunks_away(text, text) TO threadmill_app;
+
 -- Comes before what removes checkpoints of a thread. Whoever reads one at this moment
 -- still finds what it holds.
 CREATE FUNCTION threadmill.drop_chunks_later(tenant text, thread text)
