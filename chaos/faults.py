@@ -179,7 +179,9 @@ async def roll(arena: Arena, kind: str) -> None:
     for role in ("worker", "server"):
         victim = await arena.victim(role)
         arena.leaving.add(victim.pid)
-        while len(arena.crew(role)) <= WANTED[role]:  # noqa: ASYNC110
+        while len(arena.crew(role)) <= WANTED[role]:
+            if not victim.alive:
+                return  # a poison node was faster
             await asyncio.sleep(_POLL_SECONDS)
         victim.send(signal.SIGTERM)
         code = await victim.ended()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from threadmill.checkpoints.base import RunState
 from threadmill.domain.run import RunStatus
+from threadmill.engine.shared import Shared
 from threadmill.engine.watch import StreamRun, WaitForRun, Watch, mode_of, select
 from threadmill.errors import NotFound, StoreUnavailable
 from threadmill.stores.records import Run
@@ -207,3 +208,62 @@ def test_selecting_keeps_the_order_and_what_everybody_needs(
     chosen = select(events, frozenset({"custom"}))
     assert [e.seq for e in chosen] == [e.seq for e in events if e.event != "values"]
     assert select(events, None) == events
+
+
+async def test_who_is_woken_together_looks_once() -> None:
+    """A thousand clients of one run cost the log what one costs."""
+    log, watch = Log(), Watch(poll_seconds=NEVER)
+    follow = StreamRun(cast("Any", log), watch)
+
+    async def collect() -> list[str]:
+        batches = follow("t", THREAD, RUN, after=0)
+        return [event.event async for batch in batches for event in batch]
+
+    clients = [asyncio.create_task(collect()) for _ in range(1000)]
+    await log.looked.wait()
+    for name in ("a", "b", "c"):
+        log.add(name)
+        log.looked.clear()
+        watch.on_moved("t", THREAD)
+        await log.looked.wait()
+        # Until all of them wait again.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    log.status = RunStatus.SUCCESS
+    watch.on_moved("t", THREAD)
+    assert await asyncio.gather(*clients) == [["a", "b", "c"]] * 1000
+    assert log.looks <= 2 * 5
+
+
+async def test_nobody_gets_an_answer_from_before_he_asked() -> None:
+    answers = iter(range(10))
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def ask(_question: str) -> int:
+        answer = next(answers)
+        begun.set()
+        await go_on.wait()
+        return answer
+
+    shared = Shared(ask)
+    first = asyncio.create_task(shared("how many?"))
+    await begun.wait()
+    later = [asyncio.create_task(shared("how many?")) for _ in range(3)]
+    other = asyncio.create_task(shared("and why?"))
+    await asyncio.sleep(0)
+    first.cancel()
+    later[0].cancel()
+    go_on.set()
+    assert await later[1] == await later[2] == 1
+    assert await other == 2
+
+
+async def test_an_error_is_everybodys() -> None:
+    async def ask(_question: str) -> int:
+        raise StoreUnavailable
+
+    shared = Shared(ask)
+    told = await asyncio.gather(
+        *(shared("how many?") for _ in range(3)), return_exceptions=True
+    )
+    assert [type(error) for error in told] == [StoreUnavailable] * 3

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 from threadmill.domain.run import TERMINAL, RunStatus
+from threadmill.engine.shared import Shared
 from threadmill.errors import NotFound, Unavailable
 from threadmill.streams.base import Look
 
@@ -173,7 +174,7 @@ class WaitForRun:
 
 
 class StreamRun:
-    """Follows the events of a run.
+    """Follows the events of a run, for as many as ask.
 
     Args:
         stream: the event log.
@@ -185,8 +186,15 @@ class StreamRun:
         self, stream: Stream, watch: Watch, *, patience_seconds: float = 60.0
     ) -> None:
         self._stream = stream
+        self._looks = Shared(self._asked)
         self._watch = watch
         self._patience_seconds = patience_seconds
+
+    async def _asked(self, place: tuple[str, UUID, UUID, int]) -> Look:
+        tenant, thread_id, run_id, after = place
+        return await self._stream.look(
+            tenant, thread_id, run_id, after=after, limit=_BATCH
+        )
 
     async def __call__(
         self,
@@ -241,9 +249,7 @@ class StreamRun:
         self, tenant: str, thread_id: UUID, run_id: UUID, after: int, *, seen: bool
     ) -> Look:
         try:
-            return await self._stream.look(
-                tenant, thread_id, run_id, after=after, limit=_BATCH
-            )
+            return await self._looks((tenant, thread_id, run_id, after))
         except NotFound:
             if seen:
                 return _DELETED
