@@ -185,7 +185,7 @@ async def roll(arena: Arena, kind: str) -> None:
             await asyncio.sleep(_POLL_SECONDS)
         victim.send(signal.SIGTERM)
         code = await victim.ended()
-        if code != 0:
+        if code not in {0, -signal.SIGKILL}:  # or a node has killed it meanwhile
             msg = f"a {role} did not drain: exit code {code}; see {victim.log}"
             raise AssertionError(msg)
 
