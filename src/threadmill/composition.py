@@ -25,7 +25,7 @@ from threadmill.brokers.schemes import broker_of
 from threadmill.checkpoints.away import Away
 from threadmill.checkpoints.chunk_upkeep import ChunkUpkeep
 from threadmill.checkpoints.codec import Codec
-from threadmill.checkpoints.configured import away_of, opened
+from threadmill.checkpoints.configured import away_of, open_away
 from threadmill.checkpoints.history_search import PostgresHistories
 from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.checkpoints.pruning import PostgresPruning
@@ -64,7 +64,11 @@ from threadmill.stores.postgres.retention import PostgresRetention
 from threadmill.stores.postgres.runs import PostgresRuns
 from threadmill.stores.postgres.threads import PostgresThreads
 from threadmill.stores.records import Claim, Member
+from threadmill.streams.base import Stream
+from threadmill.streams.configured import open_relay
 from threadmill.streams.postgres import PostgresStream
+from threadmill.streams.relay import Relay
+from threadmill.streams.relayed import RelayedStream
 from threadmill.worker.desk import DeskRules
 from threadmill.worker.feed import HintFeed
 from threadmill.worker.slots import threads_of_slot
@@ -92,7 +96,7 @@ class Core:
     blocking: PostgresSyncCheckpoints
     effects: EffectPorts
     run_states: PostgresRunStates
-    stream: PostgresStream
+    stream: Stream
     hints: BrokerHints | PostgresHints
     operations: Operations
     retain: Retain
@@ -174,7 +178,10 @@ async def open_core(
     )
     await database.open()
     try:
-        async with _away(settings, graphs) as away:
+        async with (
+            open_away(settings, graphs.places) as away,
+            open_relay(settings) as relay,
+        ):
             members = PostgresMembers(
                 database, present=direct_uri(settings) is not None
             )
@@ -191,6 +198,7 @@ async def open_core(
                     hints=hints,
                     faults=faults,
                     away=away,
+                    relay=relay,
                 )
                 try:
                     yield core
@@ -200,22 +208,6 @@ async def open_core(
                     await members.leave(member.worker_id)
     finally:
         await database.close()
-
-
-@asynccontextmanager
-async def _away(
-    settings: Settings, graphs: GraphCatalogue
-) -> AsyncIterator[Away | None]:
-    """Where checkpoints keep what they hold, open while the block runs."""
-    away = away_of(settings, graphs.places)
-    if away is None:
-        yield None
-        return
-    await opened(away)
-    try:
-        yield away
-    finally:
-        await away.store.close()
 
 
 def broker(settings: Settings, name: str, labels: Sequence[str] = ()) -> Broker | None:
@@ -263,6 +255,7 @@ def _core(
     hints: BrokerHints | PostgresHints,
     faults: Faults,
     away: Away | None,
+    relay: Relay,
 ) -> Core:
     retention = retention_of(settings)
     codec = Codec(
@@ -270,7 +263,7 @@ def _core(
         whole=settings.checkpoint_format == "whole",
     )
     checkpoints = PostgresCheckpoints(
-        database, codec, indexed=graphs.indexed, away=away
+        database, codec, indexed=graphs.indexed, away=away, relay=relay
     )
     blocking = PostgresSyncCheckpoints(
         lambda: _for_threads(settings, graphs, member, checkpoints)
@@ -282,10 +275,10 @@ def _core(
         member=member,
         lock_key=lock_key,
         database=database,
-        runs=PostgresRuns(database, retention),
+        runs=PostgresRuns(database, retention, relay),
         threads=PostgresThreads(database),
         assistants=PostgresAssistants(database),
-        dispatcher=PostgresDispatcher(database, retention),
+        dispatcher=PostgresDispatcher(database, retention, relay),
         members=members,
         checkpoints=checkpoints,
         blocking=blocking,
@@ -295,7 +288,9 @@ def _core(
             codec=codec,
         ),
         run_states=PostgresRunStates(checkpoints, retention),
-        stream=PostgresStream(database),
+        stream=RelayedStream(
+            PostgresStream(database), relay, trust_seconds=settings.poll_seconds
+        ),
         hints=hints,
         operations=operations_over(database, hints, settings),
         retain=Retain(store=kept, pruning=pruning, rules=graphs.retention),

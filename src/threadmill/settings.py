@@ -127,6 +127,11 @@ class Settings(BaseSettings):
     when Redis has lost it.
     """
 
+    stream_uri: Annotated[SecretStr | None, Env("STREAM_URI")] = None
+    """A Redis or Valkey through which events reach those who follow a run, in the same
+    forms. Without it they read PostgreSQL, which has the log in any case.
+    """
+
     dispatch: Annotated[Dispatch, Env("THREADMILL_DISPATCH")] = "burst"
     """`burst`: a worker carries on with a run while nobody waits. `node`: every
     superstep may go to another worker. Both commit the same checkpoints.

@@ -1,8 +1,8 @@
-"""The `Stream` port on PostgreSQL."""
+"""The `Stream` port on PostgreSQL, read there and through a relay."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from uuid import UUID, uuid4
 
 import pytest
@@ -11,17 +11,24 @@ from tests.stores.run_store import RunStore
 from threadmill.checkpoints.base import Commit
 from threadmill.domain.fence import Fence
 from threadmill.drivers.postgres.database import Database
-from threadmill.streams.base import NewEvent
+from threadmill.drivers.redis.database import RedisDatabase
+from threadmill.streams.base import NewEvent, Stream
 from threadmill.streams.postgres import PostgresStream
+from threadmill.streams.redis.relay import RedisRelay
+from threadmill.streams.relay import Relay
+from threadmill.streams.relayed import RelayedStream
 from threadmill.testing.contracts.streams import StreamsContract
 
 
 class PostgresHarness:
     """Runs of a database, whose commits append."""
 
-    def __init__(self, database: Database) -> None:
-        self.store = RunStore(database)
-        self.stream = PostgresStream(database)
+    def __init__(self, database: Database, relay: Relay | None = None) -> None:
+        self.store = RunStore(database, relay)
+        self.stream: Stream = PostgresStream(database)
+        if relay is not None:
+            # Whatever the copy says is believed, but for the first look.
+            self.stream = RelayedStream(self.stream, relay, trust_seconds=3600)
 
     async def begin(
         self, thread_id: UUID | None = None, *, tenant: str = "default"
@@ -59,3 +66,17 @@ class TestPostgresStream(StreamsContract):
     def harness(self, database: Database) -> PostgresHarness:
         """The adapter on a database of its own."""
         return PostgresHarness(database)
+
+
+class TestRelayedStream(StreamsContract):
+    """The same where Redis or Valkey is read in between."""
+
+    @pytest.fixture
+    async def harness(
+        self, database: Database, each_redis_uri: str
+    ) -> AsyncIterator[PostgresHarness]:
+        """The adapter on a database of its own and an empty server."""
+        relay = RedisRelay(RedisDatabase(each_redis_uri), ttl_seconds=60)
+        await relay.open()
+        yield PostgresHarness(database, relay)
+        await relay.close()

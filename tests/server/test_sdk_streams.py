@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from langgraph_sdk.errors import NotFoundError, UnprocessableEntityError
 from langgraph_sdk.schema import StreamPart
+from pydantic import SecretStr
 
 from tests.fixtures.fleet import Fleet, RunningServer
+from tests.fixtures.redis import RedisServer
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -296,6 +298,38 @@ async def test_a_stream_survives_its_servers_end(fleet: Fleet, tmp_path: Path) -
         "wait",
         "finish",
     ]
+
+
+async def test_events_come_through_redis(
+    fleet: Fleet, tmp_path: Path, private_redis: RedisServer
+) -> None:
+    """The same as without, also when it dies in the middle."""
+    uri = SecretStr(private_redis.uri)
+    await fleet.worker(stream_uri=uri)
+    server = await fleet.server(stream_uri=uri, poll_seconds=0.2)
+    client, gate = server.client, tmp_path / "gate"
+    thread = await client.threads.create()
+    seen = []
+    async for part in client.runs.stream(
+        thread["thread_id"],
+        "slow",
+        input={"gate": str(gate)},
+        stream_mode="updates",
+        stream_resumable=True,
+    ):
+        seen.append(part)
+        if part.event == "updates" and not gate.exists():
+            with private_redis.connection() as connection:
+                assert connection.keys("*:events") != []
+            await asyncio.to_thread(private_redis.kill)
+            gate.touch()
+    assert [next(iter(p.data)) for p in seen if p.event == "updates"] == [
+        "begin",
+        "wait",
+        "finish",
+    ]
+    ids = [part.id for part in seen]
+    assert len(set(ids)) == len(ids)
 
 
 async def test_unknown_modes_are_refused(idle_server: RunningServer) -> None:

@@ -24,6 +24,7 @@ from threadmill.stores.postgres.runs import PostgresRuns
 from threadmill.stores.postgres.threads import PostgresThreads
 from threadmill.stores.records import Claim, Ending, NewRun, Next, Retention, Run
 from threadmill.streams.postgres import PostgresStream
+from threadmill.streams.relay import Relay
 
 TENANT = "default"
 GRAPH = "graph"
@@ -89,15 +90,15 @@ _SPREAD = Query(
 class RunStore:
     """The accepting and the working side over one database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, relay: Relay | None = None) -> None:
         retention = Retention()
         self.database = database
-        self.runs = PostgresRuns(database, retention)
-        self.dispatcher = PostgresDispatcher(database, retention)
+        self.runs = PostgresRuns(database, retention, relay)
+        self.dispatcher = PostgresDispatcher(database, retention, relay)
         self.threads = PostgresThreads(database)
         self.dead_letters = PostgresDeadLetters(database, retention)
         self.stream = PostgresStream(database)
-        self.checkpoints = PostgresCheckpoints(database)
+        self.checkpoints = PostgresCheckpoints(database, relay=relay)
 
     # --- doing -------------------------------------------------------------------
 

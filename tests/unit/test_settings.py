@@ -72,6 +72,7 @@ def test_every_setting_is_read_from_each_of_its_names() -> None:
         "MOUNT_PREFIX": "/api",
         "BROKER_URI": "redis://a.example",
         "CHECKPOINT_URI": "redis://b.example",
+        "STREAM_URI": "redis://c.example",
         "THREADMILL_CHECKPOINT_VOLATILE": "true",
         "THREADMILL_CHECKPOINT_ARCHIVE": "true",
     }

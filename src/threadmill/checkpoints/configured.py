@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -16,7 +17,7 @@ from threadmill.drivers.postgres.reach import PATIENCE_SECONDS
 from threadmill.errors import BadSetting, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from threadmill.settings import Settings
 
@@ -67,14 +68,29 @@ def away_of(settings: Settings, places: Mapping[str, str]) -> Away | None:
     return Away(RedisChunks(database), stay, archives=settings.checkpoint_archive)
 
 
-async def opened(away: Away, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
-    """Connects to the store; one that is just starting is waited for.
+@asynccontextmanager
+async def open_away(
+    settings: Settings, places: Mapping[str, str]
+) -> AsyncIterator[Away | None]:
+    """The same, open while the block runs; a store that is just starting is waited for.
 
     Raises:
-        SetupError: it cannot be trusted with state, or refuses the login.
+        BadSetting, SetupError: see `away_of`; the store cannot be trusted with state.
         StoreUnavailable: it does not answer.
     """
-    deadline = time.monotonic() + patience_seconds
+    away = away_of(settings, places)
+    if away is None:
+        yield None
+        return
+    await _open(away)
+    try:
+        yield away
+    finally:
+        await away.store.close()
+
+
+async def _open(away: Away) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             await away.store.open()

@@ -56,6 +56,7 @@ from threadmill.errors import (
 from threadmill.stores.postgres.dispatcher import add_claim, add_look
 from threadmill.stores.postgres.rows import claim_of, run_of
 from threadmill.streams.postgres_append import add_events
+from threadmill.streams.relay import NoRelay, appended_by
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from threadmill.drivers.postgres.connection import Row
     from threadmill.drivers.postgres.database import Database, Result, Transaction
     from threadmill.stores.records import FreeSlot
+    from threadmill.streams.relay import Relay
 
 T = TypeVar("T")
 
@@ -85,6 +87,7 @@ class PostgresCheckpoints:
         memory: what is known to be stored; shared by all who write here.
         indexed: the paths in its state that each graph declares.
         away: where values lie, if not here.
+        relay: told of events that were appended.
     """
 
     def __init__(
@@ -95,17 +98,24 @@ class PostgresCheckpoints:
         *,
         indexed: Mapping[str, Sequence[str]] | None = None,
         away: Away | None = None,
+        relay: Relay | None = None,
     ) -> None:
         self.database = database
         self.codec = codec or Codec()
         self.memory = memory or Memory()
         self.indexed = indexed or {}
         self.away = away
+        self.relay = relay or NoRelay()
 
     def with_codec(self, codec: Codec) -> PostgresCheckpoints:
         """The same storage, read and written with another codec."""
         return PostgresCheckpoints(
-            self.database, codec, self.memory, indexed=self.indexed, away=self.away
+            self.database,
+            codec,
+            self.memory,
+            indexed=self.indexed,
+            away=self.away,
+            relay=self.relay,
         )
 
     async def open(self) -> None:
@@ -218,7 +228,7 @@ class PostgresCheckpoints:
         fence: Fence | None,
         shipment: Shipment,
     ) -> Committed:
-        planned = ended = taken = None
+        planned = ended = taken = numbered = None
         async with self.database.tenant_tx(tenant) as tx:
             if fence is None:
                 _require_unfenced(commit)
@@ -230,9 +240,11 @@ class PostgresCheckpoints:
             if fence is not None and commit.ended:
                 ended = add_end_of_tasks(tx, fence, commit.ended)
             if commit.events and fence is not None:
-                add_events(tx, fence, commit.events)
+                numbered = add_events(tx, fence, commit.events)
             if fence is not None and commit.slot is not None:
                 taken = self._add_take(tx, fence, commit.slot)
+        if fence is not None and numbered is not None:
+            await self.relay.tell(appended_by(fence, commit.events, numbered))
         if fence is not None and taken is not None:
             return await self._taken(fence, *taken)
         return committed(planned, ended)

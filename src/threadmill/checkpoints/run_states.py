@@ -65,8 +65,9 @@ class PostgresRunStates:
             async with self._database.tenant_tx(fence.tenant) as tx:
                 closed = add_close(tx, fence)
                 self._checkpoints.add_state(tx, thread_id, rest, fence, shipment)
-                promoted = add_ending(tx, fence, ending, self._retention)
-            return finished(closed, promoted)
+                ended = add_ending(tx, fence, ending, self._retention)
+            await self._checkpoints.relay.tell(ended.appended(fence, ending))
+            return finished(closed, ended.promoted)
 
         return await self._checkpoints.shipping(fence.tenant, thread_id, rest, transact)
 

@@ -11,13 +11,15 @@ WITH s AS (
     SET next_seq = s.next_seq + cardinality(%(events)s::text[]),
         last_ms = greatest(s.last_ms, excluded.last_ms)
   RETURNING next_seq - cardinality(%(events)s::text[]) AS first, last_ms
+), added AS (
+  INSERT INTO threadmill.event
+    (tenant_id, thread_id, seq, ms, run_id, attempt, token, event, data)
+  SELECT %(tenant)s, %(thread_id)s, s.first + e.ord - 1, s.last_ms, %(run_id)s,
+         %(attempt)s, %(token)s, e.event, e.data
+    FROM s, unnest(%(events)s::text[], %(data)s::text[])
+            WITH ORDINALITY AS e (event, data, ord)
 )
-INSERT INTO threadmill.event
-  (tenant_id, thread_id, seq, ms, run_id, attempt, token, event, data)
-SELECT %(tenant)s, %(thread_id)s, s.first + e.ord - 1, s.last_ms, %(run_id)s,
-       %(attempt)s, %(token)s, e.event, e.data
-  FROM s, unnest(%(events)s::text[], %(data)s::text[])
-          WITH ORDINALITY AS e (event, data, ord)
+SELECT s.first, s.last_ms FROM s
 
 -- name: read
 SELECT seq, ms, run_id, attempt, event, data

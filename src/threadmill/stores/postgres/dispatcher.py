@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -25,13 +26,15 @@ from threadmill.stores.records import (
     Superstep,
     Timer,
 )
-from threadmill.streams.postgres_append import add_events
+from threadmill.streams.postgres_append import STREAM, add_events
+from threadmill.streams.relay import NoRelay, appended_by
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from threadmill.domain.fence import Fence
     from threadmill.drivers.postgres.database import Database, Result, Transaction
+    from threadmill.streams.relay import Appended, Relay
 
 DISPATCH = Queries(__package__, "dispatcher.sql")
 
@@ -42,11 +45,15 @@ class PostgresDispatcher:
     Args:
         database: where the schema lives.
         retention: how long a finished run's leftovers stay.
+        relay: told how runs end.
     """
 
-    def __init__(self, database: Database, retention: Retention) -> None:
+    def __init__(
+        self, database: Database, retention: Retention, relay: Relay | None = None
+    ) -> None:
         self._database = database
         self._retention = retention
+        self._relay = relay or NoRelay()
 
     async def claim(
         self,
@@ -103,8 +110,9 @@ class PostgresDispatcher:
         """See `Dispatcher.finish`."""
         async with self._database.tenant_tx(fence.tenant) as tx:
             closed = add_close(tx, fence)
-            promoted = add_ending(tx, fence, ending, self._retention)
-        return finished(closed, promoted)
+            ended = add_ending(tx, fence, ending, self._retention)
+        await self._relay.tell(ended.appended(fence, ending))
+        return finished(closed, ended.promoted)
 
     async def reopen(
         self,
@@ -294,10 +302,32 @@ def finished(closed: Result, promoted: Result) -> Finished:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The results of an ending.
+
+    Args:
+        promoted: see `next_of`.
+        numbered: of its events, if there are any.
+        end: of the log.
+    """
+
+    promoted: Result
+    numbered: Result | None
+    end: Result
+
+    def appended(self, fence: Fence, ending: Ending) -> Appended:
+        """What a relay is told, once it has committed."""
+        status = target(ending.event)
+        return appended_by(
+            fence, ending.events, self.numbered, status=status, end=self.end
+        )
+
+
 def add_ending(
     tx: Transaction, fence: Fence, ending: Ending, retention: Retention
-) -> Result:
-    """Adds what follows `add_close`: the run's end and the next one; see `next_of`."""
+) -> Ended:
+    """Adds what follows `add_close`: the run's end and the next one."""
     if fence.run_id is None:
         msg = f"activation {fence.activation_id} belongs to no run"
         raise InvariantViolated(msg)
@@ -312,15 +342,16 @@ def add_ending(
     )
     if ending.dead is not None:
         add_dead_letter(tx, fence.run_id, ending.dead)
-    if ending.events:
-        add_events(tx, fence, ending.events)
-    return add_promote(
+    numbered = add_events(tx, fence, ending.events) if ending.events else None
+    end = tx.add(STREAM.stream_end, tenant=tx.tenant, thread_id=fence.thread_id)
+    promoted = add_promote(
         tx,
         thread_id=fence.thread_id,
         holder=fence.run_id,
         event=ending.event,
         error=ending.error,
     )
+    return Ended(promoted, numbered, end)
 
 
 def _rights(fence: Fence) -> dict[str, list[Any]]:

@@ -15,12 +15,15 @@ from threadmill.drivers.postgres.sql import Queries
 from threadmill.errors import AlreadyExists, Conflict, NotFound
 from threadmill.stores.postgres.rows import PAYLOAD, run_of
 from threadmill.stores.records import Accepted, Cancelled, NewRun, Next, Retention, Run
+from threadmill.streams.postgres_append import STREAM
+from threadmill.streams.relay import Appended, NoRelay
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from threadmill.drivers.postgres.connection import Row
     from threadmill.drivers.postgres.database import Database, Result, Transaction
+    from threadmill.streams.relay import Relay
 
 RUNS = Queries(__package__, "runs.sql")
 
@@ -31,11 +34,15 @@ class PostgresRuns:
     Args:
         database: where the schema lives.
         retention: how long a finished run's leftovers stay.
+        relay: told how runs end.
     """
 
-    def __init__(self, database: Database, retention: Retention) -> None:
+    def __init__(
+        self, database: Database, retention: Retention, relay: Relay | None = None
+    ) -> None:
         self._database = database
         self._retention = retention
+        self._relay = relay or NoRelay()
 
     async def accept(self, tenant: str, new: NewRun) -> Accepted:
         """See `Runs.accept`."""
@@ -113,6 +120,16 @@ class PostgresRuns:
                 tx, thread_id=thread_id, holder=run_id, event=RunEvent.CANCEL
             )
             ended = tx.add(RUNS.get, **where)
+            end = tx.add(STREAM.stream_end, tenant=tenant, thread_id=thread_id)
+        await self._relay.tell(
+            Appended(
+                tenant=tenant,
+                thread_id=thread_id,
+                run_id=run_id,
+                status=target(RunEvent.CANCEL),
+                last=end.one["seq"] if end.one is not None else 0,
+            )
+        )
         return Cancelled(
             run_of(ended.rows[0]),
             [(row["activation_id"], row["token"]) for row in stopped.rows],

@@ -1,0 +1,1 @@
+"""The relay of event logs over Redis or Valkey."""
