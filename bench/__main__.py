@@ -17,7 +17,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from bench import redis, scaling, spread, storage
+from bench import followers, redis, scaling, spread, storage
 from bench.contenders import Contender, InProcess, Served, in_process, served
 from bench.databases import new_database
 from bench.flights import Flights, counting_proxy
@@ -248,13 +248,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="rounds of all")
     parser.add_argument("--turns", type=int, default=40, help="turns per round")
-    subjects = ("turns", "sharing", "storage", "redis", "scaling")
+    subjects = ("turns", "sharing", "storage", "redis", "scaling", "followers")
     parser.add_argument("--only", choices=subjects)
     parser.add_argument(
         "--messages", type=int, default=2000, help="of the thread that is weighed"
     )
     parser.add_argument(
         "--crowd", type=int, default=scaling.MANY, help="runs that sleep at once"
+    )
+    parser.add_argument(
+        "--followers", type=int, default=followers.CLIENTS, help="who follow runs"
     )
     args = parser.parse_args()
     console = Console()
@@ -270,6 +273,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             scaled = asyncio.run(scaling.measure(Path(name), args.crowd))
         console.print(scaling.table(*scaled, args.crowd))
+    if args.only in {None, "followers"}:
+        with tempfile.TemporaryDirectory() as name:
+            followed = asyncio.run(followers.measure(Path(name), args.followers))
+        console.print(followers.table(followed, args.followers))
 
 
 if __name__ == "__main__":

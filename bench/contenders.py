@@ -81,6 +81,7 @@ class Served:
     name: str
     client: Any
     processes: list[psutil.Process]
+    url: str = ""
 
     async def turn(self) -> None:
         """See `Contender.turn`."""
@@ -150,7 +151,7 @@ async def served(
         ]
         url = f"http://127.0.0.1:{port}"
         await _until_ready(url)
-        contender = Served(f"{dispatch}", get_client(url=url), processes)
+        contender = Served(f"{dispatch}", get_client(url=url), processes, url)
         await contender.turn()
         yield contender
 

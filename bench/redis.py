@@ -1,6 +1,6 @@
 """What long conversations cost in Redis: memory, and bytes sent with each turn.
 
-Beside it, what they cost PostgreSQL, where Redis keeps the values and where it does not.
+Beside it, what they cost PostgreSQL where Redis keeps the values, and where not.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ async def contenders(
         FileNotFoundError: no redis-server is installed.
     """
     async with AsyncExitStack() as stack:
-        uri = await stack.enter_async_context(_server())
+        uri = await stack.enter_async_context(server())
         saver = await stack.enter_async_context(RedisSaver.from_uri(uri))
         found: dict[str, storage.Contender] = {}
         found[NAME] = RedisContender(NAME, storage.graph_over(saver), uri)
@@ -82,7 +82,7 @@ async def contenders(
 
 
 @asynccontextmanager
-async def _server() -> AsyncIterator[str]:
+async def server() -> AsyncIterator[str]:
     """A server of its own, which writes all commands to disk.
 
     Raises:
@@ -99,7 +99,7 @@ async def _server() -> AsyncIterator[str]:
         settings = f"port {port}\nbind 127.0.0.1\ndir {folder}\nappendonly yes\n"
         config = Path(folder) / "redis.conf"
         config.write_text(settings)
-        server = subprocess.Popen(  # noqa: ASYNC220, S603 - found on PATH
+        process = subprocess.Popen(  # noqa: ASYNC220, S603 - found on PATH
             [program, str(config)], stdout=subprocess.DEVNULL
         )
         try:
@@ -109,8 +109,8 @@ async def _server() -> AsyncIterator[str]:
                 await client.ping()
             yield uri
         finally:
-            server.terminate()
-            server.wait()
+            process.terminate()
+            process.wait()
 
 
 def table(found: Mapping[str, storage.Stored]) -> Table:

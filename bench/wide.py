@@ -1,4 +1,4 @@
-"""Graphs whose work may be shared by workers: a wide one, a long one, one that sleeps.
+"""Graphs that a worker runs: a wide one, a long one, one that sleeps, one that talks.
 
 Each task leaves the process that ran it, so that it can be told who shared.
 """
@@ -10,6 +10,7 @@ import operator
 import os
 from typing import Annotated, Any, TypedDict
 
+from langgraph.config import get_stream_writer
 from langgraph.graph import START, StateGraph
 from langgraph.types import Send
 
@@ -70,7 +71,31 @@ def _sleep() -> Any:
     return builder
 
 
-BUILDERS = {"wide": _wide(), "long": _long(), "sleep": _sleep()}
+class Talk(TypedDict, total=False):
+    """What is said, and how fast."""
+
+    words: int
+    pause: float
+
+
+async def say(state: Talk) -> dict[str, Any]:
+    """One word after the other, as a model does."""
+    tell = get_stream_writer()
+    for word in range(state["words"]):
+        tell(f"word {word}")
+        await asyncio.sleep(state["pause"])
+    return {}
+
+
+def _talk() -> Any:
+    builder: Any = StateGraph(Talk)
+    builder.add_node("say", say)
+    builder.add_edge(START, "say")
+    return builder
+
+
+BUILDERS = {"wide": _wide(), "long": _long(), "sleep": _sleep(), "talk": _talk()}
 wide = BUILDERS["wide"].compile()
 long = BUILDERS["long"].compile()
 sleep = BUILDERS["sleep"].compile()
+talk = BUILDERS["talk"].compile()
