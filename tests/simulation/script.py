@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from langgraph.errors import GraphDrained
@@ -131,8 +131,7 @@ class ScriptedEntry(Entry):
             fence=fence,
             tap=self._tap,
             progressed=first_claim,
-            labels=(),
-            graph_id=run.graph_id,
+            run=replace(run, labels=()),
             on_events=on_events,
             faults=self._simulated,
         )

@@ -149,8 +149,7 @@ class Entry:
             fence=fence,
             tap=self._tap,
             progressed=first_claim and not sharing.labelled,
-            labels=run.labels,
-            graph_id=run.graph_id,
+            run=run,
             on_events=on_events,
             faults=faults or Faults(),
         )

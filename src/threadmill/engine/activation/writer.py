@@ -29,7 +29,7 @@ from threadmill.domain.fence import Fence
 from threadmill.engine.activation.tap import Owner, Tap
 from threadmill.errors import LeaseLost, StoreUnavailable
 from threadmill.faults import Faults
-from threadmill.stores.records import FreeSlot
+from threadmill.stores.records import FreeSlot, Run
 
 Item = Put | Writes
 
@@ -68,8 +68,7 @@ class Writer:
         fence: the claim.
         tap: the attempt's event recorder.
         progressed: whether the claim counts as a first attempt already.
-        labels: what a worker must have for anything of the run.
-        graph_id: whose state it is.
+        run: whose state it is; its labels are what a worker must have for any of it.
         on_events: told after each commit with events.
         faults: what tests make happen around commits.
     """
@@ -82,8 +81,7 @@ class Writer:
         fence: Fence,
         tap: Tap,
         progressed: bool,
-        labels: Sequence[str],
-        graph_id: str,
+        run: Run,
         on_events: Callable[[], None],
         faults: Faults,
     ) -> None:
@@ -95,8 +93,7 @@ class Writer:
         self._thread = str(fence.thread_id)
         self._tap = tap
         self._progressed = progressed
-        self._labels = labels
-        self._graph_id = graph_id
+        self._run = run
         self._on_events = on_events
         self.faults = faults
         self._loop = asyncio.get_running_loop()
@@ -217,7 +214,7 @@ class Writer:
         if self.failure is not None:
             raise LeaseLost from self.failure
         writes, puts = _sorted([item])
-        commit = Commit(writes=writes, puts=puts, graph_id=self._graph_id)
+        commit = Commit(writes=writes, puts=puts, graph_id=self._run.graph_id)
         try:
             self._blocking.commit(fence.tenant, self._thread, commit, fence)
         except BaseException as error:
@@ -287,10 +284,10 @@ class Writer:
             writes=writes,
             puts=puts,
             events=self._tap.take(owners, past_mark=past_mark),
-            labels=self._labels,
+            labels=self._run.labels,
             progress=not self._progressed and any(not put.ns for put in puts),
             ended=self.ends.end_of(ended) if ended and self.ends is not None else None,
-            graph_id=self._graph_id,
+            graph_id=self._run.graph_id,
         )
 
 
