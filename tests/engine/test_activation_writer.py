@@ -7,6 +7,7 @@ share a commit, not what a database makes of it.
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -61,7 +62,7 @@ def _writer(store: Store, tap: Tap, **changes: Any) -> Writer:
         "fence": Fence("default", uuid4(), uuid4(), 1, uuid4()),
         "tap": tap,
         "progressed": True,
-        "labels": (),
+        "run": SimpleNamespace(labels=(), graph_id="graph"),
         "on_events": lambda: None,
         "faults": Faults(),
     }
