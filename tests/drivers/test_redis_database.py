@@ -36,6 +36,7 @@ from threadmill.errors import (
     BadSetting,
     InvariantViolated,
     SetupError,
+    StoreReadOnly,
     StoreUnavailable,
 )
 from threadmill.testing.checkpoints import put
@@ -310,7 +311,7 @@ async def test_full_memory_refuses_puts_and_not_reads(redis_uri: str) -> None:
             with client.Redis.from_url(server.uri) as operator:
                 operator.config_set("maxmemory", "1mb")
                 more = Commit(puts=(put("c2", "c1", expected="c1", n=2),))
-                with pytest.raises(StoreUnavailable, match="no memory left"):
+                with pytest.raises(StoreReadOnly, match="no memory left"):
                     await store.commit(TENANT, "t", more)
                 found = await store.get(TENANT, "t", "")
                 assert found is not None
