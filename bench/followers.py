@@ -84,11 +84,17 @@ async def _read(url: str, path: str, opening: asyncio.Semaphore) -> tuple[int, f
     """How many words a client got, and when it had the end."""
     to = urlsplit(url)
     async with opening:
-        reader, writer = await asyncio.open_connection(to.hostname, to.port)
-        writer.write(
-            f"GET {path} HTTP/1.1\r\nHost: bench\r\nLast-Event-ID: 0\r\n"
-            "Connection: close\r\n\r\n".encode()
-        )
+        while True:
+            reader, writer = await asyncio.open_connection(to.hostname, to.port)
+            writer.write(
+                f"GET {path} HTTP/1.1\r\nHost: bench\r\nLast-Event-ID: 0\r\n"
+                "Connection: close\r\n\r\n".encode()
+            )
+            if b" 200 " in await reader.readline():
+                break
+            # Too busy just now; a client asks again.
+            writer.close()
+            await asyncio.sleep(_PAUSE_SECONDS)
     words = 0
     async for line in reader:
         words += line.startswith(b"event: custom")
