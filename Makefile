@@ -65,7 +65,7 @@ simulate: setup ## play schedules of faults in virtual time (SEEDS=10000 FIRST=0
 bench: setup services ## measure runs against LangGraph's own PostgreSQL saver
 	@$(BIN)/python -m bench
 
-# How many threads of ten checkpoints are there already; a million take some 15 GB.
+# How many threads of ten checkpoints are there already; a million take some 26 GB.
 THREADS ?= 1000000
 
 .PHONY: bench-scale

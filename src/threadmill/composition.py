@@ -74,6 +74,8 @@ from threadmill.worker.feed import HintFeed
 from threadmill.worker.slots import threads_of_slot
 from threadmill.worker.worker import Worker, WorkerRules
 
+# However long leases are: members connect again every two seconds.
+_SETTLE_SECONDS_MAX: Final = 10.0
 # Nodes that block while they call a subgraph are few.
 _BLOCKING_CONNECTIONS: Final = 2
 
@@ -312,7 +314,11 @@ def _for_threads(
     database = Database(
         database_uri(settings),
         name=f"{member.name} blocking",
-        limits=replace(limits_of(settings), pool_max=_BLOCKING_CONNECTIONS),
+        limits=replace(
+            limits_of(settings),
+            pool_min=min(settings.pool_min, _BLOCKING_CONNECTIONS),
+            pool_max=_BLOCKING_CONNECTIONS,
+        ),
         prepare=settings.prepared_statements,
     )
     return PostgresCheckpoints(
@@ -385,6 +391,7 @@ def build_sweep(core: Core, undisturbed: Callable[[float], bool]) -> Sweep:
             sweep_seconds=settings.sweep_seconds,
             presence_seconds=settings.presence_seconds,
             lease_seconds=settings.lease_seconds,
+            settle_seconds=min(settings.lease_seconds, _SETTLE_SECONDS_MAX),
             attempts_max=settings.attempts_max,
         ),
         undisturbed=undisturbed,

@@ -6,6 +6,7 @@
     ├─ RequestError        change the request
     │  ├─ InvalidRequest     malformed or not allowed
     │  ├─ PayloadTooLarge    over a configured limit
+    │  ├─ RequestTooSlow     its body has stopped coming
     │  ├─ NotFound           no such thing, or not yours
     │  ├─ Forbidden          known, and not allowed
     │  └─ Conflict           clashes with the present state
@@ -69,6 +70,12 @@ class PayloadTooLarge(RequestError):
     """the payload is larger than THREADMILL_PAYLOAD_BYTES_MAX."""
 
     code = "payload_too_large"
+
+
+class RequestTooSlow(RequestError):
+    """the request's body has stopped coming (THREADMILL_REQUEST_SECONDS)."""
+
+    code = "request_too_slow"
 
 
 class NotFound(RequestError):
@@ -144,7 +151,7 @@ class StoreUnavailable(Unavailable):
 
 
 class StoreReadOnly(Unavailable):
-    """Redis answers, and takes nothing more: it is full, or a replica."""
+    """a store answers, and takes nothing more: it is full, or a replica."""
 
     # Apart from `StoreUnavailable`: what reads go on finding would be done again and
     # again in vain, so whoever meets this has had an attempt.

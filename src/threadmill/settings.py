@@ -206,6 +206,11 @@ class Settings(BaseSettings):
     ] = 32 * 1024 * 1024
     """The largest HTTP request body; a larger one gets 413."""
 
+    request_seconds: Annotated[_Seconds, Env("THREADMILL_REQUEST_SECONDS")] = 60
+    """The longest that the head of a request may take, and that its body may pause;
+    then it gets 408.
+    """
+
     state_bytes_max: Annotated[_Bytes, Env("THREADMILL_STATE_BYTES_MAX")] = (
         64 * 1024 * 1024
     )

@@ -15,11 +15,14 @@ from chaos.fleet import POLL_SECONDS, READY_SECONDS
 from tests.acceptance.verify import settle, verify
 from tests.fixtures.cluster import Cluster, send, send_somewhere
 from tests.fixtures.redis import RedisServer
+from tests.fixtures.redis_topologies import Nodes
 
 pytestmark = pytest.mark.timeout(400)
 
+_COPIED_MILLISECONDS = 30_000
 
-async def _start(cluster: Cluster, redis: RedisServer, **env: str) -> None:
+
+async def _start(cluster: Cluster, redis: RedisServer | Nodes, **env: str) -> None:
     cluster.env |= {"CHECKPOINT_URI": redis.uri, **env}
     await asyncio.gather(
         cluster.start_server(), *(cluster.start_worker() for _ in range(2))
@@ -92,6 +95,38 @@ async def test_a_thread_that_redis_has_forgotten_does_not_begin_anew(
     other = str(uuid4())
     await _told(cluster, other, "hello")
     await verify(cluster, {other: ["hello"]})
+
+
+async def test_a_failover_loses_what_the_replica_did_not_have_and_says_so(
+    cluster: Cluster, redis_sentinel: Nodes
+) -> None:
+    """Runs wait for the new master; only what was not copied yet is missed."""
+    await _start(cluster, redis_sentinel)
+    copied, not_copied, later = (str(uuid4()) for _ in range(3))
+    await _told(cluster, copied, "before")
+    _stop_copying(redis_sentinel)
+    await _told(cluster, not_copied, "before")
+    await asyncio.to_thread(redis_sentinel.servers[0].kill)
+    await _told(cluster, copied, "after")
+    await _told(cluster, later, "hello")
+    await verify(cluster, {copied: ["before", "after"], later: ["hello"]})
+    async with cluster.client() as client:
+        with pytest.raises(APIStatusError) as refused:
+            await client.threads.get_state(not_copied)
+    assert refused.value.response.status_code == httpx.codes.GONE
+    await _told(cluster, not_copied, "after")
+    (_, lost) = await _runs(cluster, not_copied)
+    assert (lost["status"], lost["error"]["error"]) == ("error", "StateLost")
+
+
+def _stop_copying(redis: Nodes) -> None:
+    """The replica gets everything until now, and nothing from now on."""
+    with redis.connection(0) as master, redis.connection(1) as replica:
+        # WAIT counts from the last write of the connection that asks.
+        master.set("mark", "1")
+        assert master.wait(1, _COPIED_MILLISECONDS) == 1
+        replica.config_set("masterauth", "another")
+        master.client_kill_filter(_type="slave")
 
 
 async def test_what_was_archived_outlives_redis(

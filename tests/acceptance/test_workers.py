@@ -40,6 +40,8 @@ def _held(cluster: Cluster, node: str) -> dict[str, Any]:
 async def test_killed_in_each_node(cluster: Cluster, dispatch: str) -> None:
     """The node begins elsewhere; the nodes before it are not run again."""
     cluster.env["THREADMILL_DISPATCH"] = dispatch
+    # That a process is gone is seen, and not waited for.
+    cluster.env["THREADMILL_LEASE_SECONDS"] = "300"
     server, *_ = await asyncio.gather(
         cluster.start_server(), *(cluster.start_worker() for _ in range(4))
     )

@@ -228,9 +228,15 @@ async def test_a_commit_while_it_is_archived_is_archived_later(
         await sent(*about)
 
     monkeypatch.setattr(chores, "_send", late)
+    place.rows(
+        "UPDATE threadmill.chunk_chore SET since = now() - interval '1 hour'"
+        " WHERE thread_id = %(thread)s"
+    )
     for chore in place.take("archive"):
         await chores.carry_out(chore)
     assert place.to_do() == ["archive"]
+    # Only that one is behind.
+    assert (await place.chores.lag()).seconds < 3000
     await place.carry_out("archive")
     assert place.archived() == await place.elsewhere()
 

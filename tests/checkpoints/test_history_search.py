@@ -276,6 +276,23 @@ async def test_a_range_of_time(shop: Shop, *, read_states: bool) -> None:
     assert await shop.found(**week) == [(0, "c1")]
 
 
+async def test_a_thread_whose_run_goes_on_is_looked_into(shop: Shop) -> None:
+    """Its row is not touched by commits: it is as old as the run's acceptance."""
+    thread_id = await shop.thread()
+    await shop.store.accept(thread_id, graph_id="graph")
+    fence, _ = await shop.store.begin()
+    await shop.sql(
+        "UPDATE threadmill.thread SET updated_at = now() - interval '1 d'"
+        " WHERE thread_id = %s",
+        thread_id,
+    )
+    new = Commit(puts=(put("c0", metadata={"source": "loop"}),))
+    await shop.checkpoints.commit(TENANT, str(thread_id), new, fence)
+    hour = {"since": datetime.now(UTC) - timedelta(hours=1), "graph_id": None}
+    assert await shop.found(**hour) == [(0, "c0")]
+    assert await shop.found(thread_ids=[thread_id], **hour) == [(0, "c0")]
+
+
 async def test_runs_their_errors_and_failed_tasks(shop: Shop) -> None:
     thread_id = await shop.thread()
     run = await shop.store.accept(thread_id, graph_id="graph")

@@ -58,7 +58,7 @@ saver = RedisSaver.from_uri({redis_uri!r})
 print(saver.get_tuple({{"configurable": {{"thread_id": "t"}}}}))
 """
     ended = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+        [sys.executable, "-W", "error", "-c", program],
         capture_output=True,
         text=True,
         timeout=60,

@@ -94,6 +94,24 @@ async def test_a_thread_reads_the_same_and_takes_less(
     assert await _repack(database) == []
 
 
+async def test_it_passes_over_what_is_converted_already(
+    old: PostgresCheckpoints,
+    new: PostgresCheckpoints,
+    database: Database,
+    database_uri: str,
+) -> None:
+    """A page looks at so many and no more, and the next one goes on behind them."""
+    counts = {await _thread(new, 9): 9, await _thread(old, 3): 3}
+    counts[await _thread(new, 9)] = 9
+    done = [
+        step.checkpoints
+        async for step in repack(database, Codec(), TENANT, page=2, scan=4)
+    ]
+    assert done[-1] == 3
+    for thread, count in counts.items():
+        assert _formats(database_uri, thread) == {2: count}
+
+
 async def test_it_goes_on_where_it_was_stopped(
     old: PostgresCheckpoints,
     new: PostgresCheckpoints,
@@ -170,6 +188,7 @@ def test_pages_are_found_by_the_index_of_the_order(database_uri: str) -> None:
                 "after_ns": "",
                 "after_ordinal": 1,
                 "limit": 32,
+                "scan": 2000,
             },
         ).fetchall()
     text = "\n".join(line for (line,) in plan)

@@ -90,7 +90,7 @@ def test_a_mistake_is_shown_and_the_other_graphs_are_served(folder: Project) -> 
     dev = folder.start("dev", "--port", "0")
     url = url_of(dev)
     folder.file("agent.py", "graph = nothing_of_this_name\n")
-    failed = dev.event("graph_load_failed")
+    failed = dev.event("graph.load_failed")
     assert failed["graph_id"] == "agent"
     assert "NameError" in failed["exception"]
     assert dev.event("server.ready", after=1)["graphs"] == ["other"]
@@ -261,7 +261,7 @@ def test_dev_uses_and_migrates_a_database_that_is_configured(
     """A graph whose file is missing is shown, and hides no other one."""
     project.config({"gone": "./gone/agent.py:graph", "agent": "./agent.py:graph"})
     dev = project.start("dev", "--port", "0", "--slots", "2", DATABASE_URI=postgres_uri)
-    assert "no file" in dev.event("graph_load_failed")["cause"]
+    assert "no file" in dev.event("graph.load_failed")["cause"]
     assert dev.event("worker.ready")["slots"] == 2
     dev.line("do not load: gone")
     assert answer(url_of(dev)) == {"name": "first"}

@@ -100,6 +100,22 @@ def test_it_also_helps_where_there_is_nothing_yet(project: Project) -> None:
     assert str(project.root / "langgraph.json") in output
 
 
+def test_a_redis_that_cannot_keep_copies_of_streams_is_told(
+    durable: Project, redis_uri: str
+) -> None:
+    def streams(**env: str) -> tuple[str, str]:
+        _, output = durable.run("doctor", "--json", **env)
+        found = {c["check"]: c for c in json.loads(output)["checks"]}["streams"]
+        return found["verdict"], found["detail"]
+
+    assert streams() == ("ok", "from PostgreSQL")
+    assert streams(STREAM_URI=redis_uri)[0] == "ok"
+    verdict, detail = streams(STREAM_URI="redis://:secret@127.0.0.1:1/0")
+    assert (verdict, "secret" in detail) == ("warning", False)
+    wrong = redis_uri.replace("://:", "://:not-")
+    assert streams(STREAM_URI=wrong)[0] == "failed"
+
+
 def test_a_redis_that_cannot_keep_values_is_told(
     durable: Project, redis_uri: str
 ) -> None:

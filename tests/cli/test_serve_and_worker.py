@@ -84,10 +84,10 @@ def test_what_is_doubtful_is_told_and_what_loads_is_served(served: Project) -> N
     served.config({name: f"./{name}.py:graph" for name in names}, grphs={}, store={})
     server = served.start("serve", "--port", "0", THREADMILL_SLOT="1")
     assert server.event("server.ready")["graphs"] == ["agent", "keeping"]
-    failed = server.event("graph_load_failed")
+    failed = server.event("graph.load_failed")
     assert failed["graph_id"] == "broken"
     assert failed["exception"].startswith("Traceback")
-    replaced = server.event("graph_checkpointer_replaced")
+    replaced = server.event("graph.checkpointer_replaced")
     assert replaced["graph_id"] == "keeping"
     assert "without a checkpointer" in replaced["remedy"]
     server.line("'grphs' is not known", "graphs", "warning")

@@ -214,9 +214,7 @@ async def test_snapshots_alone_are_taken_with_a_warning(redis_uri: str) -> None:
     with RedisServer(redis_program(), settings) as server, capture_logs() as logs:
         async with _open(server.uri):
             pass
-    assert [line["event"] for line in logs] == [
-        "redis keeps snapshots only: a crash loses minutes; set appendonly yes"
-    ]
+    assert [line["event"] for line in logs] == ["redis.snapshots_only"]
 
 
 async def test_a_server_that_drops_keys_is_refused() -> None:
@@ -259,8 +257,8 @@ async def test_a_server_that_does_not_tell_is_trusted_with_a_warning() -> None:
                     TENANT, "t", Commit(puts=(put("c1"),))
                 )
     assert [line["event"] for line in logs] == [
-        "redis does not tell its eviction policy",
-        "redis does not tell whether it saves to disk",
+        "redis.eviction_unknown",
+        "redis.persistence_unknown",
     ]
 
 

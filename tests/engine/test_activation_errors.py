@@ -157,7 +157,7 @@ async def test_a_graphs_own_checkpointer_is_not_used(engine_store: EngineStore) 
     assert run.status is RunStatus.SUCCESS
     assert list(own.list(None)) == []
     assert await engine_store.checkpoints.get(TENANT, str(thread_id), "") is not None
-    assert "graph_checkpointer_replaced" in {log["event"] for log in logs}
+    assert "graph.checkpointer_replaced" in {log["event"] for log in logs}
 
 
 async def test_a_subgraph_of_another_thread_is_refused(

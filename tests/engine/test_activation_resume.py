@@ -12,11 +12,11 @@ from langgraph.types import Command, Interrupt, Send
 from threadmill.checkpoints.base import Stored
 from threadmill.engine.activation.resume import (
     entry_input,
-    finished_tasks,
     is_reentry,
     is_result,
     pending_interrupts,
 )
+from threadmill.engine.values import finished_tasks
 
 NULL = "00000000-0000-0000-0000-000000000000"
 BEFORE, ME = uuid4(), uuid4()
@@ -162,7 +162,7 @@ def _ids(found: Any) -> Sequence[str]:
 def test_questions_are_pending_until_their_task_is_done() -> None:
     head = _head(_asks("t", Q1), _asks("u", Q2), _answered("u"))
     assert _ids(pending_interrupts(head)) == [Q1]
-    assert _ids(finished_tasks(head)) == ["u"]
+    assert _ids(finished_tasks(head.writes)) == ["u"]
 
 
 @pytest.mark.parametrize(

@@ -285,6 +285,55 @@ async def test_a_label_is_needed_no_longer_than_its_node(
     assert run.status is RunStatus.SUCCESS
 
 
+async def test_a_fork_onto_tasks_of_a_label_goes_where_that_is(
+    engine_store: EngineStore,
+) -> None:
+    """Its tasks stay together, so whoever runs them has the labels of all."""
+    calls: list[str] = []
+
+    def node(name: str) -> Any:
+        def run(_: State) -> Any:
+            calls.append(name)
+            return {"seen": [len(calls)]}
+
+        return run
+
+    builder: Any = StateGraph(State)
+    builder.add_node("first", node("first"))
+    builder.add_node("gpu", node("gpu"), metadata=needing("gpu"))
+    builder.add_node("cpu", node("cpu"))
+    builder.add_edge(START, "first")
+    builder.add_edge("first", "gpu")
+    builder.add_edge("first", "cpu")
+    graph_id, thread = str(uuid4()), uuid4()
+    driver = engine_store.driver({graph_id: builder.compile()})
+
+    async def work(*labels: str) -> int:
+        process = driver.process()
+        claims = await engine_store.dispatcher.claim(
+            process.worker_id, [graph_id], 1, 60.0, labels=labels
+        )
+        if claims:
+            desk = TestDesk(labels=labels)
+            await driver.work(process, attempt_of(*claims, desk=desk))
+        return len(claims)
+
+    await driver.submit(graph_id, thread, {"input": {"n": 1}})
+    assert await work("gpu") == 1
+    assert sorted(calls) == ["cpu", "first", "gpu"]
+    listed = engine_store.checkpoints.list(TENANT, str(thread), ns="")
+    before = [it async for it in listed if it.metadata.get("step") == 1]
+    calls.clear()
+    where = {"checkpoint_id": before[0].checkpoint["id"]}
+    run = await driver.submit(graph_id, thread, {"input": None, "checkpoint": where})
+    assert (await work(), calls) == (1, [])
+    assert await work() == 0
+    assert await work("gpu") == 1
+    assert sorted(calls) == ["cpu", "gpu"]
+    run = await engine_store.runs.get(TENANT, run.run_id)
+    assert run.status is RunStatus.SUCCESS
+
+
 @pytest.mark.parametrize("n", [4, 12])
 async def test_a_planner_keeps_no_more_tasks_than_its_worker_takes_at_all(
     engine_store: EngineStore, n: int
@@ -391,6 +440,22 @@ def test_a_busy_worker_too_gives_back_what_nobody_works_on() -> None:
         leases.drop([busy.key])
         now += 1.0
     assert {claim.key for claim in given_back} == {orphan.key}
+
+
+def test_a_blocked_loop_gives_nothing_back_that_is_on_its_way() -> None:
+    """It takes the reports of several renewals before it reads any answer."""
+    now = 0.0
+    leases = Leases(LeaseTimes(lease_seconds=20.0), clock=lambda: now)
+    coming, never = _claim(), _claim()
+    with leases.claiming() as asked_at:
+        now = 8.0
+        for renewed_at in (1.0, 4.0, 7.0):
+            assert leases.renewed(renewed_at, [coming, never]) == []
+        now = 10.0  # it goes on, and the request is still open
+        assert leases.renewed(9.0, [coming, never]) == []
+        leases.add([coming], asked_at, Stop())
+    now = 12.0
+    assert leases.renewed(11.0, [coming, never]) == [never]
 
 
 def _claim(token: int = 1) -> Claim:

@@ -31,7 +31,13 @@ class Healing:
         self.hints = SilentHints()
         self.undisturbed = True
         self._rules = SweepRules(
-            **{"lease_seconds": 0.0, "free_seconds": 0.0, "backoff_seconds": 0, **rules}
+            **{
+                "lease_seconds": 0.0,
+                "settle_seconds": 0.0,
+                "free_seconds": 0.0,
+                "backoff_seconds": 0,
+                **rules,
+            }
         )
 
     def sweep(self) -> Sweep:
@@ -98,7 +104,7 @@ async def test_a_member_is_dead_only_when_its_lock_stays_free(
 async def test_nobody_is_dead_right_after_the_database_started(
     database: Database,
 ) -> None:
-    healing = Healing(database, lease_seconds=10.0**6)
+    healing = Healing(database, settle_seconds=10.0**6)
     worker = await healing.join()
     await healing.store.accept(await healing.store.thread())
     await healing.store.claim(1, worker)

@@ -86,3 +86,21 @@ def test_every_task_of_the_makefile_is_explained() -> None:
     assert tasks == explained
     wanted = {"setup", "demo", "dev", "check", "test", "bench", "docs"}
     assert wanted <= tasks
+
+
+def test_events_of_the_log_are_named_alike() -> None:
+    """`what.happened`; a request's own line is the exception."""
+    levels = {"debug", "info", "warning", "error", "exception", "critical"}
+    named = {
+        str(first.value)
+        for path in MODULES
+        for call in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in levels
+        and "log" in ast.unparse(call.func.value).lower()
+        and isinstance(first := next(iter(call.args), None), ast.Constant)
+    }
+    assert len(named) > 30
+    odd = {name for name in named if not re.fullmatch(r"[a-z_]+\.[a-z_]+", name)}
+    assert odd == {"request"}

@@ -285,7 +285,7 @@ async def test_unexpected_errors_tell_nothing(fleet: Fleet) -> None:
     object.__setattr__(server.services, "threads", Broken())  # it is frozen
     with capture_logs() as logs:
         response = await server.http.get(f"/threads/{NOBODY}")
-    assert [line["event"] for line in logs] == ["request_failed"]
+    assert [line["event"] for line in logs] == ["request.failed"]
     assert response.status_code == 500
     assert response.json() == {
         "detail": "internal error; the server's log has the cause"

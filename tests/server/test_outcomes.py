@@ -91,7 +91,7 @@ async def test_waiting_answers_tell_nothing_of_our_bugs(
             body = await response.aread()
     shown: Any = json.loads(body)["__error__"]
     assert shown["message"] == "internal error; the server's log has the cause"
-    assert "invariant_violated" in [line["event"] for line in logs]
+    assert "server.invariant_violated" in [line["event"] for line in logs]
 
 
 async def test_an_answer_outlasts_a_short_outage(

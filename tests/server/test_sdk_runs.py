@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -81,7 +82,7 @@ async def test_a_run_shows_what_was_asked_for(idle_server: RunningServer) -> Non
         "conversation",
         input=HELLO,
         metadata={"a": 1},
-        config={"tags": ["t"], "configurable": {"x": 1}},
+        config={"tags": ["t"], "configurable": {"x": 1, "user_id": "ada"}},
         stream_mode=["values", "updates"],
         stream_subgraphs=True,
         stream_resumable=True,
@@ -117,6 +118,7 @@ async def test_a_run_shows_what_was_asked_for(idle_server: RunningServer) -> Non
     assert configurable["run_id"] == run["run_id"]
     assert configurable["thread_id"] == thread["thread_id"]
     assert (configurable["graph_id"], configurable["x"]) == ("conversation", 1)
+    assert configurable["user_id"] == "ada"
     assert kwargs["config"]["tags"] == ["t"]
     shown = await client.threads.get(thread["thread_id"])
     assert shown["status"] == "busy"
@@ -453,3 +455,12 @@ async def test_a_gone_client_may_cancel_its_run(
     await client.runs.join(thread["thread_id"], run["run_id"])
     run = await client.runs.get(thread["thread_id"], run["run_id"])
     assert run["status"] == "interrupted"
+
+
+async def test_nodes_that_block_have_connections_however_many_are_kept(
+    fleet: Fleet,
+) -> None:
+    """Theirs are two, whatever `THREADMILL_POOL_MIN` says."""
+    server = await fleet.server(pool_min=5)
+    blocking = server.core.blocking
+    assert await asyncio.to_thread(blocking.get, "default", str(uuid4()), "") is None

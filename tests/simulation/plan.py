@@ -200,6 +200,7 @@ def _rules(chance: Random) -> ProcessRules:
             presence_seconds=0.6,
             free_seconds=0.4,
             lease_seconds=LEASE_SECONDS,
+            settle_seconds=LEASE_SECONDS,
             backoff_seconds=0.1,
             attempts_max=ATTEMPTS_MAX,
             timer_hold_seconds=1.0,

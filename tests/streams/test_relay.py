@@ -8,11 +8,15 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from pydantic import SecretStr
+from redis import Redis
 
 from tests.fixtures.redis import RedisServer
 from threadmill.domain.run import TERMINAL, RunStatus
 from threadmill.drivers.redis.database import RedisDatabase, RedisLimits
+from threadmill.settings import Settings
 from threadmill.streams.base import Event, Look, NewEvent
+from threadmill.streams.configured import open_relay
 from threadmill.streams.redis.relay import RedisRelay
 from threadmill.streams.relay import Appended
 from threadmill.streams.relayed import RelayedStream
@@ -31,7 +35,8 @@ class Log:
 
     async def look(self, *_ids: object, after: int, limit: int) -> Look:
         self.looks += 1
-        return Look(self.status, [e for e in self.events if e.seq > after][:limit])
+        events = [e for e in self.events if e.seq > after][:limit]
+        return Look(self.status, events, end=len(self.events))
 
     def append(self, *data: str, run_id: UUID = RUN) -> Appended:
         first = len(self.events) + 1
@@ -147,6 +152,81 @@ async def test_an_end_is_not_believed_before_the_last_event(relay: RedisRelay) -
     look = await _look(stream, after=2)
     assert (look.status, _data(look)) == (RunStatus.SUCCESS, ["c"])
     await relay.tell(late)
+
+
+async def test_the_end_of_an_earlier_life_is_not_believed(relay: RedisRelay) -> None:
+    """A dead letter's run is redriven while its copy is still there."""
+    log = Log()
+    await relay.tell(log.append("a", "b", "c"))
+    await relay.tell(log.end())
+    log.status = RunStatus.PENDING
+    stream = _stream(log, relay)
+    look = await _look(stream, after=1)
+    assert (look.status, _data(look)) == (RunStatus.PENDING, ["b", "c"])
+    look = await _look(stream, after=1)
+    assert (look.status, _data(look)) == (RunStatus.RUNNING, ["b", "c"])
+    log.status = RunStatus.RUNNING
+    await relay.tell(log.append("d"))
+    look = await _look(stream, after=3)
+    assert (look.status, _data(look)) == (RunStatus.RUNNING, ["d"])
+    await relay.tell(log.append("e"))
+    await relay.tell(log.end())
+    look = await _look(stream, after=4)
+    assert (look.status, _data(look)) == (RunStatus.SUCCESS, ["e"])
+
+
+async def test_the_copy_holds_no_more_than_can_be_followed(redis_uri: str) -> None:
+    """As the log itself, it lets go of what is older than events are kept."""
+    database = RedisDatabase(redis_uri)
+    relay = RedisRelay(database, ttl_seconds=60)
+    await relay.open()
+    for number in range(1, 301):
+        told = Appended(
+            tenant=TENANT,
+            thread_id=THREAD,
+            run_id=RUN,
+            first=number,
+            ms=number * 1000,
+            events=[NewEvent("custom", "x" * 1000)],
+        )
+        await relay.tell(told)
+    tail = await relay.tail(TENANT, THREAD, RUN, after=239, limit=100)
+    assert [event.seq for event in tail.events] == list(range(240, 301))
+    assert not (await relay.tail(TENANT, THREAD, RUN, after=238, limit=100)).reaches
+    await relay.close()
+
+
+async def test_ends_do_not_pile_up(redis_uri: str) -> None:
+    relay = RedisRelay(RedisDatabase(redis_uri), ttl_seconds=60)
+    await relay.open()
+    for number in range(3000):
+        await relay.tell(
+            Appended(
+                tenant=TENANT,
+                thread_id=THREAD,
+                run_id=UUID(int=number),
+                status=RunStatus.SUCCESS,
+                last=number,
+            )
+        )
+    with Redis.from_url(redis_uri) as seen:
+        (key,) = seen.keys("*:ends")
+        assert seen.hlen(key) <= 1000
+    await relay.close()
+
+
+async def test_a_redis_that_evicts_will_do(redis_uri: str) -> None:
+    """What it drops is read from the log."""
+    with Redis.from_url(redis_uri) as server:
+        server.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            settings = Settings(stream_uri=SecretStr(redis_uri))
+            async with open_relay(settings) as relay:
+                await relay.tell(Log().append("a"))
+                tail = await relay.tail(TENANT, THREAD, RUN, after=0, limit=10)
+                assert [event.data for event in tail.events] == ["a"]
+        finally:
+            server.config_set("maxmemory-policy", "noeviction")
 
 
 async def test_a_thread_that_begins_anew_is_another_one(relay: RedisRelay) -> None:

@@ -84,6 +84,29 @@ async def test_a_small_run_passes_and_tampering_is_found(
         assert f"{invariant} on thread" in output, (invariant, output)
 
 
+async def test_a_message_whose_answer_was_lost_is_known_by_its_key(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Its client saw no answer, or a refusal: what it came to is asked of the key."""
+    server, _ = await asyncio.gather(cluster.start_server(), cluster.start_worker())
+    thread = str(uuid4())
+    await send(server.url, thread, "one", key="first")
+    await settle(cluster)
+    unknown, refused = tmp_path / "unknown.jsonl", tmp_path / "refused.jsonl"
+    with HistoryLog(unknown) as log:
+        log.invoke("one", thread=thread, key="first")
+    with HistoryLog(refused) as log:
+        log.invoke("one", thread=thread, key="first")
+        log.fail("one", thread=thread)
+    code, output = await _check(cluster, unknown)
+    assert code == 0, output
+    code, output = await _check(cluster, refused)
+    assert (code, "I9 on thread" in output) == (1, True), output
+    await cluster.rows("DELETE FROM threadmill.head RETURNING *")
+    code, output = await _check(cluster, unknown)
+    assert (code, "I1 on thread" in output) == (1, True), output
+
+
 @asynccontextmanager
 async def _copy(uri: str) -> AsyncIterator[str]:
     """A copy of a database that nobody uses."""

@@ -120,7 +120,7 @@ def test_a_slow_round_trip_is_no_skew() -> None:
 
 @pytest.mark.parametrize(
     ("connections", "verdict"),
-    [(11, Verdict.FAILED), (24, Verdict.WARNING), (36, Verdict.OK)],
+    [(13, Verdict.FAILED), (28, Verdict.WARNING), (42, Verdict.OK)],
 )
 def test_the_processes_must_fit(connections: int, verdict: Verdict) -> None:
     assert server(connections=connections)["connections"].verdict is verdict

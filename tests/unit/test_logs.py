@@ -141,7 +141,7 @@ def test_a_traceback_that_was_kept_is_shown_as_one() -> None:
     stream = io.StringIO()
     configure_logs(as_json=False, stream=stream)
     kept = "Traceback (most recent call last):\nValueError: broken"
-    structlog.get_logger().error("graph_load_failed", traceback=kept)
+    structlog.get_logger().error("graph.load_failed", traceback=kept)
     assert stream.getvalue().splitlines()[-1] == "ValueError: broken"
 
 

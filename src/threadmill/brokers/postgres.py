@@ -112,6 +112,8 @@ class PostgresHints:
             except Error as error:
                 # Everybody also looks without hints.
                 _log.debug("hints.lost", cause=str(error))
+            except Exception:  # noqa: BLE001 - a loop that ends would tell nobody more
+                _log.exception("hints.crashed")
 
     async def _send(self) -> None:
         while self._waiting:
@@ -169,6 +171,8 @@ class PostgresListener:
                 await self._listen()
             except (psycopg.Error, OSError) as error:
                 pause = self._outage.broke(error)
+            except Exception:  # noqa: BLE001 - a loop that ends would hear nothing more
+                _log.exception("listener.crashed")
             self.listening.clear()
             await asyncio.sleep(pause)
 

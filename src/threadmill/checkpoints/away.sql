@@ -22,15 +22,21 @@ ON CONFLICT (tenant_id, thread_id, kind) DO UPDATE SET due_at = excluded.due_at
 SELECT * FROM threadmill.chunk_chores(make_interval(secs => %(hold_seconds)s), %(limit)s)
 
 -- name: end_chore
--- Not if somebody has changed its time since: then there is more to do.
+-- Not if somebody has changed its time since: then there is more to do, but only of what
+-- came after it was looked at.
 WITH held AS MATERIALIZED (
   SELECT due_at FROM threadmill.chunk_chore
    WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s AND kind = %(kind)s
      FOR UPDATE
+), ended AS (
+  DELETE FROM threadmill.chunk_chore
+   WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s AND kind = %(kind)s
+     AND (SELECT due_at FROM held) = %(due_at)s::timestamptz
+  RETURNING 1
 )
-DELETE FROM threadmill.chunk_chore
+UPDATE threadmill.chunk_chore SET since = greatest(since, %(seen_at)s::timestamptz)
  WHERE tenant_id = %(tenant)s AND thread_id = %(thread)s AND kind = %(kind)s
-   AND (SELECT due_at FROM held) = %(due_at)s::timestamptz
+   AND NOT EXISTS (SELECT FROM ended)
 
 -- name: require_rest
 -- Nobody may commit to the thread now, so whatever is on its way there never arrives.
@@ -51,6 +57,9 @@ SELECT threadmill.require(NOT EXISTS (
          SELECT FROM threadmill.chunks_away(%(tenant)s, %(thread)s) AS name
           WHERE name <> ALL (%(names)b::bytea[])),
          'chunks_dropped', format('thread %%s has gone on meanwhile', %(thread)s::text))
+
+-- name: seen_at
+SELECT now() AS seen_at
 
 -- name: archived
 SELECT k.name FROM threadmill.chunk k

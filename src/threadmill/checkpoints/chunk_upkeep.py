@@ -22,6 +22,7 @@ from threadmill.errors import InvariantViolated, ThreadBusy
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from datetime import datetime
 
     from threadmill.checkpoints.away import Away
     from threadmill.checkpoints.compression import Blob
@@ -96,13 +97,14 @@ class ChunkUpkeep:
         tenant, thread = chore.tenant, chore.thread_id
         where = {"tenant": tenant, "thread": thread}
         async with self._database.tenant_tx(tenant, read_only=True) as tx:
+            seen = tx.add(SQL.seen_at)
             used = tx.add(SQL.used, **where)
             archived = tx.add(SQL.archived, **where)
         there = {bytes(row["name"]) for row in archived.rows}
         missing = [n for row in used.rows if (n := bytes(row["name"])) not in there]
         for at in range(0, len(missing), _PAGE):
             await self._copy(tenant, thread, missing[at : at + _PAGE])
-        await self._end(chore)
+        await self._end(chore, seen.rows[0]["seen_at"])
 
     async def _copy(self, tenant: str, thread: str, names: Collection[bytes]) -> None:
         found = await self._store.find(tenant, thread, names)
@@ -135,7 +137,7 @@ class ChunkUpkeep:
                 data=[found[name].data for name in names],
             )
 
-    async def _end(self, chore: Chore) -> None:
+    async def _end(self, chore: Chore, seen_at: datetime | None = None) -> None:
         async with self._database.tenant_tx(chore.tenant) as tx:
             tx.add(
                 SQL.end_chore,
@@ -143,4 +145,5 @@ class ChunkUpkeep:
                 thread=chore.thread_id,
                 kind=chore.kind,
                 due_at=chore.due_at,
+                seen_at=seen_at,
             )

@@ -8,7 +8,9 @@ caller allows; of a state no more than the channel that is asked for.
 
 from __future__ import annotations
 
+from asyncio import to_thread
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -27,8 +29,6 @@ from threadmill.domain.history import Found, Moment, is_meant
 from threadmill.domain.paths import Scalar, scalar_at
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from threadmill.checkpoints.postgres import PostgresCheckpoints
     from threadmill.domain.history import HistoryQuery, ValueMatch
     from threadmill.drivers.postgres.connection import Row
@@ -43,6 +43,10 @@ _PULLED: Final = "~__pregel_pull, "
 _PUSHED: Final = "~__pregel_push, "
 
 _Key = tuple[str, str]
+# What a body says of one channel, with the names that the checkpoint gives; chunks of
+# each thread by name.
+_Entries = Mapping[_Key, tuple[Any, Sequence[bytes]]]
+_Chunks = Mapping[str, Mapping[bytes, Blob]]
 
 
 @dataclass(slots=True)
@@ -364,11 +368,20 @@ class PostgresHistories:
                 threads=[thread for thread, _ in pairs],
                 checkpoints=[id_ for _, id_ in pairs],
             )
+        # What is lost is as if it had never been found, as what was pruned.
+        rows = await self._checkpoints.bring(tenant, found.rows, leave_lost=True)
+        # Hundreds of states are looked into: streams and probes go on meanwhile.
+        values, entries, brought = await to_thread(self._opened, rows, channel)
+        chunks = await self._chunks(tenant, entries)
+        return values | await to_thread(self._held, entries, chunks, brought)
+
+    def _opened(
+        self, rows: Sequence[Row], channel: str
+    ) -> tuple[dict[_Key, Any], _Entries, _Chunks]:
+        """The channel where a body has it whole, its entries otherwise, and chunks."""
         values: dict[_Key, Any] = {}
         entries: dict[_Key, tuple[Any, Sequence[bytes]]] = {}
         brought: defaultdict[str, dict[bytes, Blob]] = defaultdict(dict)
-        # What is lost is as if it had never been found, as what was pruned.
-        rows = await self._checkpoints.bring(tenant, found.rows, leave_lost=True)
         for row in rows:
             body = Blob(row["type"], row["value"])
             if row.get("name") is not None:
@@ -379,17 +392,21 @@ class PostgresHistories:
                     values[_key(row)] = checkpoint["channel_values"][channel]
             elif (entry := entries_of(body).get(channel)) is not None:
                 entries[_key(row)] = (entry, row["chunks"])
-        chunks = await self._chunks(tenant, entries)
+        return values, entries, brought
+
+    def _held(
+        self, entries: _Entries, chunks: _Chunks, brought: _Chunks
+    ) -> dict[_Key, Any]:
+        """What entries stand for, as far as all of it is there."""
+        values: dict[_Key, Any] = {}
         for key, (entry, names) in entries.items():
-            held = {**chunks.get(key[0], {}), **brought[key[0]]}
+            held = {**chunks.get(key[0], {}), **brought.get(key[0], {})}
             # Pruned since its body was read: it is as if it had never been found.
             if all(name in held for name in chunks_of_entry(entry, names)):
                 values[key] = value_of_entry(self._serde, entry, names, held)
         return values
 
-    async def _chunks(
-        self, tenant: str, entries: Mapping[_Key, tuple[Any, Sequence[bytes]]]
-    ) -> Mapping[str, Mapping[bytes, Blob]]:
+    async def _chunks(self, tenant: str, entries: _Entries) -> _Chunks:
         wanted = {
             (thread, name)
             for (thread, _), (entry, names) in entries.items()

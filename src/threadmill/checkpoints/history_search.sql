@@ -48,8 +48,8 @@ SELECT v.thread_id, v.checkpoint_id, v.value, v.number, v.changed, v.created_at
 
 -- name: threads_by_creation
 -- Along thread_by_creation; what does not fit is read all the same, so a page is
--- bounded before it is narrowed down. A thread that has not changed since then has no
--- checkpoint since then. The thread of the place comes again: it may not be done.
+-- bounded before it is narrowed down. A thread that has not changed since then, and that
+-- no run has now (commits do not touch it), has no checkpoint since then. The thread of the place comes again: it may not be done.
 WITH page AS MATERIALIZED (
   SELECT * FROM threadmill.thread t
    WHERE t.tenant_id = %(tenant)s AND NOT t.temporary
@@ -59,7 +59,7 @@ WITH page AS MATERIALIZED (
    LIMIT %(limit)s
 )
 SELECT t.thread_id, t.created_at,
-       t.updated_at >= %(since)s::timestamptz
+       (t.holder IS NOT NULL OR t.updated_at >= %(since)s::timestamptz)
        AND (%(graph_id)s::text IS NULL OR t.metadata ->> 'graph_id' = %(graph_id)s::text)
        AND (%(metadata)s::jsonb IS NULL OR t.metadata @> %(metadata)s::jsonb) AS fits
   FROM page t
@@ -77,7 +77,7 @@ WITH page AS MATERIALIZED (
    LIMIT %(limit)s
 )
 SELECT t.thread_id, t.created_at,
-       t.updated_at >= %(since)s::timestamptz
+       (t.holder IS NOT NULL OR t.updated_at >= %(since)s::timestamptz)
        AND (%(graph_id)s::text IS NULL OR t.metadata ->> 'graph_id' = %(graph_id)s::text)
        AND (%(metadata)s::jsonb IS NULL OR t.metadata @> %(metadata)s::jsonb) AS fits
   FROM page t
@@ -95,7 +95,8 @@ WITH page AS MATERIALIZED (
    LIMIT %(limit)s
 )
 SELECT t.thread_id, page.created_at,
-       NOT t.temporary AND t.updated_at >= %(since)s::timestamptz
+       NOT t.temporary
+       AND (t.holder IS NOT NULL OR t.updated_at >= %(since)s::timestamptz)
        AND (%(graph_id)s::text IS NULL OR t.metadata ->> 'graph_id' = %(graph_id)s::text)
        AND (%(metadata)s::jsonb IS NULL OR t.metadata @> %(metadata)s::jsonb) AS fits
   FROM page

@@ -27,7 +27,7 @@ class Home:
     Until somebody moves in, the first caller's loop becomes home.
 
     Args:
-        wait_seconds: how long a thread waits for one of them.
+        wait_seconds: how long a thread waits before it looks whether the loop runs.
         saver: how errors name whose home it is.
         opening: how one is opened.
     """
@@ -83,12 +83,28 @@ class Home:
             )
             raise InvalidRequest(msg)
         future = self._send(work)
+        while True:
+            try:
+                return future.result(self.wait_seconds)
+            except FutureTimeoutError:
+                if future.done():
+                    raise
+                # Work may be many transactions, each with a limit of its own.
+                if self._goes_on():
+                    continue
+                future.cancel()
+                msg = f"the event loop that {self._saver} was opened on does not run"
+                raise StoreUnavailable(msg) from None
+
+    def _goes_on(self) -> bool:
+        """Whether the home loop runs what it is given."""
+        ran = threading.Event()
         try:
-            return future.result(self.wait_seconds)
-        except FutureTimeoutError:
-            future.cancel()
-            msg = f"the event loop that {self._saver} was opened on does not run"
-            raise StoreUnavailable(msg) from None
+            assert self._loop is not None  # noqa: S101 - something was sent there
+            self._loop.call_soon_threadsafe(ran.set)
+        except RuntimeError:
+            return False
+        return ran.wait(self.wait_seconds)
 
     def _send(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         if self._loop is None or self._loop.is_closed():

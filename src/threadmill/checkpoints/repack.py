@@ -32,6 +32,8 @@ SQL = Queries(__package__, "repack.sql")
 
 # Checkpoints per transaction; each may be as large as the state.
 PAGE = 32
+# Checkpoints that a page is looked for among.
+SCAN = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,12 @@ class Repacked:
 
 
 async def repack(
-    database: Database, codec: Codec, tenant: str, *, page: int = PAGE
+    database: Database,
+    codec: Codec,
+    tenant: str,
+    *,
+    page: int = PAGE,
+    scan: int = SCAN,
 ) -> AsyncGenerator[Repacked, None]:
     """Replaces every checkpoint of the first format; says after each page how far.
 
@@ -67,6 +74,7 @@ async def repack(
         codec: reads and writes them.
         tenant: whose.
         page: checkpoints per transaction.
+        scan: checkpoints of any format that are looked at for one page.
 
     Raises:
         Error: of the database; what was said to be done is done.
@@ -81,14 +89,17 @@ async def repack(
     }
     while True:
         async with database.tenant_tx(tenant, read_only=True) as tx:
-            found = tx.add(SQL.whole_page, tenant=tenant, limit=page, **after)
+            found = tx.add(
+                SQL.whole_page, tenant=tenant, limit=page, scan=scan, **after
+            )
+            looked_at = tx.add(SQL.looked_at, tenant=tenant, scan=scan, **after)
         for thread_id, rows in groupby(found.rows, lambda row: str(row["thread_id"])):
             done += await _replace(store, tenant, thread_id, list(rows))
         if found.rows:
             yield done
-        if len(found.rows) < page:
+        last = found.rows[-1] if len(found.rows) == page else looked_at.one
+        if last is None:
             return
-        last = found.rows[-1]
         after = {
             "after_thread": last["thread_id"],
             "after_ns": last["ns"],

@@ -89,7 +89,7 @@ class PostgresSizes:
         thread = str(thread_id)
         key = {"tenant": tenant, "thread": thread}
         async with self._database.tenant_tx(tenant, read_only=True) as tx:
-            bodies = tx.add(SQL.bodies, limit=checkpoints, **key)
+            bodies = tx.add(SQL.bodies, format=FORMAT, limit=checkpoints, **key)
             chunks = tx.add(SQL.chunks, **key)
             writes = tx.add(SQL.writes, **key)
             results = tx.add(SQL.results_elsewhere, **key)
@@ -109,8 +109,8 @@ class PostgresSizes:
         shared, inline = Counter[str](), Counter[str]()
         for row in bodies.rows:
             body = brought.get(bytes(row["value"]), Blob(row["type"], row["value"]))
-            if row["format"] != FORMAT or body.type == AWAY:
-                continue  # its values are not apart, or not there
+            if body.type == AWAY:
+                continue  # it is not there any more
             for channel, entry in sorted(entries_of(body).items()):
                 for chunk in chunks_of_entry(entry, row["chunks"]):
                     shared[channel] += left.pop(bytes(chunk), 0)

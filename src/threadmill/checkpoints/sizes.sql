@@ -102,10 +102,12 @@ SELECT t.thread_id, t.metadata ->> 'graph_id' AS graph_id, t.created_at, c.*, k.
  WHERE t.tenant_id = %(tenant)s AND t.thread_id = %(thread_id)s
 
 -- name: bodies
--- The newest of each namespace come first.
-SELECT c.format, c.body_type AS type, c.body AS value, c.chunks
+-- The newest of each namespace come first. A body of the first format holds whole
+-- values, and not apart.
+SELECT c.body_type AS type, c.body AS value, c.chunks
   FROM threadmill.checkpoint c
  WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread)s
+   AND c.format = %(format)s
  ORDER BY c.ordinal DESC, c.ns
  LIMIT %(limit)s
 

@@ -17,7 +17,7 @@ from threadmill.cli.options import (
     Config,
     Tenant,
 )
-from threadmill.errors import RequestError
+from threadmill.errors import LimitExceeded, RequestError
 from threadmill.logs import redact
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ async def _each(
     for run_id in dict.fromkeys(run_ids):
         try:
             await work(run_id)
-        except RequestError as error:
+        except (RequestError, LimitExceeded) as error:
             refused[run_id] = str(error)
         else:
             refused[run_id] = None

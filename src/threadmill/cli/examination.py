@@ -27,6 +27,7 @@ from threadmill.engine.doctor import (
     judge_chunk_store,
     judge_graphs,
     judge_langgraph,
+    judge_relay,
     judge_route,
     judge_schema,
     judge_server,
@@ -45,6 +46,7 @@ from threadmill.errors import (
 )
 from threadmill.settings import Settings
 from threadmill.stores.inspection import ServerFacts
+from threadmill.streams.configured import relay_database
 
 _REFERENCE: Final = "see docs/reference/"
 _OF_DATABASE: Final = (
@@ -77,6 +79,7 @@ class Examination:
         yield from self._graphs(config)
         yield from self._database(settings)
         yield self._checkpoints(settings, config)
+        yield self._streams(settings)
         yield self._broker(settings)
 
     def _configuration(self) -> Generator[Finding, None, LangGraphConfig | None]:
@@ -153,6 +156,17 @@ class Examination:
             return judge_chunk_store(used=True, problem=str(error))
         return judge_chunk_store(used=used, problem=None)
 
+    def _streams(self, settings: Settings | None) -> Finding:
+        if settings is None:
+            return skipped("streams", "the settings are wrong")
+        used = settings.stream_uri is not None
+        try:
+            asyncio.run(_relay_opens(settings))
+        except Error as error:
+            lasting = not isinstance(error, StoreUnavailable)
+            return judge_relay(used=True, problem=str(error), lasting=lasting)
+        return judge_relay(used=used, problem=None, lasting=False)
+
     def _broker(self, settings: Settings | None) -> Finding:
         if settings is None:
             return skipped("broker", "the settings are wrong")
@@ -179,6 +193,23 @@ async def _chunk_store_opens(settings: Settings, places: Mapping[str, str]) -> b
     finally:
         await away.store.close()
     return True
+
+
+async def _relay_opens(settings: Settings) -> None:
+    """Looks whether copies of streams can be kept, if they are to be.
+
+    Raises:
+        BadSetting: the URI cannot be read.
+        SetupError: it refuses the login, or is too old.
+        StoreUnavailable: it does not answer.
+    """
+    database = relay_database(settings)
+    if database is None:
+        return
+    try:
+        await database.open()
+    finally:
+        await database.close()
 
 
 async def _asked(settings: Settings) -> tuple[str | None, int]:

@@ -114,6 +114,7 @@ def _parts(
             listener=plan.api,
             drain=services.drain,
             grace_seconds=plan.settings.drain_grace_seconds,
+            request_seconds=plan.settings.request_seconds,
         )
         parts.append(_Part("server", http.run, http.stop, http.started))
     if worker is not None:
@@ -129,6 +130,7 @@ def _health(plan: Plan, core: Core, worker: Worker | None) -> Sequence[_Part]:
         listener=plan.health,
         drain=Drain(),
         grace_seconds=1,
+        request_seconds=plan.settings.request_seconds,
     )
     return (_Part("health", http.run, http.stop),)
 

@@ -29,8 +29,8 @@ POSTGRES_MAX: Final = 18
 LANGGRAPH_RANGE: Final = ((1, 2, 16), (1, 3))
 
 _SKEW_SECONDS: Final = 1.0
-# The pool's, and one each for hints and for renewing leases.
-_SESSIONS_BESIDE_POOL: Final = 2
+# One each for hints and for renewing leases, two for nodes that block.
+_SESSIONS_BESIDE_POOL: Final = 4
 _PROCESSES_MIN: Final = 3
 
 
@@ -361,6 +361,25 @@ def judge_chunk_store(*, used: bool, problem: str | None) -> Finding:
         )
     where = "Redis keeps what they hold" if used else "PostgreSQL keeps them"
     return good(check, where)
+
+
+def judge_relay(*, used: bool, problem: str | None, lasting: bool) -> Finding:
+    """Where copies of event streams are.
+
+    Args:
+        used: there is such a place.
+        problem: why it does not serve, if it does not.
+        lasting: it must be mended, or no process starts.
+    """
+    check = "streams"
+    if problem is None:
+        where = "Redis has copies for those who follow" if used else "from PostgreSQL"
+        return good(check, where)
+    if lasting:
+        return wrong(check, problem, "mend it, or STREAM_URI: no process starts before")
+    return doubtful(
+        check, problem, "start it, or mend STREAM_URI; PostgreSQL is read meanwhile"
+    )
 
 
 def judge_langgraph(version: str, problem: str | None) -> Finding:

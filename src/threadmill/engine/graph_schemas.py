@@ -71,7 +71,7 @@ def _schema(graph: CompiledGraph, what: str, type_: object) -> JsonSchema | None
         return TypeAdapter(_portable(type_, {})).json_schema()
     except Exception as error:  # noqa: BLE001 - a user's type may raise anything here
         structlog.get_logger(__name__).debug(
-            "no_json_schema", graph=graph.name, schema=what, error=str(error)
+            "graph.no_json_schema", graph=graph.name, schema=what, error=str(error)
         )
         return None
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import hashlib
 import sysconfig
 import traceback
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -73,7 +72,6 @@ class GraphFailure:
 class LoadedGraph:
     """One graph of langgraph.json that imported without error.
 
-    `digest` is the SHA-256 of its source file, None for a module without one.
     `per_use` says whether each `open` builds a new graph. `graph` is the graph itself,
     None while it is built per use or not built yet. Belongs to one event loop.
     """
@@ -83,7 +81,6 @@ class LoadedGraph:
         spec: GraphSpec,
         source: object,
         *,
-        digest: str | None = None,
         factory_timeout_seconds: float = 60,
     ) -> None:
         self.id = spec.id
@@ -91,7 +88,6 @@ class LoadedGraph:
         self.description = spec.description
         self.policy = spec.policy
         self.assistant_id = default_assistant_id(spec.id)
-        self.digest = digest
         self._factory = source if isinstance(source, Factory) else None
         self._timeout_seconds = factory_timeout_seconds
         self._building = asyncio.Lock()
@@ -108,11 +104,6 @@ class LoadedGraph:
     def per_use(self) -> bool:
         """Whether each `open` calls the factory."""
         return self._factory is not None and self._factory.per_use
-
-    @property
-    def output_channels(self) -> str | Sequence[str] | None:
-        """The channels of a run's result; None while `graph` is None."""
-        return None if self.graph is None else self.graph.output_channels
 
     @asynccontextmanager
     async def open(self, use: GraphUse | None = None) -> AsyncIterator[CompiledGraph]:
@@ -198,7 +189,7 @@ class LoadedGraph:
             took_over = raised is not error
             if took_over:
                 structlog.get_logger(__name__).exception(
-                    "graph_clean_up_failed", graph_id=self.id, target=self.target
+                    "graph.clean_up_failed", graph_id=self.id, target=self.target
                 )
         # A cancellation that the factory's exit took back was its own, such as that of
         # a task group whose child died: nobody outside asked this task to stop.
@@ -237,7 +228,7 @@ class LoadedGraph:
             else type(checkpointer).__name__
         )
         structlog.get_logger(__name__).warning(
-            "graph_checkpointer_replaced",
+            "graph.checkpointer_replaced",
             graph_id=self.id,
             checkpointer=name,
             problem=f"graph '{self.id}' is compiled with {name}, which is not used:"
@@ -372,12 +363,7 @@ def _load(
     source = _attribute(module, spec)
     if callable(source) and not isinstance(source, StateGraph | Pregel):
         source = Factory.of(source).resolve()
-    return LoadedGraph(
-        spec,
-        source,
-        digest=_digest(module),
-        factory_timeout_seconds=factory_timeout_seconds,
-    )
+    return LoadedGraph(spec, source, factory_timeout_seconds=factory_timeout_seconds)
 
 
 def _report(
@@ -393,7 +379,7 @@ def _report(
         "".join(steps),
     )
     structlog.get_logger(__name__).error(
-        "graph_load_failed",
+        "graph.load_failed",
         graph_id=failure.graph_id,
         target=failure.target,
         cause=failure.cause,
@@ -418,13 +404,6 @@ def _attribute(module: ModuleType, spec: GraphSpec) -> object:
 
 def _is_graph(value: object) -> bool:
     return isinstance(value, StateGraph | Pregel)
-
-
-def _digest(module: ModuleType) -> str | None:
-    try:
-        return hashlib.sha256(Path(module.__file__ or "").read_bytes()).hexdigest()
-    except OSError:
-        return None
 
 
 def _cause(error: BaseException) -> str:

@@ -34,6 +34,7 @@ from threadmill.errors import (
     Error,
     GraphLoadFailed,
     InvalidRequest,
+    LeaseLost,
     NotFound,
     StateLost,
     Unavailable,
@@ -233,8 +234,11 @@ class States:
                     fence, graph_id, at, values, as_node
                 )
         except TimeoutError:
-            msg = "the update took too long (THREADMILL_LEASE_SECONDS)"
-            raise InvalidRequest(msg) from None
+            msg = (
+                "the update took longer than THREADMILL_LEASE_SECONDS; "
+                "read the state before you send it again"
+            )
+            raise LeaseLost(msg) from None
         finally:
             await _uncancelled(self._end_update(fence, status))
         return written
@@ -279,7 +283,7 @@ class States:
         except Unavailable as error:
             # The checkpoint stands; the sweep ends the update when its lease is over.
             _log.warning(
-                "update_left_open", thread_id=str(fence.thread_id), error=str(error)
+                "update.left_open", thread_id=str(fence.thread_id), error=str(error)
             )
             return
         self._hints.moved(fence.tenant, fence.thread_id)

@@ -276,7 +276,7 @@ class Submit:
         config["configurable"] = {
             **config.get("configurable", {}),
             **ids,
-            "user_id": "",
+            "user_id": (config.get("configurable") or {}).get("user_id") or "",
             "langgraph_auth_user": None,
             "langgraph_auth_user_id": "",
             "langgraph_auth_permissions": [],

@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import structlog
@@ -32,11 +32,14 @@ from threadmill.streams.base import NewEvent
 
 if TYPE_CHECKING:
     from threadmill.brokers.base import Hints
-    from threadmill.checkpoints.chunk_store import ChunkChores
+    from threadmill.checkpoints.chunk_store import Chore, ChunkChores
     from threadmill.engine.retain import Retain
     from threadmill.stores.base import Dispatcher, Members, Threads
 
 _log = structlog.get_logger(__name__)
+
+# In a row; then the chunk store is left alone until the next look.
+_FAILED_CHORES_MAX: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +50,8 @@ class SweepRules:
         sweep_seconds: between two looks at leases and timers.
         presence_seconds: between two looks at presence locks.
         free_seconds: how long a lock must be free before its member is dead.
-        lease_seconds: a lease; also how long a started database may settle.
+        lease_seconds: a lease.
+        settle_seconds: after the database has started, until everybody is back.
         backoff_seconds: unit of the doubling pause between attempts.
         shun_seconds: how much longer a worker leaves to others what it has lost.
         attempts_max: losses without progress after which a run fails.
@@ -60,6 +64,7 @@ class SweepRules:
     presence_seconds: float = 0.2
     free_seconds: float = 0.25
     lease_seconds: float = 10.0
+    settle_seconds: float = 10.0
     backoff_seconds: float = 0.25
     shun_seconds: float = 2.0
     attempts_max: int = 5
@@ -171,9 +176,29 @@ class Sweep:
             due = await self._chunks.due(
                 hold_seconds=self._rules.timer_hold_seconds, limit=self._rules.chores
             )
-            for chore in due:
-                await self._chunks.carry_out(chore)
+            await self._carry_out_chores(due)
             some_left = len(due) == self._rules.chores
+
+    async def _carry_out_chores(self, due: Sequence[Chore]) -> None:
+        """One after the other; gives up when several fail in a row."""
+        assert self._chunks is not None  # noqa: S101 - looked at by `run`
+        failed = 0
+        for chore in due:
+            try:
+                await self._chunks.carry_out(chore)
+            except Error as error:
+                failed += 1
+                if failed == _FAILED_CHORES_MAX:
+                    raise
+                _log.warning(
+                    "sweep.chore_failed",
+                    kind=chore.kind,
+                    tenant=chore.tenant,
+                    thread=chore.thread_id,
+                    cause=str(error),
+                )
+            else:
+                failed = 0
 
     async def look_for_absent(self) -> float | None:
         """Members whose session is gone: their activations are re-opened at once.
@@ -181,7 +206,7 @@ class Sweep:
         Returns:
             After how many seconds one that seems to be gone may count as dead.
         """
-        settle_seconds = self._rules.lease_seconds
+        settle_seconds = self._rules.settle_seconds
         if not self._undisturbed(settle_seconds):
             self._free_since.clear()
             return None

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from threadmill.stores.records import Json
 
 _INTERRUPT: Final = "__interrupt__"
-# Writes under this id are the superstep's input, not some task's doing.
-_NULL_TASK: Final = "00000000-0000-0000-0000-000000000000"
-# What happened to a task, as opposed to what it produced.
-_CONTROL: Final = frozenset(WRITES_IDX_MAP) | {"__error_source_node__"}
+#: Writes under this id are the superstep's input, not some task's doing.
+NULL_TASK: Final = "00000000-0000-0000-0000-000000000000"
+#: What happened to a task, as opposed to what it produced.
+CONTROL: Final = frozenset(WRITES_IDX_MAP) | {"__error_source_node__"}
 
 
 def values_of(graph: CompiledGraph, stored: Stored, names: str | Sequence[str]) -> Any:
@@ -78,7 +78,7 @@ def finished_tasks(writes: Iterable[tuple[str, str, Any]]) -> set[str]:
     return {
         task_id
         for task_id, channel, _ in writes
-        if task_id != _NULL_TASK and channel not in _CONTROL
+        if task_id != NULL_TASK and channel not in CONTROL
     }
 
 

@@ -24,7 +24,7 @@ from threadmill.server import (
     threads,
 )
 from threadmill.server.docs_page import add_docs_page
-from threadmill.server.guard import LastResort, PayloadLimit
+from threadmill.server.guard import BodyLimits, LastResort
 from threadmill.server.history import ValueBody
 from threadmill.server.requests import CheckpointBody
 
@@ -77,7 +77,11 @@ def create_app(
         middleware=[
             _cors(settings),
             Middleware(LastResort),
-            Middleware(PayloadLimit, bytes_max=settings.payload_bytes_max),
+            Middleware(
+                BodyLimits,
+                bytes_max=settings.payload_bytes_max,
+                pause_seconds=settings.request_seconds,
+            ),
         ],
         exception_handlers={
             Error: errors.on_error,

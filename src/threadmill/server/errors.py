@@ -27,6 +27,7 @@ STATUS: Final[Mapping[type[errors.Error], int]] = MappingProxyType(
         errors.RequestError: 400,
         errors.InvalidRequest: 422,
         errors.PayloadTooLarge: 413,
+        errors.RequestTooSlow: 408,
         errors.NotFound: 404,
         errors.Forbidden: 403,
         errors.Conflict: 409,
@@ -58,7 +59,8 @@ def answer(error: errors.Error) -> Response:
 def told(error: errors.Error) -> str:
     """What clients may read of `error`; bugs of ours go to the log instead."""
     if isinstance(error, errors.InvariantViolated):
-        structlog.get_logger(__name__).error("invariant_violated", exc_info=error)
+        log = structlog.get_logger(__name__)
+        log.error("server.invariant_violated", exc_info=error)
         return _INTERNAL
     return error.shown if isinstance(error, errors.GraphLoadFailed) else str(error)
 

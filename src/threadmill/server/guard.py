@@ -1,31 +1,34 @@
-"""Two middlewares around everything: the limit of a body, and the last resort."""
+"""Two middlewares around everything: the limits of a body, and the last resort."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from starlette.requests import ClientDisconnect
 
-from threadmill.errors import PayloadTooLarge
+from threadmill.errors import PayloadTooLarge, RequestTooSlow
 from threadmill.server.errors import answer, internal_error
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class PayloadLimit:
-    """Refuses bodies over a limit, announced ones before they are read.
+class BodyLimits:
+    """Refuses bodies that are too large or stop coming; announced ones unread.
 
     Args:
         app: what is guarded.
-        bytes_max: the limit.
+        bytes_max: how large a body may be.
+        pause_seconds: how long the next part of one may take.
     """
 
-    def __init__(self, app: ASGIApp, bytes_max: int) -> None:
+    def __init__(self, app: ASGIApp, bytes_max: int, pause_seconds: float) -> None:
         self._app = app
         self._bytes_max = bytes_max
+        self._pause_seconds = pause_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Counts what is received; bodies may come without an announced length."""
@@ -36,12 +39,18 @@ class PayloadLimit:
         if announced is not None and announced > self._bytes_max:
             await answer(self._error())(scope, receive, send)
             return
-        received = 0
+        received, complete = 0, False
 
         async def counted() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, complete
+            # What comes after the body is that the client goes: that may take hours.
+            try:
+                async with asyncio.timeout(None if complete else self._pause_seconds):
+                    message = await receive()
+            except TimeoutError:
+                raise RequestTooSlow from None
             received += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
             if received > self._bytes_max:
                 raise self._error()
             return message
@@ -82,7 +91,7 @@ class LastResort:
             if scope["type"] != "http":
                 raise
             structlog.get_logger(__name__).exception(
-                "request_failed", method=scope.get("method"), path=scope.get("path")
+                "request.failed", method=scope.get("method"), path=scope.get("path")
             )
             if not begun:
                 await internal_error()(scope, receive, send)

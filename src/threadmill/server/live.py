@@ -120,7 +120,7 @@ class LiveResponse(Response):
                     self._sent_at = monotonic()
         except Error as error:
             structlog.get_logger(__name__).warning(
-                "response_cut", error=type(error).__name__, cause=str(error)
+                "response.cut", error=type(error).__name__, cause=str(error)
             )
             return False
         except OSError:
@@ -143,7 +143,7 @@ class LiveResponse(Response):
             await self._on_gone()
         except Error as error:
             structlog.get_logger(__name__).warning(
-                "client_gone_unhandled", error=type(error).__name__, cause=str(error)
+                "client.gone_unhandled", error=type(error).__name__, cause=str(error)
             )
 
 

@@ -12,12 +12,14 @@ import errno
 import os
 import socket
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import uvicorn
 
 from threadmill.errors import SetupError
+from threadmill.server.protocol import BoundedHeads
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -28,7 +30,6 @@ _BACKLOG: Final = 2048
 # Longer than a load balancer keeps an idle connection (60 s is usual): the side that
 # closes first must be the one that opens the next request.
 _KEEP_ALIVE_SECONDS: Final = 65
-_HEADER_BYTES_MAX: Final = 64 * 1024
 _ADVICE: Final = MappingProxyType(
     {
         errno.EADDRINUSE: "stop what listens there, or choose another with {}",
@@ -49,6 +50,7 @@ class HttpServer:
         listener: a socket of `listen`, in place of host and port.
         drain: begun on `stop`: open responses end.
         grace_seconds: how long other requests may take then.
+        request_seconds: how long the head of a request may take.
 
     Raises:
         SetupError: the address cannot be listened on.
@@ -63,6 +65,7 @@ class HttpServer:
         listener: socket.socket | None = None,
         drain: Drain,
         grace_seconds: float,
+        request_seconds: float,
     ) -> None:
         self._socket = listen(host, port) if listener is None else listener
         self._drain = drain
@@ -75,7 +78,8 @@ class HttpServer:
             proxy_headers=False,
             timeout_graceful_shutdown=max(1, round(grace_seconds)),
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            h11_max_incomplete_event_size=_HEADER_BYTES_MAX,
+            # Uvicorn makes one of these for each connection.
+            http=cast("Any", partial(BoundedHeads, head_seconds=request_seconds)),
             ws="none",
         )
         self._server = _Server(config)

@@ -143,7 +143,7 @@ class PruneBody(Body):
 class ThreadCount(Body):
     """Which threads are counted."""
 
-    ids: list[UUID] | None = None
+    ids: list[UUID] | None = Field(None, max_length=PAGE_MAX)
     metadata: Object | None = None
     values: Object | None = None
     status: Literal["idle", "busy", "interrupted", "error"] | None = None
@@ -231,7 +231,7 @@ class CancelMany(Body):
     """Which runs are cancelled together."""
 
     thread_id: UUID | None = None
-    run_ids: list[UUID] | None = None
+    run_ids: list[UUID] | None = Field(None, max_length=PAGE_MAX)
     status: Literal["pending", "running", "all"] | None = None
 
 

@@ -14,8 +14,8 @@ from threadmill.streams.relay import NoRelay
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from threadmill.drivers.redis.database import RedisDatabase
     from threadmill.settings import Settings
-    from threadmill.streams.redis.relay import RedisRelay
     from threadmill.streams.relay import Relay
 
 
@@ -27,10 +27,13 @@ async def open_relay(settings: Settings) -> AsyncIterator[Relay]:
         BadSetting: the URI cannot be read.
         SetupError: the client library is not installed, or the login is refused.
     """
-    if settings.stream_uri is None:
+    database = relay_database(settings)
+    if database is None:
         yield NoRelay()
         return
-    relay = _relay_at(settings.stream_uri.get_secret_value(), settings)
+    from threadmill.streams.redis.relay import RedisRelay
+
+    relay = RedisRelay(database, ttl_seconds=settings.stream_ttl_seconds)
     await relay.open()
     try:
         yield relay
@@ -38,10 +41,18 @@ async def open_relay(settings: Settings) -> AsyncIterator[Relay]:
         await relay.close()
 
 
-def _relay_at(uri: str, settings: Settings) -> RedisRelay:
-    from threadmill.drivers.redis.database import RedisDatabase, RedisLimits
-    from threadmill.streams.redis.relay import RedisRelay
+def relay_database(settings: Settings) -> RedisDatabase | None:
+    """Where copies are, not open yet; None where there are none.
 
+    Raises:
+        BadSetting: the URI cannot be read.
+        SetupError: the client library is not installed.
+    """
+    if settings.stream_uri is None:
+        return None
+    from threadmill.drivers.redis.database import RedisDatabase, RedisLimits
+
+    uri = settings.stream_uri.get_secret_value()
     limits = RedisLimits(
         pool_max=settings.pool_max,
         pool_timeout_seconds=settings.pool_timeout_seconds,
@@ -49,8 +60,7 @@ def _relay_at(uri: str, settings: Settings) -> RedisRelay:
     )
     try:
         # What it loses is read from PostgreSQL.
-        database = RedisDatabase(uri, limits=limits, volatile=True)
+        return RedisDatabase(uri, limits=limits, volatile=True, evicting=True)
     except BadSetting as error:
         msg = f"STREAM_URI: {error}"
         raise BadSetting(msg) from None
-    return RedisRelay(database, ttl_seconds=settings.stream_ttl_seconds)

@@ -46,18 +46,20 @@ class Leases:
         self._clock = clock
         self._leases: dict[Key, _Lease] = {}
         self._ending: dict[Key, float] = {}
-        self._strange: set[Key] = set()
-        self._claiming = 0
+        # Since when each is known to the database and not here.
+        self._strange: dict[Key, float] = {}
+        self._claiming: list[float] = []
         self._claimed_at = 0.0
 
     @contextmanager
     def claiming(self) -> Iterator[float]:
         """While a claim is under way, what is held is not known; gives its start."""
-        self._claiming += 1
+        began_at = self._clock()
+        self._claiming.append(began_at)
         try:
-            yield self._clock()
+            yield began_at
         finally:
-            self._claiming -= 1
+            self._claiming.remove(began_at)
             self._claimed_at = self._clock()
 
     def add(self, claims: Sequence[Claim], asked_at: float, stop: Stop) -> None:
@@ -117,13 +119,27 @@ class Leases:
             # What was claimed while the renewal was under way may have come after it.
             elif lease.known_at < asked_at and key not in self._ending:
                 lease.stop.request(StopReason.LEASE_LOST)
-        # What is not known now may be on its way. Twice in a row it is nobody's.
         unknown = keys - self._leases.keys()
-        given_up = unknown & self._strange
-        if not (self._claiming or self._ending or self._claimed_at >= asked_at):
+        if self._claiming or self._ending or self._claimed_at >= asked_at:
+            given_up = {key for key in unknown if self._is_nobodys(key, asked_at)}
+        else:
             given_up = unknown
-        self._strange = unknown - given_up
+        now = self._clock()
+        left = unknown - given_up
+        self._strange = {key: self._strange.get(key, now) for key in left}
         return [claim for claim in held if claim.key in given_up]
+
+    def _is_nobodys(self, key: Key, asked_at: float) -> bool:
+        """Whether no answer that is on its way can bring it.
+
+        A loop that was blocked takes several reports at once, and only then reads the
+        answers that lie there: a report counts if it was asked for after the first one
+        was taken, and no request of before that is open any more.
+        """
+        since = self._strange.get(key)
+        if since is None or asked_at <= since:
+            return False
+        return all(at > since for at in (*self._claiming, *self._ending.values()))
 
     def stop_expired(self) -> None:
         """Gives up what could not be renewed, before the database gives it away."""

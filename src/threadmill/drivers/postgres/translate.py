@@ -51,7 +51,15 @@ def _absent(error: psycopg.Error) -> errors.Error:
 
 
 def _unexpected(error: BaseException) -> errors.Error:
-    return errors.InvariantViolated(f"unexpected database error: {error}")
+    what: object = error
+    if isinstance(error, psycopg.Error) and error.sqlstate is not None:
+        # Its details may hold a row, which is what users have said.
+        diag = error.diag
+        place = diag.constraint_name or diag.table_name
+        what = (
+            f"{diag.message_primary} ({error.sqlstate}{f', {place}' if place else ''})"
+        )
+    return errors.InvariantViolated(f"unexpected database error: {what}")
 
 
 def _refused(error: psycopg.Error) -> errors.Error:
@@ -81,6 +89,16 @@ _TABLE: Final[Sequence[tuple[tuple[type[psycopg.Error], ...], _Translation]]] = 
     ((pg.NumericValueOutOfRange,), _out_of_range),
     ((psycopg.DataError,), _unfit),
     ((pg.UniqueViolation,), _taken),
+    (
+        (pg.DiskFull,),
+        lambda _: errors.StoreReadOnly("the database's disk is full"),
+    ),
+    (
+        (pg.ReadOnlySqlTransaction,),
+        lambda _: errors.StoreUnavailable(
+            "the database takes no writes: DATABASE_URI leads to a standby"
+        ),
+    ),
     ((pg.ForeignKeyViolation,), _absent),
     ((pg.InsufficientPrivilege,), _refused),
     (

@@ -21,7 +21,7 @@ from redis import exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from threadmill.drivers.redis.examine import examine
+from threadmill.drivers.redis.examine import Accepted, examine
 from threadmill.drivers.redis.target import target_of
 from threadmill.drivers.redis.translate import THEIRS, translated
 from threadmill.errors import SetupError, StoreUnavailable
@@ -78,17 +78,23 @@ class RedisDatabase:
         uri: see `threadmill.drivers.redis.target`; kept out of errors and reprs.
         limits: bounds of the connections and of every wait.
         volatile: accept a server that forgets everything when it restarts.
+        evicting: accept one that drops keys when its memory is full, too.
 
     Raises:
         BadSetting: the URI cannot be read.
     """
 
     def __init__(
-        self, uri: str, *, limits: RedisLimits | None = None, volatile: bool = False
+        self,
+        uri: str,
+        *,
+        limits: RedisLimits | None = None,
+        volatile: bool = False,
+        evicting: bool = False,
     ) -> None:
         self.target = target_of(uri)
         self.limits = limits or RedisLimits()
-        self._volatile = volatile
+        self._accepted = Accepted(volatile=volatile, evicting=evicting)
         self._turns = asyncio.Semaphore(self.limits.pool_max)
         # The one that calls go to, and all that are to be closed.
         self._client: Any = None
@@ -106,7 +112,7 @@ class RedisDatabase:
         self._client = client = self._clients[0]
         try:
             async with self._turn():
-                await examine(client, self.target, volatile=self._volatile)
+                await examine(client, self.target, self._accepted)
         except BaseException:
             await self.close()
             raise

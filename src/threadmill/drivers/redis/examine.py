@@ -7,6 +7,7 @@ managed services forbid the question), that is logged and taken on trust.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -24,15 +25,28 @@ VERSION_MIN: Final = 7
 _LOG = structlog.get_logger(__name__)
 
 
-async def examine(client: Any, target: Target, *, volatile: bool) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """What a server may do with what lies there.
+
+    Args:
+        volatile: forget everything when it restarts.
+        evicting: drop keys when its memory is full.
+    """
+
+    volatile: bool = False
+    evicting: bool = False
+
+
+async def examine(client: Any, target: Target, accepted: Accepted) -> None:
     """Asks every server that keeps data.
 
     Raises:
-        SetupError: it is too old, keeps nothing (unless `volatile`), or evicts.
+        SetupError: it is too old, or does what is not accepted.
         RedisError: it does not answer.
     """
     if target.kind != "cluster":
-        await _examine_one(client.execute_command, str(target), volatile=volatile)
+        await _examine_one(client.execute_command, str(target), accepted)
         return
     await client.initialize()
     for node in client.get_primaries():
@@ -41,10 +55,10 @@ async def examine(client: Any, target: Target, *, volatile: bool) -> None:
             return await client.execute_command(*command, target_nodes=node)
 
         where = f"{node.host}:{node.port}"
-        await _examine_one(ask, where, volatile=volatile)
+        await _examine_one(ask, where, accepted)
 
 
-async def _examine_one(ask: Any, where: str, *, volatile: bool) -> None:
+async def _examine_one(ask: Any, where: str, accepted: Accepted) -> None:
     about = await _info(ask)
     version = str(about.get("redis_version", ""))
     if version and int(version.partition(".")[0]) < VERSION_MIN:
@@ -53,17 +67,22 @@ async def _examine_one(ask: Any, where: str, *, volatile: bool) -> None:
             " newer, or Valkey"
         )
         raise SetupError(msg)
+    if not accepted.evicting:
+        _require_all_kept(about, where)
+    if not accepted.volatile:
+        await _require_persistence(ask, about, where)
+
+
+def _require_all_kept(about: Mapping[str, Any], where: str) -> None:
     policy = about.get("maxmemory_policy")
     if policy is None:
-        _LOG.warning("redis does not tell its eviction policy", server=where)
+        _LOG.warning("redis.eviction_unknown", server=where)
     elif policy != "noeviction":
         msg = (
             f"Redis ({where}) drops keys when its memory is full (maxmemory-policy is"
             f" {policy}), and with them parts of conversations; set it to noeviction"
         )
         raise SetupError(msg)
-    if not volatile:
-        await _require_persistence(ask, about, where)
 
 
 async def _require_persistence(ask: Any, about: Mapping[str, Any], where: str) -> None:
@@ -72,14 +91,12 @@ async def _require_persistence(ask: Any, about: Mapping[str, Any], where: str) -
     try:
         found = await ask("CONFIG", "GET", "save")
     except exceptions.ResponseError:
-        _LOG.warning("redis does not tell whether it saves to disk", server=where)
+        _LOG.warning("redis.persistence_unknown", server=where)
         return
     pairs = found.items() if isinstance(found, dict) else [tuple(found)]
     if any(_text(save).strip('"') for _, save in pairs):
-        _LOG.warning(
-            "redis keeps snapshots only: a crash loses minutes; set appendonly yes",
-            server=where,
-        )
+        # A crash loses minutes; the remedy is `appendonly yes`.
+        _LOG.warning("redis.snapshots_only", server=where)
         return
     msg = (
         f"Redis ({where}) keeps nothing over a restart (appendonly is no, and there are"

@@ -36,7 +36,6 @@ from threadmill.engine.activation.nested import allow_subgraphs_without_checkpoi
 from threadmill.engine.activation.places import Sharing
 from threadmill.engine.activation.resume import (
     entry_input,
-    finished_tasks,
     is_reentry,
     replay_before,
     results,
@@ -51,6 +50,7 @@ from threadmill.engine.activation.tasks import TaskStarter
 from threadmill.engine.activation.told import Told
 from threadmill.engine.activation.writer import Writer
 from threadmill.engine.effects import BOOK_KEY, EffectPorts
+from threadmill.engine.values import finished_tasks
 from threadmill.errors import Error, GraphError, LeaseLost, PayloadTooLarge
 from threadmill.faults import Faults
 from threadmill.stores.records import Run
@@ -259,7 +259,7 @@ class Entry:
                 "",
                 resumes=given is None or isinstance(given, Command),
                 own=self._reentry,
-                finished=finished_tasks(head),
+                finished=finished_tasks(head.writes),
                 planned=self._planned,
             )
         return given

@@ -23,15 +23,13 @@ from langgraph.types import Command, Interrupt, Send
 
 from threadmill.checkpoints.base import Checkpoints, Stored
 from threadmill.domain.fence import Fence
+from threadmill.engine.values import CONTROL, NULL_TASK, finished_tasks
 
 _INTERRUPT: Final = "__interrupt__"
-NULL_TASK: Final = "00000000-0000-0000-0000-000000000000"
 _RESUME: Final = "__resume__"
 _ERROR: Final = "__error__"
 _SOURCE: Final = "__error_source_node__"
 _ID: Final = re.compile(r"[0-9a-f]{32}")
-# Channels that say something about a task without finishing it.
-_CONTROL: Final = frozenset({_INTERRUPT, _RESUME, _ERROR, _SOURCE})
 
 
 def is_reentry(head: Stored | None, run_id: UUID) -> bool:
@@ -95,26 +93,21 @@ def is_question(writes: Sequence[tuple[str, Any]]) -> bool:
 def is_result(writes: Sequence[tuple[str, Any]]) -> bool:
     """Whether these are the writes of a task that ended well."""
     channels = {channel for channel, _ in writes}
-    return bool(channels - _CONTROL) and channels.isdisjoint(_CONTROL - {_RESUME})
+    return bool(channels - CONTROL) and channels.isdisjoint(CONTROL - {_RESUME})
 
 
 def results(stored: Stored) -> dict[str, list[tuple[str, Any]]]:
     """What the tasks have written whose results are stored with a checkpoint."""
     found: dict[str, list[tuple[str, Any]]] = {}
     for task, channel, value in stored.writes:
-        if channel not in _CONTROL and task != NULL_TASK:
+        if channel not in CONTROL and task != NULL_TASK:
             found.setdefault(task, []).append((channel, value))
     return found
 
 
-def finished_tasks(stored: Stored) -> set[str]:
-    """Ids of tasks whose results are stored with a checkpoint."""
-    return set(results(stored))
-
-
 def questions(stored: Stored, run_id: UUID | None) -> dict[str, tuple[Interrupt, ...]]:
     """What tasks have asked in this run that have not finished, by task id."""
-    done = finished_tasks(stored)
+    done = finished_tasks(stored.writes)
     return {
         task: tuple(_interrupts(value))
         for (task, channel, value), by in zip(
@@ -140,7 +133,7 @@ def pending_interrupts(head: Stored) -> dict[str, set[UUID | None]]:
     A task that has taken an answer and then asks the very same again leaves the
     question as it was; but its answers have grown.
     """
-    done = finished_tasks(head)
+    done = finished_tasks(head.writes)
     questions: dict[str, str] = {}
     runs: dict[str, set[UUID | None]] = {}
     for (task, channel, value), by in zip(head.writes, head.write_runs, strict=True):

@@ -59,11 +59,12 @@ from threadmill.checkpoints.configs import (
 from threadmill.checkpoints.home import Home
 from threadmill.domain.fence import Fence
 from threadmill.engine.activation.identity import TASK_KEY
-from threadmill.engine.activation.resume import finished_tasks, is_result
+from threadmill.engine.activation.resume import is_result
 from threadmill.engine.activation.share import Parked, Share
 from threadmill.engine.activation.tap import Tap
 from threadmill.engine.activation.writer import Writer
 from threadmill.engine.reading_saver import ReadingSaver
+from threadmill.engine.values import finished_tasks
 from threadmill.errors import (
     GraphFailed,
     InvariantViolated,
@@ -359,7 +360,7 @@ class ActivationSaver(ReadingSaver):
             stored.ns,
             resumes=bool(configurable.get(RESUMING)),
             own=stored.run_id == self._fence.run_id,
-            finished=finished_tasks(stored),
+            finished=finished_tasks(stored.writes),
         )
         return tuple_of(stored)
 

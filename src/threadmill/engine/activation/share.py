@@ -39,7 +39,6 @@ from threadmill.engine.activation.places import (
     place_of,
 )
 from threadmill.engine.activation.resume import (
-    NULL_TASK,
     errors,
     is_question,
     is_result,
@@ -48,12 +47,12 @@ from threadmill.engine.activation.resume import (
 )
 from threadmill.engine.activation.tap import Tap
 from threadmill.engine.activation.writer import Writer
+from threadmill.engine.values import NULL_TASK
 from threadmill.errors import Error, GraphFailed, LeaseLost
 from threadmill.stores.records import Claim, Superstep
 
 Result = Sequence[tuple[str, Any]]
 
-_REPLAYS: Final = "it begins at an older checkpoint"
 # A worker that wants more than its share leaves the others time to take theirs.
 _PAUSE_SECONDS: Final = 0.01
 
@@ -180,17 +179,19 @@ class Share:
             return
         able = [task for task in tasks if self._is_able(task)]
         stays = self._sharing.stays
-        whole = stays or (_REPLAYS if self._replays else None)
-        fits = whole is not None or len(tasks) <= self._at_once
+        together = stays is not None or self._replays
+        fits = together or len(tasks) <= self._at_once
         if len(able) == len(tasks) and fits:
             self._tap.unmark()
             for one in self._open():
                 one.admitted.set_result(None)
-        elif stays is None and len(tasks) == 1:
-            self.needs = self._labels_of(tasks[0])
+        elif stays is not None:
+            self._refuse(stays)
+        elif len(tasks) == 1 or self._replays:
+            # An older checkpoint's tasks stay together: somebody must have all labels.
+            needed = {label for task in tasks for label in self._labels_of(task)}
+            self.needs = sorted(needed)
             self._park()
-        elif whole is not None:
-            self._refuse(whole)
         else:
             self._tap.unmark()
             self._start(self._plan(tasks, able))

@@ -41,6 +41,8 @@ _log = structlog.get_logger(__name__)
 RENEWAL = Queries(__package__, "renewal.sql")
 _RECONNECT_SECONDS: Final = 0.1
 _STOP_SECONDS: Final = 5.0
+# By then everybody whose session broke has tried again; see `Outage`.
+_BACK_SECONDS: Final = 3.0
 
 OnRenewed = Callable[[float, Sequence[Claim]], None]
 
@@ -82,6 +84,7 @@ class RenewalThread:
         self._drains = False
         self._outage = Outage(_log, "renewal", first_pause_seconds=_RECONNECT_SECONDS)
         self._broken_at: float | None = None
+        self._whole_at: float | None = None
         self._ended = threading.Event()
         self._wakes, self._woken = socket.socketpair()
         self._thread = threading.Thread(
@@ -102,10 +105,13 @@ class RenewalThread:
         """Whether the session has not broken for so long; callable from any thread.
 
         Whatever breaks ours, a database that restarts or fails over, may have broken
-        the others' too: their locks say nothing for a while.
+        the others' too: their locks say nothing for a while. Nor do they to whoever has
+        just come, who does not know whether the others are still on their way back.
         """
-        broken_at = self._broken_at
-        return broken_at is None or time.monotonic() - broken_at >= seconds
+        now, broken_at, whole_at = time.monotonic(), self._broken_at, self._whole_at
+        if whole_at is None or now - whole_at < min(seconds, _BACK_SECONDS):
+            return False
+        return broken_at is None or now - broken_at >= seconds
 
     def _run(self) -> None:
         with self._woken:
@@ -117,6 +123,10 @@ class RenewalThread:
                     pause = self._outage.broke(error)
                     self._renew_otherwise()
                     self._ended.wait(min(pause, self._times.renew_seconds))
+                except Exception:  # noqa: BLE001 - it would end the thread
+                    # A process that no longer renews would go on claiming.
+                    _log.exception("renewal.crashed")
+                    self._ended.wait(_RECONNECT_SECONDS)
 
     def _hold_session(self) -> None:
         present = False
@@ -128,6 +138,7 @@ class RenewalThread:
                 present = present or self._take_lock(connection)
                 self._renew(connection, self._lock_key if present else None)
                 self._outage.over()
+                self._whole_at = self._whole_at or time.monotonic()
                 settled = present or self._lock_key is None
                 news.select(
                     self._times.renew_seconds if settled else _RECONNECT_SECONDS

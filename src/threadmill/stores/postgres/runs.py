@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import orjson
 from psycopg.types.json import Jsonb
 
+from threadmill.domain.idempotency import stored_key
 from threadmill.domain.multitask import MultitaskStrategy
 from threadmill.domain.run import RunEvent, sources, target, thread_after
 from threadmill.drivers.postgres.sql import Queries
@@ -50,16 +50,15 @@ class PostgresRuns:
             async with self._database.tenant_tx(tenant) as tx:
                 run = _add_accept(tx, new)
         except AlreadyExists:
-            if new.idempotency_key is None:
+            if (key := new.idempotency_key) is None:
                 raise
-            return Accepted(await self._owner_of_key(tenant, new), new=False)
+            owner = await self._owner_of(key, tenant, new)
+            return Accepted(owner, new=False)
         return Accepted(run_of(run.rows[0]), new=True)
 
-    async def _owner_of_key(self, tenant: str, new: NewRun) -> Run:
+    async def _owner_of(self, key: str, tenant: str, new: NewRun) -> Run:
         async with self._database.tenant_tx(tenant, read_only=True) as tx:
-            owner = tx.add(
-                RUNS.key_owner, tenant=tenant, key=_stored_key(new.idempotency_key)
-            )
+            owner = tx.add(RUNS.key_owner, tenant=tenant, key=stored_key(key))
         if owner.one is None or bytes(owner.one["body_hash"]) != new.body_hash:
             msg = "the Idempotency-Key was used with another request"
             raise Conflict(msg)
@@ -143,17 +142,12 @@ class PostgresRuns:
             tx.add(RUNS.delete, tenant=tenant, thread_id=thread_id, run_id=run_id)
 
 
-def _stored_key(key: str | None) -> str | None:
-    """A digest: timers name it, and those are seen across tenants."""
-    return None if key is None else hashlib.sha256(key.encode()).hexdigest()
-
-
 def _add_accept(tx: Transaction, new: NewRun) -> Result:
     if new.idempotency_key is not None:
         tx.add(
             RUNS.claim_key,
             tenant=tx.tenant,
-            key=_stored_key(new.idempotency_key),
+            key=stored_key(new.idempotency_key),
             body_hash=new.body_hash,
             run_id=new.run_id,
             ttl_seconds=new.idempotency_ttl_seconds,

@@ -62,6 +62,7 @@ class RedisRelay:
         self._clock = clock
         self._not_before = 0.0
         self._failing = self._is_open = False
+        self._opening = asyncio.Lock()
 
     async def open(self) -> None:
         """Connects, now or when it answers.
@@ -122,8 +123,7 @@ class RedisRelay:
         try:
             async with asyncio.timeout(_WAIT_SECONDS):
                 if not self._is_open:
-                    await self._database.open()
-                    self._is_open = True
+                    await self._open_once()
                 answer = await self._database.call(script, keys, *args)
         except (Error, TimeoutError) as error:
             self._fails(error)
@@ -132,6 +132,13 @@ class RedisRelay:
             _log.info("relay.recovered")
         self._failing = False
         return answer
+
+    async def _open_once(self) -> None:
+        # Opening lets go of what was open: only one may.
+        async with self._opening:
+            if not self._is_open:
+                await self._database.open()
+                self._is_open = True
 
     def _fails(self, error: Exception) -> None:
         self._not_before = self._clock() + _LEFT_ALONE_SECONDS

@@ -5,8 +5,8 @@
 -- already is left out, so saying it twice is harmless.
 
 local stream, ends = KEYS[1], KEYS[2]
-local ttl, keep, run, status, last = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local first, attempt, ms = tonumber(ARGV[6]), ARGV[7], ARGV[8]
+local ttl, keep, run, status, last = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local first, attempt, ms = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
 local count = (#ARGV - 8) / 2
 
 local function id_of(number)
@@ -34,13 +34,21 @@ if count > 0 then
   for n = 0, count - 1 do
     if not had or first + n > had then
       redis.call('XADD', stream, id_of(first + n), 'run', run, 'attempt', attempt,
-        'ms', ms, 'event', ARGV[9 + 2 * n], 'data', ARGV[10 + 2 * n])
+        'ms', ARGV[8], 'event', ARGV[9 + 2 * n], 'data', ARGV[10 + 2 * n])
     end
   end
   redis.call('XTRIM', stream, 'MAXLEN', keep)
+  -- The log itself lets go of what is older. A few at a time: each call brings some.
+  for _ = 1, count + 10 do
+    local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+    if not oldest or tonumber(oldest[2][6]) >= ms - ttl then break end
+    redis.call('XDEL', stream, oldest[1])
+  end
   redis.call('PEXPIRE', stream, ttl)
 end
 if status ~= '' then
+  -- Who follows one that is forgotten asks the log.
+  if redis.call('HLEN', ends) >= 1000 then redis.call('UNLINK', ends) end
   redis.call('HSET', ends, run, last .. ' ' .. status)
   redis.call('PEXPIRE', ends, ttl)
 end

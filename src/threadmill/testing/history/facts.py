@@ -131,6 +131,7 @@ class Run:
     Args:
         forks: whether it was asked to begin at an older checkpoint.
         scheduled: whether it is to begin in the future only.
+        begun: whether any worker ever had it; otherwise it has no events.
         dead_letter: whether a dead letter tells of it.
     """
 
@@ -139,6 +140,7 @@ class Run:
     status: str
     forks: bool = False
     scheduled: bool = False
+    begun: bool = True
     dead_letter: bool = False
 
 

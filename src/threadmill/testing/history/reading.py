@@ -17,6 +17,7 @@ from uuid import UUID
 from threadmill.checkpoints.away import Away, bring
 from threadmill.checkpoints.codec import Codec
 from threadmill.checkpoints.compression import Blob
+from threadmill.domain.idempotency import stored_key
 from threadmill.drivers.postgres.connection import Row
 from threadmill.drivers.postgres.database import Database, Result
 from threadmill.drivers.postgres.sql import Queries
@@ -153,7 +154,8 @@ async def _threads(
 ) -> list[Thread]:
     wanted = set(threads)
     mine = [m for m in history.messages if m.tenant == tenant and m.thread in wanted]
-    uuids, keys = list(map(UUID, threads)), [m.key for m in mine if m.key]
+    uuids = list(map(UUID, threads))
+    keys = {stored_key(message.key): message.key for message in mine if message.key}
     found: dict[str, Result] = {}
     async with database.tenant_tx(tenant, read_only=True) as tx:
         found["checkpoints"] = tx.add(SQL.checkpoints, tenant=tenant, threads=threads)
@@ -161,10 +163,12 @@ async def _threads(
         found["events"] = tx.add(SQL.events, tenant=tenant, threads=uuids)
         found["streams"] = tx.add(SQL.streams, tenant=tenant, threads=uuids)
         found["runs"] = tx.add(SQL.runs, tenant=tenant, threads=uuids)
-        found["claimed"] = tx.add(SQL.claimed, tenant=tenant, keys=keys)
+        found["claimed"] = tx.add(SQL.claimed, tenant=tenant, keys=list(keys))
         found["threads"] = tx.add(SQL.threads, tenant=tenant, threads=uuids)
         found["leftovers"] = tx.add(SQL.leftovers, tenant=tenant, threads=uuids)
     read = {**{name: result.rows for name, result in found.items()}, **heads}
+    # As the log has them.
+    read["claimed"] = [{**row, "key": keys[row["key"]]} for row in read["claimed"]]
     rows = {name: _by_thread(of_all) for name, of_all in read.items()}
     known: defaultdict[str, set[str]] = defaultdict(set)
     for message in mine:

@@ -155,7 +155,8 @@ def streams_whole(history: History) -> Finding:
 
 
 def _gaps(thread: Thread) -> Iterator[str]:
-    expired = {run.id for run in thread.runs} - {event.run for event in thread.events}
+    begun = {run.id for run in thread.runs if run.begun}
+    expired = begun - {event.run for event in thread.events}
     ordered = sorted(thread.events, key=lambda event: event.seq)
     for one, two in pairwise(ordered):
         if two.seq != one.seq + 1 and (one.run == two.run or not expired):
