@@ -277,9 +277,36 @@ async def test_an_archive_under_way_leaves_nothing_of_a_deleted_thread(
     monkeypatch.setattr(chores, "_send", late)
     for chore in place.take("archive"):
         await chores.carry_out(chore)
-    await place.carry_out("drop")
+    assert place.archived() == 0
+    for kind in ("drop", "archive"):  # which finds that there is nothing more
+        await place.carry_out(kind)
     assert place.to_do() == []
     assert place.archived() == 0
+
+
+async def test_what_is_pruned_under_way_is_not_archived(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = place.archived_store
+    await place.put(put("c1", text=LONG), store=store)
+    await place.put(put("c2", "c1", text=LONG * 2), store=store)
+    chores = place.chores
+    sent = chores._send
+
+    async def late(*about: Any) -> None:
+        await Upkeep(store).prune(TENANT, [place.thread])
+        await sent(*about)
+
+    monkeypatch.setattr(chores, "_send", late)
+    for chore in place.take("archive"):
+        await chores.carry_out(chore)
+    assert (place.archived(), place.to_do()) == (0, ["archive", "drop"])
+    await place.carry_out("archive")
+    place.let_go()
+    await place.carry_out("drop")
+    assert place.archived() == await place.elsewhere()
+    place.forget_everything()
+    assert await place.values() == {"text": LONG * 2}
 
 
 async def test_a_copy_is_archived(place: Place) -> None:

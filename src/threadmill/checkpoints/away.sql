@@ -58,20 +58,31 @@ SELECT threadmill.require(NOT EXISTS (
           WHERE name <> ALL (%(names)b::bytea[])),
          'chunks_dropped', format('thread %%s has gone on meanwhile', %(thread)s::text))
 
--- name: seen_at
-SELECT now() AS seen_at
+-- name: seen
+-- When a thread is looked at, and what rises when chunks of it are dropped: each time
+-- all its heads draw a new epoch, and a head that is new draws one that is higher.
+SELECT now() AS at, (SELECT min(h.gc_epoch) FROM threadmill.head h
+                      WHERE h.tenant_id = %(tenant)s AND h.thread_id = %(thread)s)
+                    AS epoch
+
+-- name: require_same
+-- Comes after `hold`: what was named when the thread was looked at still is.
+SELECT threadmill.require(
+         EXISTS (SELECT FROM threadmill.head h
+                  WHERE h.tenant_id = %(tenant)s AND h.thread_id = %(thread)s
+                 HAVING min(h.gc_epoch) = %(epoch)s),
+         'chunks_dropped', format('thread %%s was pruned meanwhile', %(thread)s::text))
 
 -- name: archived
 SELECT k.name FROM threadmill.chunk k
  WHERE k.tenant_id = %(tenant)s AND k.thread_id = %(thread)s
 
 -- name: archive
--- Comes after `hold`, and takes only what is named still: the thread may be gone.
+-- Comes after `require_same`.
 INSERT INTO threadmill.chunk (tenant_id, thread_id, name, type, data)
 SELECT %(tenant)s, %(thread)s, n.name, n.type, n.data
   FROM unnest(%(names)b::bytea[], %(types)s::text[], %(data)b::bytea[])
          AS n (name, type, data)
- WHERE n.name IN (SELECT name FROM threadmill.chunks_away(%(tenant)s, %(thread)s) AS name)
 ON CONFLICT (tenant_id, thread_id, name) DO NOTHING
 
 -- name: from_archive

@@ -18,7 +18,7 @@ import structlog
 from threadmill.checkpoints.away import SQL
 from threadmill.checkpoints.chunk_store import ArchiveLag, Chore
 from threadmill.checkpoints.shipment import SQL as CHUNKS
-from threadmill.errors import InvariantViolated, ThreadBusy
+from threadmill.errors import ChunksDropped, InvariantViolated, ThreadBusy
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -97,21 +97,29 @@ class ChunkUpkeep:
         tenant, thread = chore.tenant, chore.thread_id
         where = {"tenant": tenant, "thread": thread}
         async with self._database.tenant_tx(tenant, read_only=True) as tx:
-            seen = tx.add(SQL.seen_at)
+            looked = tx.add(SQL.seen, **where)
             used = tx.add(SQL.used, **where)
             archived = tx.add(SQL.archived, **where)
         there = {bytes(row["name"]) for row in archived.rows}
         missing = [n for row in used.rows if (n := bytes(row["name"])) not in there]
-        for at in range(0, len(missing), _PAGE):
-            await self._copy(tenant, thread, missing[at : at + _PAGE])
-        await self._end(chore, seen.rows[0]["seen_at"])
+        seen = looked.rows[0]
+        try:
+            for at in range(0, len(missing), _PAGE):
+                await self._copy(
+                    tenant, thread, missing[at : at + _PAGE], epoch=seen["epoch"]
+                )
+        except ChunksDropped:
+            return  # the chore comes up again
+        await self._end(chore, seen["at"])
 
-    async def _copy(self, tenant: str, thread: str, names: Collection[bytes]) -> None:
+    async def _copy(
+        self, tenant: str, thread: str, names: Collection[bytes], *, epoch: int
+    ) -> None:
         found = await self._store.find(tenant, thread, names)
         if len(found) < len(names):
             self._tell_loss(tenant, thread)
         if found:
-            await self._send(tenant, thread, found)
+            await self._send(tenant, thread, found, epoch)
 
     def _tell_loss(self, tenant: str, thread: str) -> None:
         """Once for each thread: every later round finds the same."""
@@ -123,11 +131,12 @@ class ChunkUpkeep:
         _log.error("chunks.lost_before_archived", tenant=tenant, thread=thread)
 
     async def _send(
-        self, tenant: str, thread: str, found: Mapping[bytes, Blob]
+        self, tenant: str, thread: str, found: Mapping[bytes, Blob], epoch: int
     ) -> None:
         names = sorted(found)
         async with self._database.tenant_tx(tenant) as tx:
             tx.add(CHUNKS.hold, tenant=tenant, thread=thread)
+            tx.add(SQL.require_same, tenant=tenant, thread=thread, epoch=epoch)
             tx.add(
                 SQL.archive,
                 tenant=tenant,
