@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -15,6 +16,37 @@ from threadmill.cli.program import program
 from threadmill.server import operations
 from threadmill.settings import describe
 from threadmill.stores.operations import Queue
+
+_KEDA_SPEC = {
+    "advanced",
+    "cooldownPeriod",
+    "fallback",
+    "idleReplicaCount",
+    "initialCooldownPeriod",
+    "maxReplicaCount",
+    "minReplicaCount",
+    "pollingInterval",
+    "scaleTargetRef",
+    "triggers",
+}
+_KEDA_TARGET = {"apiVersion", "envSourceContainerName", "kind", "name"}
+_KEDA_TRIGGER = {
+    "authenticationRef",
+    "metadata",
+    "metricType",
+    "name",
+    "type",
+    "useCachedMetrics",
+}
+_KEDA_METRICS_API = {
+    "activationTargetValue",
+    "authMode",
+    "format",
+    "targetValue",
+    "unsafeSsl",
+    "url",
+    "valueLocation",
+}
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
 
@@ -47,6 +79,30 @@ def _container(deployment: dict[str, Any]) -> dict[str, Any]:
 def _probes(deployment: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for kind in ("readinessProbe", "livenessProbe"):
         yield _container(deployment)[kind]["httpGet"]
+
+
+@pytest.mark.parametrize("document", _documents("threadmill.yaml"), ids=_name)
+def test_kubernetes_knows_every_field(document: dict[str, Any]) -> None:
+    """By the schemas of its API; a misspelt field would be left out in silence."""
+    version = kubernetes_validate.latest_version()
+    kubernetes_validate.validate(document, version, strict=True)
+    wrong = {**document, "metadata": {**document["metadata"], "lables": {}}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, version, strict=True)
+
+
+@pytest.mark.parametrize("scaled", SCALED, ids=_name)
+def test_keda_knows_every_field(scaled: dict[str, Any]) -> None:
+    """By the page "ScaledObject specification" of its documentation, 2.10 to 2.17."""
+    assert set(scaled) == {"apiVersion", "kind", "metadata", "spec"}
+    assert set(scaled["spec"]) <= _KEDA_SPEC
+    assert set(scaled["spec"]["scaleTargetRef"]) <= _KEDA_TARGET
+    for trigger in scaled["spec"]["triggers"]:
+        assert set(trigger) <= _KEDA_TRIGGER
+        assert trigger["type"] == "metrics-api"
+        assert trigger.get("metricType", "AverageValue") in {"AverageValue", "Value"}
+        assert {"url", "valueLocation", "targetValue"} <= set(trigger["metadata"])
+        assert set(trigger["metadata"]) <= _KEDA_METRICS_API
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=_name)
