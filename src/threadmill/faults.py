@@ -26,7 +26,7 @@ _SIDES: Final = ("before", "after")
 # Each in two places: before what it names, and after.
 STEPS: Final = (
     "accept",  # a server stores a run
-    "claim",  # a worker asks for work
+    "claim",  # a worker asks for work, or for more tasks of a superstep
     "load",  # an attempt begins: the run and its state are read
     "node",  # a node of the user's runs
     "put_writes",  # LangGraph hands over a task's result

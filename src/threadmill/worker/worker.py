@@ -181,10 +181,7 @@ class Worker:
         wanted = min(free, room) if room > 0 else free
         try:
             with self._leases.claiming() as asked_at:
-                await self._faults.at("claim.before")
                 claims = await self._claim(wanted, tasks=room > 0)
-                if claims:
-                    await self._faults.at("claim.after")
                 for together in by_run(claims):
                     self._start(together, asked_at)
                 self._tell(waiters, Looked.ASKED)
@@ -200,7 +197,8 @@ class Worker:
     async def _claim(
         self, n: int, of: Superstep | None = None, *, tasks: bool = True
     ) -> Sequence[Claim]:
-        return await self._dispatcher.claim(
+        await self._faults.at("claim.before")
+        claims = await self._dispatcher.claim(
             self._worker_id,
             self._graphs.ids,
             n,
@@ -209,6 +207,9 @@ class Worker:
             of=of,
             tasks=tasks,
         )
+        if claims:
+            await self._faults.at("claim.after")
+        return claims
 
     def _on_free(self) -> None:
         self._freed.set()
