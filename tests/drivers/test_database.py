@@ -9,7 +9,14 @@ import pytest
 
 from threadmill.drivers.postgres.database import Database, Limits
 from threadmill.drivers.postgres.sql import Query
-from threadmill.errors import InvariantViolated, LeaseLost, Unavailable
+from threadmill.errors import (
+    Error,
+    InvariantViolated,
+    LeaseLost,
+    StoreReadOnly,
+    StoreUnavailable,
+    Unavailable,
+)
 
 INSERT = Query(
     "insert",
@@ -83,6 +90,48 @@ async def test_a_cancelled_transaction_is_whole_or_nothing(
     working.cancel()
     await asyncio.wait({working})
     assert await count(database, "acme") - before in {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "error", "said"),
+    [
+        ("53100", StoreReadOnly, "disk is full"),
+        ("25006", StoreUnavailable, "takes no writes"),
+        ("23514", InvariantViolated, r"^unexpected database error: too bad \(23514\)$"),
+    ],
+)
+async def test_what_the_server_refuses_by_is_told(
+    database: Database, sqlstate: str, error: type[Error], said: str
+) -> None:
+    """Without details: they may hold what users have said."""
+    refuse = Query(
+        "raise",
+        f"DO $$ BEGIN RAISE EXCEPTION 'too bad' USING ERRCODE = '{sqlstate}',"
+        " DETAIL = 'a row'; END $$".encode(),
+    )
+    with pytest.raises(error, match=said):
+        async with database.tenant_tx("acme") as tx:
+            tx.add(INSERT, key="one")
+            tx.add(refuse)
+    assert await count(database, "acme") == 0
+
+
+async def test_a_server_that_became_a_standby_is_left(fresh_database_uri: str) -> None:
+    """What is connected to it afterwards may be another one."""
+    demote = b"SELECT set_config('default_transaction_read_only', 'on', false)"
+    database = Database(fresh_database_uri, name="test", limits=Limits(pool_max=1))
+    await database.open()
+    try:
+        async with database.tenant_tx("acme") as tx:
+            tx.add(Query("demote", demote))
+        with pytest.raises(StoreUnavailable, match="takes no writes"):
+            async with database.tenant_tx("acme") as tx:
+                tx.add(INSERT, key="one")
+        async with database.tenant_tx("acme") as tx:
+            tx.add(INSERT, key="two")
+        assert await count(database, "acme") == 1
+    finally:
+        await database.close()
 
 
 async def test_an_error_of_the_commit_itself_is_told(fresh_database_uri: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.fixtures.fleet import Fleet, RunningServer
 from threadmill.server.protocol import HEAD_BYTES_MAX
@@ -28,38 +29,94 @@ async def _status(reader: asyncio.StreamReader) -> bytes:
     return (await reader.readline()).split(b" ", 2)[1]
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"GET /ok HTTP/1.1\r\nx: ",
-        b"GET /ok?",
-        b"GET /ok HTTP/1.1\r\n" + b"a: b\r\n" * 9,
-    ],
-    ids=["one field", "the path", "many fields"],
-)
-async def test_a_head_that_does_not_end_is_refused(
-    server: RunningServer, head: bytes
-) -> None:
-    reader, writer = await _sent(server, head)
-    more = b"x" * 8192 if not head.endswith(b"\r\n") else b"name: value\r\n" * 600
+async def _flood(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, more: bytes
+) -> bytes:
+    """Sends until the server has had enough; what it says."""
     try:
         for _ in range((HEAD_BYTES_MAX + 3 * _READ_MAX) // len(more)):
             writer.write(more)
             await writer.drain()
     except ConnectionError:
-        pass  # refused while it went on
-    else:
-        assert await _status(reader) == b"431"
+        pass  # its answer may lie there all the same
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("head", "more"),
+    [
+        (b"GET /ok HTTP/1.1\r\nx: ", b"x" * 8192),
+        (b"GET /ok?", b"x" * 8192),
+        (b"GET /ok HTTP/1.1\r\n", b"name: value\r\n" * 600),
+        (b"", b"\r\n" * 4096),
+    ],
+    ids=["one field", "the path", "many fields", "empty lines"],
+)
+async def test_a_head_that_does_not_end_is_refused(
+    server: RunningServer, head: bytes, more: bytes
+) -> None:
+    with capture_logs() as logs:
+        said = await _flood(*await _sent(server, head), more)
+    assert said.startswith(b"HTTP/1.1 431 ") or not said  # cut before it was read
+    (refused,) = [log for log in logs if log["event"] == "request.head_refused"]
+    assert refused["status"].startswith("431")
+
+
+async def test_what_follows_a_body_in_chunks_is_bounded(server: RunningServer) -> None:
+    head = b"POST /threads HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+    reader, writer = await _sent(server, head, b"2\r\n{}\r\n0\r\nx: ")
+    with capture_logs() as logs:
+        await _flood(reader, writer, b"x" * 8192)
+    assert "request.head_refused" in [log["event"] for log in logs]
+
+
+@pytest.mark.parametrize("begun", [b"GET /ok HTTP/1.1\r\nhost: a", b"\r\n"])
+async def test_a_head_that_does_not_come_is_refused(fleet: Fleet, begun: bytes) -> None:
+    server = await fleet.server(request_seconds=0.2)
+    reader, writer = await _sent(server, begun)
+    assert await _status(reader) == b"408"
+    assert (await reader.read()).endswith(b"\r\n\r\n")
     writer.close()
 
 
-async def test_a_head_that_does_not_come_is_refused(fleet: Fleet) -> None:
+async def test_the_second_head_of_a_connection_is_awaited_in_the_same_way(
+    fleet: Fleet,
+) -> None:
     server = await fleet.server(request_seconds=0.2)
-    for begun in (b"", b"GET /ok HTTP/1.1\r\nhost: a"):
-        reader, writer = await _sent(server, begun)
-        assert await _status(reader) == b"408"
-        assert (await reader.read()).endswith(b"\r\n\r\n")
-        writer.close()
+    reader, writer = await _sent(server, b"GET /ok HTTP/1.1\r\nhost: a\r\n\r\n")
+    assert await _status(reader) == b"200"
+    await reader.readuntil(b"}")
+    writer.write(b"GET /ok HTTP/1.1\r\n")
+    rest = await reader.read()
+    assert rest.endswith(b"\r\n\r\n")
+    assert b"408" in rest
+    writer.close()
+
+
+async def test_an_answer_on_its_way_is_not_written_into(fleet: Fleet) -> None:
+    """The client has sent a part of its next request already."""
+    server = await fleet.server(request_seconds=0.2)
+    thread = (await server.http.post("/threads", json={})).json()["thread_id"]
+    said_by_user = b'{"messages": [{"role": "user", "content": "a"}], "user_id": "u"}'
+    body = b'{"assistant_id": "conversation", "input": ' + said_by_user + b"}"
+    head = (
+        f"POST /threads/{thread}/runs/wait HTTP/1.1\r\nhost: a\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    reader, writer = await _sent(server, head.encode(), body, b"GET /ok HT")
+    await asyncio.sleep(1)  # five times what a head may take
+    await fleet.worker()
+    assert await _status(reader) == b"200"
+    said = await reader.read()  # then the next one is waited for
+    before, _, after = said.partition(b"HTTP/1.1 ")
+    assert b"turn_count" in before
+    assert after.startswith(b"408 ")
+    writer.close()
 
 
 async def test_a_body_that_stops_is_refused(fleet: Fleet) -> None:
@@ -67,7 +124,8 @@ async def test_a_body_that_stops_is_refused(fleet: Fleet) -> None:
     head = b"POST /threads HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n"
     reader, writer = await _sent(server, head, b'{"metadata":')
     assert await _status(reader) == b"408"
-    assert b"THREADMILL_REQUEST_SECONDS" in await reader.readuntil(b"}")
+    said = await reader.read()  # and the connection ends
+    assert b"THREADMILL_REQUEST_SECONDS" in said
     writer.close()
 
 

@@ -68,9 +68,9 @@ SELECT now() AS at, (SELECT min(h.gc_epoch) FROM threadmill.head h
 -- name: require_same
 -- Comes after `hold`: what was named when the thread was looked at still is.
 SELECT threadmill.require(
-         EXISTS (SELECT FROM threadmill.head h
-                  WHERE h.tenant_id = %(tenant)s AND h.thread_id = %(thread)s
-                 HAVING min(h.gc_epoch) = %(epoch)s),
+         (SELECT min(h.gc_epoch) FROM threadmill.head h
+           WHERE h.tenant_id = %(tenant)s AND h.thread_id = %(thread)s)
+         IS NOT DISTINCT FROM %(epoch)s::bigint,
          'chunks_dropped', format('thread %%s was pruned meanwhile', %(thread)s::text))
 
 -- name: archived

@@ -87,8 +87,8 @@ class Home:
             try:
                 return future.result(self.wait_seconds)
             except FutureTimeoutError:
-                if future.done():
-                    raise
+                if future.done():  # meanwhile, or the work has raised this itself
+                    return future.result()
                 # Work may be many transactions, each with a limit of its own.
                 if self._goes_on():
                     continue

@@ -68,6 +68,8 @@ _log = structlog.get_logger(__name__)
 
 # Of the pause between attempts.
 _DOUBLINGS_MAX: Final = 6
+# Somebody has to make room: with five attempts there are five minutes for it.
+_FULL_FACTOR: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +195,8 @@ class Activate:
         except StoreReadOnly as error:
             # Reads go on, so nodes would run again and again for nothing.
             log.warning("attempt.store_read_only", error=str(error))
-            delay = pause * 2.0 ** min(claim.attempt, _DOUBLINGS_MAX)
+            doubled = 2.0 ** min(claim.attempt, _DOUBLINGS_MAX)
+            delay = _FULL_FACTOR * pause * doubled
             await self._give_back(held.fence, delay_seconds=delay, cause=named(error))
         except SetupError as error:
             log.error("attempt.not_here", error=str(error))  # noqa: TRY400 - it says all

@@ -26,7 +26,7 @@ from threadmill.domain.run import RunEvent
 from threadmill.engine.described import describe, spent
 from threadmill.engine.ready import hint_next
 from threadmill.engine.wire_json import encode
-from threadmill.errors import Error, LeaseLost
+from threadmill.errors import Error, LeaseLost, Unavailable
 from threadmill.stores.records import EXPIRIES, Ending, Lost, NewDeadLetter, Timer
 from threadmill.streams.base import NewEvent
 
@@ -180,14 +180,14 @@ class Sweep:
             some_left = len(due) == self._rules.chores
 
     async def _carry_out_chores(self, due: Sequence[Chore]) -> None:
-        """One after the other; gives up when several fail in a row."""
+        """One after the other; gives up where several in a row get no answer."""
         assert self._chunks is not None  # noqa: S101 - looked at by `run`
         failed = 0
         for chore in due:
             try:
                 await self._chunks.carry_out(chore)
             except Error as error:
-                failed += 1
+                failed += isinstance(error, Unavailable)
                 if failed == _FAILED_CHORES_MAX:
                     raise
                 _log.warning(

@@ -76,14 +76,10 @@ class Look:
 
     `status` is as of no later than `events` were read: once it is terminal, `events`
     and the looks that follow hold all that is left of the run.
-
-    Args:
-        end: the number of the thread's last event then, if the log itself was read.
     """
 
     status: RunStatus
     events: Sequence[Event]
-    end: int = 0
 
 
 class Stream(Protocol):

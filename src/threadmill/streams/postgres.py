@@ -61,14 +61,11 @@ class PostgresStream:
         async with self._database.tenant_tx(tenant, read_only=True) as tx:
             status = tx.add(STREAM.run_status, **run)
             events = tx.add(STREAM.read, after=after, limit=limit, **run)
-            last = tx.add(STREAM.stream_end, tenant=tenant, thread_id=thread_id)
         if status.one is None:
             msg = f"run {run_id} not found"
             raise NotFound(msg)
         return Look(
-            RunStatus(status.one["status"]),
-            [_event_of(row) for row in events.rows],
-            end=last.one["seq"] if last.one is not None else 0,
+            RunStatus(status.one["status"]), [_event_of(row) for row in events.rows]
         )
 
     async def end(self, tenant: str, thread_id: UUID) -> int:

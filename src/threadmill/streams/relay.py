@@ -81,14 +81,12 @@ class Tail:
         events: those that follow the number that was asked for, without a gap; of all
             runs.
         reaches: whether it has the log from that number on.
-        status: of the run that was asked for, if it is known to have ended.
-        last: the number of the last event that there was then.
+        status: of the run that was asked for, if it is said to have ended.
     """
 
     events: Sequence[Event] = field(default_factory=tuple)
     reaches: bool = False
     status: RunStatus | None = None
-    last: int = 0
 
 
 class Relay(Protocol):

@@ -1,15 +1,15 @@
 """A log that is read from its copy as far as that goes, and from PostgreSQL otherwise.
 
-The copy is never wrong, but it may be behind, or not there. So a run is looked at in
-PostgreSQL first, and again whenever the copy has had nothing new for a while; in
-between, its readers cost PostgreSQL nothing.
+The copy's events are never wrong, but it may be behind, or not there, and what it says
+of an end may be old. So a run is looked at in PostgreSQL first, again whenever the copy
+has had nothing new for a while, and once it is said to have ended; in between, its
+readers cost PostgreSQL nothing.
 """
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from threadmill.domain.run import RunStatus
@@ -24,19 +24,6 @@ if TYPE_CHECKING:
 
 # Runs that are followed at once in one process; a forgotten one costs a look.
 _REMEMBERED_MAX: Final = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What is known of a run that is followed.
-
-    Args:
-        at: when its log or its copy last had something to tell.
-        end: the number of the thread's last event when the log was last looked at.
-    """
-
-    at: float
-    end: int
 
 
 class RelayedStream:
@@ -61,7 +48,7 @@ class RelayedStream:
         self._relay = relay
         self._trust_seconds = trust_seconds
         self._clock = clock
-        self._seen: OrderedDict[tuple[str, UUID, UUID], _Seen] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, UUID, UUID], float] = OrderedDict()
 
     async def read(
         self,
@@ -86,29 +73,26 @@ class RelayedStream:
     ) -> Look:
         """See `Stream.look`."""
         key = (tenant, thread_id, run_id)
-        seen = self._seen.get(key)
-        if seen is not None and self._clock() < seen.at + self._trust_seconds:
+        if self._clock() < self._seen.get(key, 0.0) + self._trust_seconds:
             tail = await self._relay.tail(
                 tenant, thread_id, run_id, after=after, limit=limit
             )
-            mine = [event for event in tail.events if event.run_id == run_id]
-            if tail.reaches and mine:
-                self._remember(key, seen.end)
-                # Not before the last event that there was when the run ended; and an
-                # end that came before the log was looked at is another life's of a
-                # run that was redriven.
-                has_ended = seen.end < tail.last <= tail.events[-1].seq
-                return Look((has_ended and tail.status) or RunStatus.RUNNING, mine)
-            if tail.reaches and tail.status is None and not tail.events:
-                return Look(RunStatus.RUNNING, ())
+            # An end is a reason to look: events before it may be on their way still,
+            # and it may be that of an earlier life of a run that was redriven.
+            if tail.reaches and tail.status is None:
+                mine = [event for event in tail.events if event.run_id == run_id]
+                if mine:
+                    self._remember(key)
+                if mine or not tail.events:
+                    return Look(RunStatus.RUNNING, mine)
         look = await self._stream.look(
             tenant, thread_id, run_id, after=after, limit=limit
         )
-        self._remember(key, look.end)
+        self._remember(key)
         return look
 
-    def _remember(self, key: tuple[str, UUID, UUID], end: int) -> None:
-        self._seen[key] = _Seen(self._clock(), end)
+    def _remember(self, key: tuple[str, UUID, UUID]) -> None:
+        self._seen[key] = self._clock()
         self._seen.move_to_end(key)
         while len(self._seen) > _REMEMBERED_MAX:
             self._seen.popitem(last=False)

@@ -38,8 +38,13 @@ if TYPE_CHECKING:
     from threadmill.drivers.postgres.sql import Query
 
 _SQL = Queries(__package__, "database.sql")
-# A migration has changed what a prepared statement returns, or a pooler has lost it.
-_STALE = (pg.FeatureNotSupported, pg.InvalidSqlStatementName)
+# A migration has changed what a prepared statement returns, or a pooler has lost it; or
+# the server has become a standby.
+_STALE = (
+    pg.FeatureNotSupported,
+    pg.InvalidSqlStatementName,
+    pg.ReadOnlySqlTransaction,
+)
 # A server whose client is unreachable gives up its locks within some 16 seconds.
 _SERVER_KEEPALIVES = {
     "tcp_keepalives_idle": 10,

@@ -96,7 +96,7 @@ _TABLE: Final[Sequence[tuple[tuple[type[psycopg.Error], ...], _Translation]]] = 
     (
         (pg.ReadOnlySqlTransaction,),
         lambda _: errors.StoreUnavailable(
-            "the database takes no writes: DATABASE_URI leads to a standby"
+            "the database takes no writes: it is a standby, or was told so"
         ),
     ),
     ((pg.ForeignKeyViolation,), _absent),

@@ -189,7 +189,8 @@ class Share:
             self._refuse(stays)
         elif len(tasks) == 1 or self._replays:
             # An older checkpoint's tasks stay together: somebody must have all labels.
-            needed = {label for task in tasks for label in self._labels_of(task)}
+            nodes = [task for task in tasks if not is_handler(task.path)]
+            needed = {label for task in nodes for label in self._labels_of(task)}
             self.needs = sorted(needed)
             self._park()
         else:

@@ -41,7 +41,8 @@ _log = structlog.get_logger(__name__)
 RENEWAL = Queries(__package__, "renewal.sql")
 _RECONNECT_SECONDS: Final = 0.1
 _STOP_SECONDS: Final = 5.0
-# By then everybody whose session broke has tried again; see `Outage`.
+# Everybody who knows that his session broke has tried again by then; see `Outage`. Who
+# does not know it yet may be taken for dead: longer would be felt at every start.
 _BACK_SECONDS: Final = 3.0
 
 OnRenewed = Callable[[float, Sequence[Claim]], None]
@@ -126,6 +127,7 @@ class RenewalThread:
                 except Exception:  # noqa: BLE001 - it would end the thread
                     # A process that no longer renews would go on claiming.
                     _log.exception("renewal.crashed")
+                    self._broken_at = time.monotonic()
                     self._ended.wait(_RECONNECT_SECONDS)
 
     def _hold_session(self) -> None:

@@ -108,12 +108,11 @@ class RedisRelay:
         if found is None:
             return Tail()
         reaches, ended, entries = found
-        last, _, status = ended.decode().partition(" ")
+        _, _, status = ended.decode().partition(" ")
         return Tail(
             [_event_of(id_, fields) for id_, fields in entries],
             reaches=bool(reaches),
             status=RunStatus(status) if status else None,
-            last=int(last or 0),
         )
 
     async def _ask(self, script: Any, keys: list[str], *args: Any) -> Any:

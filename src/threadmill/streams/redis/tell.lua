@@ -46,6 +46,11 @@ if count > 0 then
   end
   redis.call('PEXPIRE', stream, ttl)
 end
+-- What comes after the end of a run is another life of it: it was redriven.
+local ended = redis.call('HGET', ends, run)
+if ended and count > 0 and first > tonumber(ended:match('^%d+')) then
+  redis.call('HDEL', ends, run)
+end
 if status ~= '' then
   -- Who follows one that is forgotten asks the log.
   if redis.call('HLEN', ends) >= 1000 then redis.call('UNLINK', ends) end

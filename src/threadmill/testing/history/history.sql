@@ -15,7 +15,7 @@ SELECT thread_id::text AS thread, status, holder::text AS holder
 SELECT r.thread_id::text AS thread, r.run_id::text AS id, r.seq, r.status,
        r.kwargs #>> '{checkpoint,checkpoint_id}' IS NOT NULL AS forks,
        r.status = 'pending' AND r.not_before > now() AS scheduled,
-       r.started_at IS NOT NULL AS begun,
+       r.started_at IS NOT NULL OR r.attempt > 0 AS begun,
        d.run_id IS NOT NULL AS dead_letter
   FROM threadmill.run r
   LEFT JOIN threadmill.dead_letter d
