@@ -53,9 +53,6 @@ def answer(error: errors.Error) -> Response:
     headers = {}
     if isinstance(error, errors.LimitExceeded | errors.Unavailable):
         headers["Retry-After"] = str(ceil(error.retry_after_seconds))
-    if isinstance(error, errors.PayloadTooLarge | errors.RequestTooSlow):
-        # What is left of the body would be taken for the next request.
-        headers["Connection"] = "close"
     return detail(status_of(type(error)), told(error), headers)
 
 

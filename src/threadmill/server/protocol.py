@@ -64,7 +64,10 @@ class BoundedHeads(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Counts what the parser holds back."""
+        """Counts what the parser holds back.
+
+        The rest of a body whose request was answered has as long as a head.
+        """
         self._unparsed_bytes += len(data)
         if not self._has_begun and not self._answers():
             self._begin()
