@@ -14,6 +14,8 @@ from chaos.services import SERVICES, Service
 from tests.acceptance.verify import settle, verify
 from tests.fixtures.cluster import Cluster, send, send_somewhere
 
+_CALM_SECONDS = 0.25
+
 pytestmark = pytest.mark.timeout(400)
 
 NewService = Callable[[str], Service]
@@ -64,7 +66,8 @@ async def test_a_broker_that_dies_in_mid_load_loses_nothing_and_is_found_again(
             thread, message = str(uuid4()), f"c{number}-{len(sent)}"
             sent[thread] = [message]
             await send_somewhere(cluster, thread, message)
-            await asyncio.sleep(POLL_SECONDS)
+            # Some services start slowly, and every message is verified.
+            await asyncio.sleep(_CALM_SECONDS)
 
     clients = [asyncio.create_task(client(number)) for number in range(2)]
     await _until_more(sent, 10)
