@@ -81,10 +81,7 @@ async def test_a_thread_that_redis_has_forgotten_does_not_begin_anew(
     await _told(cluster, thread, "before")
     with private_redis.connection() as connection:
         connection.flushall()
-    async with cluster.client() as client:
-        with pytest.raises(APIStatusError) as refused:
-            await client.threads.get_state(thread)
-    assert refused.value.response.status_code == httpx.codes.GONE
+    await _is_told_as_gone(cluster, thread)
     await _told(cluster, thread, "after")
     (run, lost) = await _runs(cluster, thread)
     assert (run["status"], lost["status"]) == ("success", "error")
@@ -110,10 +107,7 @@ async def test_a_failover_loses_what_the_replica_did_not_have_and_says_so(
     await _told(cluster, copied, "after")
     await _told(cluster, later, "hello")
     await verify(cluster, {copied: ["before", "after"], later: ["hello"]})
-    async with cluster.client() as client:
-        with pytest.raises(APIStatusError) as refused:
-            await client.threads.get_state(not_copied)
-    assert refused.value.response.status_code == httpx.codes.GONE
+    await _is_told_as_gone(cluster, not_copied)
     await _told(cluster, not_copied, "after")
     (_, lost) = await _runs(cluster, not_copied)
     assert (lost["status"], lost["error"]["error"]) == ("error", "StateLost")
@@ -147,6 +141,13 @@ async def test_what_was_archived_outlives_redis(
     async with httpx.AsyncClient() as client:
         metrics = await client.get(f"{cluster.servers[0].url}/metrics")
     assert "threadmill_archive_behind_seconds" in metrics.text
+
+
+async def _is_told_as_gone(cluster: Cluster, thread: str) -> None:
+    async with cluster.client() as client:
+        with pytest.raises(APIStatusError) as refused:
+            await client.threads.get_state(thread)
+    assert refused.value.response.status_code == httpx.codes.GONE
 
 
 async def _told(cluster: Cluster, thread: str, message: str) -> None:
