@@ -182,8 +182,8 @@ class Settings(BaseSettings):
         Env("BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS"),
         Field(ge=0, le=_LONG_SECONDS_MAX, allow_inf_nan=False),
     ] = 180
-    """How long a draining process lets nodes finish before it hands over. Give the
-    orchestrator at least as long before it kills.
+    """Within this a draining process exits (5 s at least). Nodes may finish until 5 s
+    before (or a quarter of it, if that is less); then it hands over what is left.
     """
 
     stream_ttl_seconds: Annotated[_LongSeconds, Env("RESUMABLE_STREAM_TTL_SECONDS")] = (

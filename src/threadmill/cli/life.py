@@ -25,13 +25,12 @@ from typing import Final, NoReturn
 import structlog
 
 from threadmill.cli.console import complain
+from threadmill.domain.draining import exit_seconds
 from threadmill.errors import Error
 
 _log = structlog.get_logger(__name__)
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-# On top of the grace: what a drain hands back, and closing connections.
-_MARGIN_SECONDS: Final = 15.0
 THREADS_SECONDS: Final = 2.0
 _LAST_LINE_SECONDS: Final = 0.5
 _THREADS: Final = "threads are still running"
@@ -43,7 +42,7 @@ class Stop:
     Until `heeded`, being asked cancels the start-up: there is nothing to drain.
 
     Args:
-        grace_seconds: how long a drain takes at most.
+        grace_seconds: how long a drain takes at most; see `exit_seconds`.
     """
 
     def __init__(self, *, grace_seconds: float) -> None:
@@ -54,7 +53,7 @@ class Stop:
         # Made now: a signal may come while this very thread starts another one.
         self._draining = threading.Event()
         end_within(
-            grace_seconds + _MARGIN_SECONDS,
+            exit_seconds(grace_seconds),
             1,
             why="it did not drain in time",
             after=self._draining,

@@ -21,6 +21,7 @@ from threadmill.composition import (
     new_member,
     open_core,
 )
+from threadmill.domain.draining import work_seconds
 from threadmill.engine.activation.selftest import self_test
 from threadmill.errors import InvariantViolated
 from threadmill.server.app import create_app
@@ -113,7 +114,7 @@ def _parts(
             RequestLog(create_app(services, plan.settings)),
             listener=plan.api,
             drain=services.drain,
-            grace_seconds=plan.settings.drain_grace_seconds,
+            grace_seconds=work_seconds(plan.settings.drain_grace_seconds),
             request_seconds=plan.settings.request_seconds,
         )
         parts.append(_Part("server", http.run, http.stop, http.started))

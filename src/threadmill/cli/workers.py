@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from threadmill.operations import Operations
     from threadmill.stores.operations import MemberState
 
-# On top of the grace: what a drain hands back, and the last renewal before it.
+# On top of the grace: until the process learns of it, and until it is seen gone.
 _MARGIN_SECONDS: Final = 30.0
 _LOOK_SECONDS: Final = 0.25
 

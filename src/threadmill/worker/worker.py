@@ -18,6 +18,7 @@ from uuid import UUID
 
 import structlog
 
+from threadmill.domain.draining import work_seconds
 from threadmill.engine.activate import Attempt, by_run, fence_of
 from threadmill.engine.activation.stop import Stop, StopReason
 from threadmill.errors import Error
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _WATCH_SECONDS: Final = 0.25
-_HAND_BACK_SECONDS: Final = 5.0
+_HAND_BACK_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class WorkerRules:
         slots: activations at once.
         poll_seconds: the longest between two looks without a hint.
         retry_seconds: pause after the store did not answer.
-        grace_seconds: how long a drain lets nodes finish.
+        grace_seconds: how long a drain takes; see `work_seconds`.
         desk: how much of the worker one attempt may have.
     """
 
@@ -342,7 +343,7 @@ class Worker:
 
     async def _hand_back(self) -> None:
         """Lets attempts leave by themselves, then hands back what is left."""
-        await self._wait_for_attempts(self._rules.grace_seconds)
+        await self._wait_for_attempts(work_seconds(self._rules.grace_seconds))
         for attempt in list(self._attempts):
             attempt.stop.request(StopReason.DRAIN)
         await self._wait_for_attempts(_HAND_BACK_SECONDS)
