@@ -52,6 +52,9 @@ _SERVER_KEEPALIVES = {
     "tcp_keepalives_count": 3,
     "tcp_user_timeout": 16_000,
 }
+# Every statement has an index to go by (there is a test), and its plan is kept. A plan
+# made while a table was empty would go on reading all of it when it has filled.
+_PLANNING = {"enable_seqscan": "off", "jit": "off"}
 # The first version that knows the setting.
 _TRANSACTION_TIMEOUT = 170000
 _CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
@@ -138,7 +141,7 @@ class Database:
     ) -> None:
         self.limits = limits
         self._conninfo = connection_info(
-            uri, name=name, limits=limits, session_timeouts=prepare
+            uri, name=name, limits=limits, session_settings=prepare
         )
         self._recheck: asyncio.Task[None] | None = None
         # Behind a transaction pooler a session's settings are somebody else's too.
@@ -284,7 +287,7 @@ def _timeouts(limits: Limits) -> dict[str, str]:
 
 
 def connection_info(
-    uri: str, *, name: str, limits: Limits, session_timeouts: bool = False
+    uri: str, *, name: str, limits: Limits, session_settings: bool = False
 ) -> str:
     """`uri` with the timeouts that keep a connection from hanging.
 
@@ -292,7 +295,8 @@ def connection_info(
         uri: a libpq URI or conninfo.
         name: shown as `application_name`.
         limits: the bounds.
-        session_timeouts: whether statements are bounded by the session's settings.
+        session_settings: whether the session's settings bound statements and guide
+            their planning.
 
     Raises:
         StoreUnavailable: the URI cannot be parsed (its text is not repeated).
@@ -300,13 +304,13 @@ def connection_info(
     if is_misread(uri):
         msg = "the URI of the database can be misread; percent-encode its password"
         raise StoreUnavailable(msg)
-    session = {**_timeouts(limits), **_SERVER_KEEPALIVES}
+    session = {**_timeouts(limits), **_SERVER_KEEPALIVES, **_PLANNING}
     options = "".join(f" -c {k}={v}" for k, v in session.items())
     try:
         given = conninfo_to_dict(uri).get("options") or ""
         return make_conninfo(
             uri,
-            options=f"{given}{options if session_timeouts else ''}".strip() or None,
+            options=f"{given}{options if session_settings else ''}".strip() or None,
             application_name=name,
             connect_timeout=max(2, round(limits.connect_timeout_seconds)),
             keepalives=1,

@@ -14,12 +14,10 @@ WITH l AS (
              AND c.run_id = r.run_id)
     FROM threadmill.run r
    WHERE r.tenant_id = %(tenant)s AND r.run_id = %(run_id)s
-  RETURNING thread_id
+  RETURNING thread_id::text AS ref
 )
-DELETE FROM threadmill.timer t
- USING l
- WHERE t.tenant_id = %(tenant)s AND t.kind = 'drop_thread'
-   AND t.ref = l.thread_id::text
+DELETE FROM threadmill.timer
+ WHERE tenant_id = %(tenant)s AND kind = 'drop_thread' AND ref = (SELECT ref FROM l)
 
 -- name: list
 -- Walks the index dead_letter_by_time.
@@ -57,7 +55,7 @@ SELECT threadmill.require(d.run_id IS NOT NULL, 'not_found',
        threadmill.require(r.status = ANY (%(sources)s), 'conflict',
                           format('a run that is %%s cannot be redriven', r.status)),
        threadmill.require(
-         was.fresh OR h.checkpoint_id IS NOT DISTINCT FROM r.end_checkpoint,
+         was.fresh OR was.head IS NOT DISTINCT FROM r.end_checkpoint,
          'conflict',
          format('the thread has gone on since the run ended; start a run from '
                 'checkpoint %%s to go on from where it stopped, or send the message '
@@ -87,10 +85,11 @@ SELECT threadmill.require(d.run_id IS NOT NULL, 'not_found',
     ON d.tenant_id = r.tenant_id AND d.run_id = r.run_id
   LEFT JOIN threadmill.thread t
     ON t.tenant_id = r.tenant_id AND t.thread_id = r.thread_id
-  LEFT JOIN threadmill.head h
-    ON h.tenant_id = r.tenant_id AND h.thread_id = r.thread_id::text AND h.ns = ''
   CROSS JOIN LATERAL (
-    SELECT NOT EXISTS (
+    SELECT (SELECT h.checkpoint_id FROM threadmill.head h
+             WHERE h.tenant_id = r.tenant_id AND h.thread_id = r.thread_id::text
+               AND h.ns = '') AS head,
+           NOT EXISTS (
              SELECT FROM threadmill.checkpoint c
               WHERE c.tenant_id = r.tenant_id AND c.run_id = r.run_id)
            AND d.checkpoint_id IS NULL

@@ -257,12 +257,14 @@ def add_begin(tx: Transaction, claim: Claim) -> Result:
         return tx.add(
             DISPATCH.begin_tasks,
             activation_id=claim.activation_id,
+            thread_id=claim.thread_id,
             status=target(RunEvent.CLAIM).value,
             **run,
         )
     return tx.add(
         DISPATCH.begin,
         activation_id=claim.activation_id,
+        thread_id=claim.thread_id,
         claim_attempt=claim.attempt,
         target=target(RunEvent.CLAIM).value,
         sources=[status.value for status in sources(RunEvent.CLAIM)],

@@ -35,17 +35,19 @@ SELECT threadmill.require(EXISTS (SELECT FROM f), 'lease_lost')
 -- A hand-over between supersteps is not a new attempt: only a first claim of the
 -- run and a claim after a loss are. The run starts at the head, or at the checkpoint
 -- that it forks from.
-WITH start AS (
-  SELECT h.checkpoint_id, (c.metadata ->> 'step')::integer AS step
-    FROM threadmill.run r
-    LEFT JOIN threadmill.head h
-      ON h.tenant_id = r.tenant_id AND h.thread_id = r.thread_id::text AND h.ns = ''
-    LEFT JOIN threadmill.checkpoint c
-      ON c.tenant_id = h.tenant_id AND c.thread_id = h.thread_id AND c.ns = h.ns
-     AND c.checkpoint_id = coalesce(r.kwargs #>> '{checkpoint,checkpoint_id}',
-                                    h.checkpoint_id)
-   WHERE r.tenant_id = %(tenant)s AND r.run_id = %(run_id)s
-     AND r.status = 'pending'
+WITH r AS MATERIALIZED (
+  SELECT kwargs #>> '{checkpoint,checkpoint_id}' AS forks_from,
+         (SELECT h.checkpoint_id FROM threadmill.head h
+           WHERE h.tenant_id = %(tenant)s AND h.thread_id = %(thread_id)s::uuid::text
+             AND h.ns = '') AS head
+    FROM threadmill.run
+   WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
+), start AS MATERIALIZED (
+  SELECT r.head AS checkpoint_id,
+         (SELECT (c.metadata ->> 'step')::integer FROM threadmill.checkpoint c
+           WHERE c.tenant_id = %(tenant)s AND c.thread_id = %(thread_id)s::uuid::text
+             AND c.ns = '' AND c.checkpoint_id = coalesce(r.forks_from, r.head)) AS step
+    FROM r
 )
 UPDATE threadmill.run
    SET status = %(target)s, updated_at = now(),
@@ -63,7 +65,8 @@ UPDATE threadmill.run
 RETURNING *, extract(epoch FROM clock_timestamp() - started_at)::float8
              AS running_seconds,
           (SELECT a.cause FROM threadmill.activation a
-            WHERE a.tenant_id = %(tenant)s AND a.activation_id = %(activation_id)s)
+            WHERE a.tenant_id = %(tenant)s AND a.activation_id = %(activation_id)s
+              AND a.thread_id = %(thread_id)s)
           AS lost_by
 
 -- name: look
@@ -80,11 +83,11 @@ SELECT r.*, extract(epoch FROM clock_timestamp() - r.started_at)::float8
        (SELECT format('in node %%s, %%s', a.node, a.cause)
           FROM threadmill.activation a
          WHERE a.tenant_id = %(tenant)s AND a.activation_id = %(activation_id)s
-           AND a.cause IS NOT NULL) AS lost_by
+           AND a.thread_id = %(thread_id)s AND a.cause IS NOT NULL) AS lost_by
   FROM threadmill.run r
   JOIN threadmill.superstep s ON s.tenant_id = r.tenant_id AND s.run_id = r.run_id
-  JOIN threadmill.head h ON h.tenant_id = r.tenant_id
-   AND h.thread_id = r.thread_id::text AND h.ns = '' AND h.checkpoint_id = s.checkpoint_id
+  JOIN threadmill.head h ON h.checkpoint_id = s.checkpoint_id
+   AND h.tenant_id = %(tenant)s AND h.thread_id = %(thread_id)s::uuid::text AND h.ns = ''
  WHERE r.tenant_id = %(tenant)s AND r.run_id = %(run_id)s AND r.status = %(status)s
 
 -- name: count_attempt
@@ -102,7 +105,8 @@ WITH held AS MATERIALIZED (
 ), gone AS (
   DELETE FROM threadmill.activation a
    USING held
-   WHERE a.tenant_id = %(tenant)s AND a.activation_id = held.activation_id
+   WHERE a.tenant_id = %(tenant)s AND a.run_id = %(run_id)s
+     AND a.activation_id = held.activation_id
   RETURNING a.activation_id, a.token, a.state = 'leased'
             AND a.activation_id <> ALL (%(ids)s::uuid[]) AS stops
 )
@@ -122,6 +126,7 @@ WITH held AS MATERIALIZED (
     JOIN unnest(%(ids)s::uuid[], %(tokens)s::bigint[]) AS n (id, token)
       ON a.activation_id = n.id AND a.token = n.token
    WHERE a.tenant_id = %(tenant)s AND a.thread_id = %(thread_id)s AND a.state = 'leased'
+     AND a.activation_id = ANY (%(ids)s::uuid[])
    ORDER BY a.activation_id
      FOR UPDATE OF a
 )

@@ -71,11 +71,10 @@ DELETE FROM threadmill.stream
  WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
 
 -- name: timers
-DELETE FROM threadmill.timer t
- USING threadmill.run r
- WHERE r.tenant_id = %(tenant)s AND r.thread_id = %(thread_id)s
-   AND t.tenant_id = %(tenant)s AND t.kind IN ('promote', 'drop_events')
-   AND t.ref = r.run_id::text
+DELETE FROM threadmill.timer
+ WHERE tenant_id = %(tenant)s AND kind IN ('promote', 'drop_events')
+   AND ref = ANY (ARRAY (SELECT r.run_id::text FROM threadmill.run r
+                          WHERE r.tenant_id = %(tenant)s AND r.thread_id = %(thread_id)s))
 
 -- name: thread
 DELETE FROM threadmill.thread

@@ -5,7 +5,10 @@
 -- no change of the state.
 SELECT r.run_id, r.thread_id, r.graph_id, r.status, r.not_before, r.finished_at, r.error,
        r.status = 'success' AND t.status = 'interrupted'
-         AND r.end_checkpoint IS NOT DISTINCT FROM h.checkpoint_id
+         AND r.end_checkpoint IS NOT DISTINCT FROM (
+           SELECT h.checkpoint_id FROM threadmill.head h
+            WHERE h.tenant_id = r.tenant_id AND h.thread_id = r.thread_id::text
+              AND h.ns = '')
          AND NOT EXISTS (
            SELECT FROM threadmill.run later
             WHERE later.tenant_id = r.tenant_id AND later.thread_id = r.thread_id
@@ -22,8 +25,6 @@ SELECT r.run_id, r.thread_id, r.graph_id, r.status, r.not_before, r.finished_at,
   FROM threadmill.run r
   JOIN threadmill.thread t
     ON t.tenant_id = r.tenant_id AND t.thread_id = r.thread_id
-  LEFT JOIN threadmill.head h
-    ON h.tenant_id = r.tenant_id AND h.thread_id = r.thread_id::text AND h.ns = ''
  WHERE r.tenant_id = %(tenant)s AND r.run_id = %(run_id)s
 
 -- name: work

@@ -206,20 +206,18 @@ WITH r AS (
   DELETE FROM threadmill.run
    WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
      AND run_id = %(run_id)s AND status NOT IN ('pending', 'running')
-  RETURNING run_id
+  RETURNING run_id, run_id::text AS ref
 ), e AS (
   DELETE FROM threadmill.event e
    USING r
    WHERE e.tenant_id = %(tenant)s AND e.thread_id = %(thread_id)s
      AND e.run_id = r.run_id
 ), t AS (
-  DELETE FROM threadmill.timer t
-   USING r
-   WHERE t.tenant_id = %(tenant)s AND t.kind = 'drop_events' AND t.ref = r.run_id::text
+  DELETE FROM threadmill.timer
+   WHERE tenant_id = %(tenant)s AND kind = 'drop_events' AND ref = (SELECT ref FROM r)
 ), l AS (
-  DELETE FROM threadmill.dead_letter l
-   USING r
-   WHERE l.tenant_id = %(tenant)s AND l.run_id = r.run_id
+  DELETE FROM threadmill.dead_letter
+   WHERE tenant_id = %(tenant)s AND run_id = (SELECT run_id FROM r)
 )
 SELECT threadmill.require(EXISTS (SELECT FROM r), 'conflict',
                           'the run is pending or running; cancel it first')
