@@ -75,6 +75,35 @@ async def test_another_tenants_thread_is_not_there(keeping: Keeping) -> None:
     assert len(await keeping.left(thread_id)) == 2
 
 
+@pytest.mark.parametrize(
+    ("event", "left"),
+    [
+        (RunEvent.SUCCEED, {"", "agent"}),
+        (RunEvent.PAUSE, {"", "agent", "part:t1", "part:t1|deep:t2"}),
+        (RunEvent.FAIL, {"", "agent", "part:t1", "part:t1|deep:t2"}),
+    ],
+)
+async def test_what_single_calls_of_subgraphs_had_goes_once_nothing_goes_on(
+    keeping: Keeping, event: RunEvent, left: set[str]
+) -> None:
+    thread_id = await keeping.thread(2)
+    for ns in ("agent", "part:t1", "part:t1|deep:t2"):
+        for n in range(2):
+            commit = Commit(puts=(put(f"s{n}", ns=ns, text=f"{ns}{n}{LONG}"),))
+            await keeping.store.checkpoints.commit(TENANT, str(thread_id), commit)
+    await keeping.store.accept(thread_id)
+    fence, _ = await keeping.store.begin()
+    error = {"message": "no"} if event is RunEvent.FAIL else None
+    await keeping.store.finish(fence, event, error=error)
+    foreseen = await keeping.pruning.weigh(TENANT, thread_id, KEEP)
+    freed = await keeping.pruning.prune(TENANT, thread_id, KEEP)
+    assert freed == foreseen
+    assert freed is not None
+    assert freed.checkpoints == 2 + 6 - len(left)
+    for table in ("head", "checkpoint"):
+        assert await keeping.namespaces(table, thread_id) == left
+
+
 # ------------------------------------------------------------ what is left alone
 
 

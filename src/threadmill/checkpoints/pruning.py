@@ -4,6 +4,9 @@ Each thread is one transaction (a long history several), which first locks the t
 row, as accepting does, and then sees that nothing happens on it. So a run is accepted
 either before, and the thread is left alone, or after, and finds the head where it was.
 Heads are compared as well: who writes to a thread without a run takes no such lock.
+
+LangGraph gives each call of a subgraph a namespace with a head of its own, for the task
+that calls it. Once the thread's last run is over, no such task is left: these go too.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import structlog
 
 from threadmill.checkpoints.upkeep import (
     PRUNE_MAX,
+    Kept,
     Upkeep,
     add_keep_latest,
     add_weigh,
@@ -85,7 +89,7 @@ class PostgresPruning:
     async def _keep_latest(
         self, tenant: str, thread_id: UUID, as_of: datetime | None
     ) -> Freed:
-        kept = await self._upkeep.kept(tenant, str(thread_id))
+        kept = await self._kept(tenant, thread_id)
         async with self._database.tenant_tx(tenant) as tx:
             _require_rest(tx, thread_id, as_of, delete=False)
             gone, dropped = add_keep_latest(tx, str(thread_id), kept)
@@ -98,6 +102,13 @@ class PostgresPruning:
         row = gone.rows[0]
         return Freed(0, row["checkpoints"], row["bytes"] + dropped.rows[0]["bytes"])
 
+    async def _kept(self, tenant: str, thread_id: UUID) -> Kept:
+        """A run that begins after this look moves a head, or ends as this one did."""
+        async with self._database.tenant_tx(tenant, read_only=True) as tx:
+            found = tx.add(SQL.is_over, tenant=tenant, thread_id=thread_id)
+        is_over = found.one is not None and bool(found.one["is_over"])
+        return await self._upkeep.kept(tenant, str(thread_id), is_over=is_over)
+
     async def weigh(
         self, tenant: str, thread_id: UUID, strategy: Strategy
     ) -> Freed | None:
@@ -108,7 +119,7 @@ class PostgresPruning:
                 found = tx.add(THREADS.get, **where)
                 held = tx.add(SQL.weigh, **where)
         else:
-            kept = await self._upkeep.kept(tenant, str(thread_id))
+            kept = await self._kept(tenant, thread_id)
             async with self._database.tenant_tx(tenant, read_only=True) as tx:
                 found = tx.add(THREADS.get, **where)
                 held = add_weigh(tx, str(thread_id), kept)

@@ -31,6 +31,17 @@ SELECT threadmill.require(
   FROM threadmill.thread t
  WHERE t.tenant_id = %(tenant)s AND t.thread_id = %(thread_id)s::uuid
 
+-- name: is_over
+-- Whether nothing of the thread goes on where it is: its last run has ended with success,
+-- and asked nobody anything.
+SELECT t.status = 'idle' AND 'success' = (
+         SELECT r.status FROM threadmill.run r
+          WHERE r.tenant_id = %(tenant)s AND r.thread_id = %(thread_id)s::uuid
+          ORDER BY r.seq DESC
+          LIMIT 1) AS is_over
+  FROM threadmill.thread t
+ WHERE t.tenant_id = %(tenant)s AND t.thread_id = %(thread_id)s::uuid
+
 -- name: pruned
 -- Comes last, once nothing more is left than was to be kept. No change of the thread:
 -- what counts from its last one goes on counting.

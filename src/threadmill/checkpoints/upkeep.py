@@ -36,6 +36,8 @@ STRATEGIES = ("keep_latest", "delete")
 _TRIES = 5
 # Chunks; each may be as large as the state.
 _COPIED_AT_ONCE = 16
+# Between a node and its task, in LangGraph's names of namespaces.
+_TASK_SEPARATOR = ":"
 # Checkpoints that one transaction deletes at most: it holds the thread for as long.
 PRUNE_MAX = 2000
 
@@ -46,7 +48,8 @@ class Kept:
 
     Args:
         heads: (namespace, checkpoint) of each head.
-        checkpoints: these, and the ancestors from which their channels are rebuilt.
+        checkpoints: those of these that stay, and the ancestors from which their
+            channels are rebuilt.
     """
 
     heads: Sequence[tuple[str, str]]
@@ -182,8 +185,15 @@ class Upkeep:
             else:
                 return
 
-    async def kept(self, tenant: str, thread_id: str) -> Kept:
-        """What `keep_latest` would leave of the thread now."""
+    async def kept(self, tenant: str, thread_id: str, *, is_over: bool = False) -> Kept:
+        """What `keep_latest` would leave of the thread now.
+
+        Args:
+            tenant: whose thread.
+            thread_id: which one.
+            is_over: no task of it is left, so nothing of a namespace that belongs to
+                one is needed.
+        """
         async with self._database.tenant_tx(tenant, read_only=True) as tx:
             heads = tx.add(SQL.heads, tenant=tenant, thread=thread_id)
         return Kept(
@@ -191,6 +201,7 @@ class Upkeep:
             [
                 kept
                 for head in heads.rows
+                if not (is_over and _TASK_SEPARATOR in head["ns"])
                 for kept in await self._kept(tenant, thread_id, head)
             ],
         )
@@ -237,6 +248,7 @@ def add_keep_latest(
         ids=[id_ for _, id_ in kept.heads],
     )
     gone = tx.add(SQL.prune, **key, **kept.params, limit=PRUNE_MAX)
+    tx.add(SQL.drop_empty_heads, **key)
     tx.add(SQL.cut_parents, **key)
     return gone, _drop_unused_chunks(tx, tx.tenant, thread_id)
 
