@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import psycopg
 import pytest
 
-from threadmill.drivers.postgres.database import Database, Limits
+from threadmill.drivers.postgres.database import Database, Limits, connection_info
 from threadmill.drivers.postgres.sql import Query
 from threadmill.errors import (
     Error,
@@ -171,3 +172,20 @@ async def test_a_result_is_not_read_before_its_commit(database: Database) -> Non
     with pytest.raises(InvariantViolated, match="inside"):
         async with database.tenant_tx("acme") as tx:
             _ = tx.add(COUNT).rows
+
+
+async def test_a_session_goes_by_indexes(database: Database) -> None:
+    names = ["enable_seqscan", "jit"]
+    query = b"SELECT current_setting(n) AS v FROM unnest(%(names)s::text[]) AS n"
+    async with database.tenant_tx("acme") as tx:
+        shown = tx.add(Query("shown", query), names=names)
+    assert [row["v"] for row in shown.rows] == ["off", "off"]
+
+
+def test_a_server_gives_its_client_up_as_soon_as_the_client_does() -> None:
+    """Till then it holds the locks of a commit that was cut in half."""
+    limits = Limits(tcp_user_timeout_seconds=5)
+    info = connection_info("host=h", name="", limits=limits, session_settings=True)
+    assert "tcp_user_timeout=5000" in info
+    probes = re.findall(r"tcp_keepalives_(?:idle|count)=(\d+)", info)
+    assert sum(map(int, probes)) == 5

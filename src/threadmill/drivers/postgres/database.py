@@ -45,13 +45,6 @@ _STALE = (
     pg.InvalidSqlStatementName,
     pg.ReadOnlySqlTransaction,
 )
-# A server whose client is unreachable gives up its locks within some 16 seconds.
-_SERVER_KEEPALIVES = {
-    "tcp_keepalives_idle": 10,
-    "tcp_keepalives_interval": 2,
-    "tcp_keepalives_count": 3,
-    "tcp_user_timeout": 16_000,
-}
 # Every statement has an index to go by (there is a test), and its plan is kept. A plan
 # made while a table was empty would go on reading all of it when it has filled.
 _PLANNING = {"enable_seqscan": "off", "jit": "off"}
@@ -286,6 +279,21 @@ def _timeouts(limits: Limits) -> dict[str, str]:
     }
 
 
+def _keepalives(limits: Limits) -> dict[str, str]:
+    """A server gives up the locks of a client that it cannot reach any more.
+
+    As soon as the client gives up: others take over when its lease ends, and must not
+    wait longer than that for a commit that was cut in half.
+    """
+    seconds = max(2, round(limits.tcp_user_timeout_seconds))
+    return {
+        "tcp_keepalives_idle": f"{seconds // 2}",
+        "tcp_keepalives_interval": "1",
+        "tcp_keepalives_count": f"{seconds - seconds // 2}",
+        "tcp_user_timeout": f"{seconds * 1000}",
+    }
+
+
 def connection_info(
     uri: str, *, name: str, limits: Limits, session_settings: bool = False
 ) -> str:
@@ -304,7 +312,7 @@ def connection_info(
     if is_misread(uri):
         msg = "the URI of the database can be misread; percent-encode its password"
         raise StoreUnavailable(msg)
-    session = {**_timeouts(limits), **_SERVER_KEEPALIVES, **_PLANNING}
+    session = {**_timeouts(limits), **_keepalives(limits), **_PLANNING}
     options = "".join(f" -c {k}={v}" for k, v in session.items())
     try:
         given = conninfo_to_dict(uri).get("options") or ""
