@@ -17,7 +17,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from bench import followers, redis, scaling, spread, storage
+from bench import brokers, followers, redis, scaling, spread, storage
 from bench.contenders import Contender, InProcess, Served, in_process, served
 from bench.databases import new_database
 from bench.flights import Flights, counting_proxy
@@ -26,6 +26,7 @@ from threadmill.drivers.embedded import EmbeddedPostgres
 
 _NAMES = ("in-process", "burst", "node")
 _CLIENTS = (1, 8, 32)
+_TURNS_PER_CLIENT = 15
 _STATS_SECONDS = 11
 # What shares supersteps: how it is shown, its dispatch, workers and their slots.
 _SHARING = (
@@ -138,9 +139,9 @@ async def run(args: argparse.Namespace, console: Console) -> dict[str, Measured]
                     await sequential(contender, args.turns, results[key])
                 for clients in _CLIENTS:
                     for key, contender in found.items():
-                        await concurrent(
-                            contender, clients, args.turns * 2, results[key]
-                        )
+                        # Long enough that beginning and end do not count.
+                        turns = max(args.turns * 2, clients * _TURNS_PER_CLIENT)
+                        await concurrent(contender, clients, turns, results[key])
         console.print("counting commits, WAL and round trips", style="dim")
         own = urlsplit(server.tcp_uri).port
         assert own is not None
@@ -248,7 +249,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="rounds of all")
     parser.add_argument("--turns", type=int, default=40, help="turns per round")
-    subjects = ("turns", "sharing", "storage", "redis", "scaling", "followers")
+    subjects = (
+        "turns",
+        "sharing",
+        "storage",
+        "redis",
+        "scaling",
+        "followers",
+        "brokers",
+    )
     parser.add_argument("--only", choices=subjects)
     parser.add_argument(
         "--messages", type=int, default=2000, help="of the thread that is weighed"
@@ -277,6 +286,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             followed = asyncio.run(followers.measure(Path(name), args.followers))
         console.print(followers.table(followed, args.followers))
+    if args.only in {None, "brokers"}:
+        with tempfile.TemporaryDirectory() as name:
+            console.print(brokers.table(asyncio.run(brokers.measure(Path(name)))))
 
 
 if __name__ == "__main__":
