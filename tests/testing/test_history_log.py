@@ -46,6 +46,7 @@ def test_reads_readers_nodes_and_faults(path: Path) -> None:
         log.end("one")
         log.node("n", thread="t", run="r", task="k")
         log.fault("kill", at=5.0, until=5.5, pid=3)
+        log.loss(at=5.0, until=6.5)
     told = read_logs([path])
     (seen,) = told.reads
     assert (seen.tenant, seen.began_at, seen.ended_at) == ("x", 6.0, 7.0)
@@ -53,11 +54,13 @@ def test_reads_readers_nodes_and_faults(path: Path) -> None:
     one, two = told.readers
     assert (one.seen, one.whole) == (("1-1", "1-2"), True)
     assert (two.seen, two.whole) == (("1-1",), False)
+    assert (one.seen_at, one.ended_at, two.ended_at) == ((7.0, 7.0), 7.0, None)
     assert (one.events, two.events) == (frozenset({"values"}), None)
     assert [e.task for e in told.executions] == ["k"]
     assert [(f.at, f.until, f.pid, f.thread) for f in told.faults] == [
         (5.0, 5.5, 3, None)
     ]
+    assert [(loss.at, loss.until) for loss in told.losses] == [(5.0, 6.5)]
 
 
 def _write_many(path: Path, number: int) -> None:

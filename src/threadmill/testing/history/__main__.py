@@ -25,7 +25,7 @@ from threadmill.testing.history.channel import Channel
 from threadmill.testing.history.facts import History
 from threadmill.testing.history.log import read_logs
 from threadmill.testing.history.reading import settle, tenants_of, with_database
-from threadmill.testing.history.report import verdict_lines, verdict_table
+from threadmill.testing.history.report import loss_lines, verdict_lines, verdict_table
 from threadmill.testing.history.rules import judge
 
 
@@ -37,13 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(arguments)
     try:
-        findings = judge(asyncio.run(_history(args)))
+        history = asyncio.run(_history(args))
     except Error as error:
         print(f"not checked: {error}", file=sys.stderr)  # noqa: T201
         return 2
+    findings = judge(history)
     console = Console(soft_wrap=True)
     console.print(verdict_table(findings))
-    for line in verdict_lines(findings):
+    for line in [*loss_lines(history), *verdict_lines(findings)]:
         console.print(line, markup=False, highlight=False)
     return 1 if any(found.violations for found in findings) else 0
 

@@ -77,8 +77,10 @@ class Reader:
     Args:
         id: its name in the log.
         seen: the ids of all events, in the order in which they came.
+        seen_at: when each of them came.
         events: the names that it asked for, without what follows a "|"; None for all.
         whole: whether it began with the run and saw its end.
+        ended_at: when it saw the end; None if it did not.
     """
 
     id: str
@@ -86,8 +88,10 @@ class Reader:
     thread: str
     run: str
     seen: tuple[str, ...] = ()
+    seen_at: tuple[float, ...] = ()
     events: frozenset[str] | None = None
     whole: bool = False
+    ended_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +126,23 @@ class Fault:
     until: float
     pid: int | None = None
     thread: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """A window: the database has gone back, and what it said in it may be gone.
+
+    So it is when an asynchronous standby becomes the primary. What was acknowledged
+    before the window or after it must be there.
+
+    Args:
+        at: everything that was acknowledged until then has survived.
+        until: the database that went away had told its last by then, and the one that
+            came instead had not begun.
+    """
+
+    at: float
+    until: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +270,7 @@ class History:
     readers: Sequence[Reader] = ()
     executions: Sequence[Execution] = ()
     faults: Sequence[Fault] = ()
+    losses: Sequence[Loss] = ()
     threads: Sequence[Thread] = ()
     clock_skew_seconds: float = 0.0
 
@@ -274,6 +296,25 @@ class History:
             return None
         wanted = message.run or thread.claimed.get(message.key or "")
         return self._runs.get((*thread.key, wanted or ""))
+
+    def windows(self, began_at: float, ended_at: float | None = None) -> Sequence[Loss]:
+        """The windows of loss that this instant, or this time, has a part in."""
+        skew = self.clock_skew_seconds
+        last = began_at if ended_at is None else ended_at
+        return [
+            loss
+            for loss in self.losses
+            if began_at <= loss.until + skew and last >= loss.at - skew
+        ]
+
+    def is_lost(self, message: Message) -> bool:
+        """Whether it was acknowledged in a window of loss, and its run is gone."""
+        return (
+            message.outcome is Outcome.OK
+            and message.ended_at is not None
+            and bool(self.windows(message.ended_at))
+            and self.run_of(message) is None
+        )
 
     @cached_property
     def _runs(self) -> Mapping[tuple[str, str, str], Run]:

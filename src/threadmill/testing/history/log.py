@@ -6,7 +6,8 @@ leaves at most one torn line, its last one, which is skipped. Nothing is buffere
 `sent` wrote before the request went out is there, however the process ends.
 
 Every line has `type`, `by` (who wrote it: times of different writers are not compared,
-but for I5) and `at` (seconds). The types are the methods of `HistoryLog`.
+but for I5 and for windows of loss) and `at` (seconds). The types are the methods of
+`HistoryLog`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from threadmill.testing.history.facts import (
     Execution,
     Fault,
     History,
+    Loss,
     Message,
     Outcome,
     Read,
@@ -169,6 +171,19 @@ class HistoryLog:
         where = {"pid": pid, "thread": thread}
         self._write("fault", kind=kind, began_at=at, until=until, **where)
 
+    def loss(self, *, at: float, until: float) -> None:
+        """The database has gone back on purpose; see `Loss`.
+
+        Log it when an asynchronous standby has become the primary, or a backup was
+        restored: exactly what lies in the window is excused.
+
+        Args:
+            at: `now()` from before you saw that the standby has everything.
+            until: `now()` from when the old primary was gone and its last answers had
+                come, and before the standby was promoted.
+        """
+        self._write("loss", began_at=at, until=until)
+
     def _write(self, type_: str, **facts: object) -> None:
         if self._file is None:
             msg = "the log is closed"
@@ -211,6 +226,7 @@ def read_logs(paths: Iterable[Path], *, clock_skew_seconds: float = 0.0) -> Hist
         readers=tuple(told.readers.values()),
         executions=tuple(told.executions),
         faults=tuple(told.faults),
+        losses=tuple(told.losses),
         clock_skew_seconds=clock_skew_seconds,
     )
 
@@ -240,7 +256,8 @@ class _Told:
         self.readers: dict[tuple[str, str], Reader] = {}
         self.executions: list[Execution] = []
         self.faults: list[Fault] = []
-        self._seen: dict[tuple[str, str], list[str]] = {}
+        self.losses: list[Loss] = []
+        self._seen: dict[tuple[str, str], list[tuple[str, float]]] = {}
 
     def add(self, line: dict[str, Any]) -> None:
         match line["type"]:
@@ -265,6 +282,8 @@ class _Told:
                         thread=line.get("thread"),
                     )
                 )
+            case "loss":
+                self.losses.append(Loss(at=line["began_at"], until=line["until"]))
             case other:
                 msg = f"an unknown type {other!r}"
                 raise ValueError(msg)
@@ -320,11 +339,13 @@ class _Told:
         reader = self.readers[key]
         if line["type"] == "seen":
             # Readers see many events: their tuple is made once, at the end.
-            self._seen.setdefault(key, []).append(line["event"])
+            told = line["event"], line["at"]
+            self._seen.setdefault(key, []).append(told)
         else:
-            self.readers[key] = replace(reader, whole=True)
+            self.readers[key] = replace(reader, whole=True, ended_at=line["at"])
 
     def finish(self) -> None:
         """Gives the readers what they have seen; after the last line."""
         for key, seen in self._seen.items():
-            self.readers[key] = replace(self.readers[key], seen=tuple(seen))
+            events, times = zip(*seen, strict=True)
+            self.readers[key] = replace(self.readers[key], seen=events, seen_at=times)

@@ -25,7 +25,8 @@ def applied_once(history: History) -> Finding:
     """I1: acknowledged ones exactly once, unknown ones at most once, failed ones never.
 
     A message whose run visibly ended otherwise than with success counts like an
-    unknown one: its input may have been stored before its graph failed.
+    unknown one: its input may have been stored before its graph failed. So does one
+    that was acknowledged in a window of loss and whose run is gone.
     """
     violations = []
     for key, messages in history.messages_of.items():
@@ -51,7 +52,8 @@ def _allowed(history: History, message: Message) -> tuple[int, int]:
         return 0, 0
     run = history.run_of(message)
     if run is None:
-        return (1, 1) if message.outcome is Outcome.OK else (0, 1)
+        told = message.outcome is Outcome.OK and not history.is_lost(message)
+        return (1, 1) if told else (0, 1)
     return (1, 1) if run.status == "success" else (0, 1)
 
 
@@ -124,20 +126,42 @@ def reads_monotonic(history: History) -> Finding:
     """I6: what a client has read is part of all that it reads later, and of the end.
 
     Checkpoints that were read never go back; messages only become more. Reads at the
-    same time are not compared.
+    same time are not compared. What was read in a window of loss is compared with what
+    was read until its end only.
     """
     violations: list[Violation] = []
     for key, reads in history.reads_of.items():
         thread = history.by_key.get(key)
+        stays = [read for read in reads if not _may_be_unread(history, read)]
         if thread is not None:
-            violations += _against_end(reads, thread)
+            violations += _against_end(stays, thread)
         clients: defaultdict[str, list[Read]] = defaultdict(list)
         for read in reads:
             clients[read.by].append(read)
         ordinals = {c.id: c.ordinal for c in thread.checkpoints} if thread else {}
         for mine in clients.values():
-            violations += _never_back(mine, ordinals)
+            violations += {
+                violation: None
+                for comparable in _comparable(history, mine)
+                for violation in _never_back(comparable, ordinals)
+            }
     return Finding(Invariant.READS_MONOTONIC, len(history.reads), violations)
+
+
+def _may_be_unread(history: History, read: Read) -> bool:
+    return bool(history.windows(read.began_at, read.ended_at))
+
+
+def _comparable(history: History, reads: Sequence[Read]) -> Iterator[Sequence[Read]]:
+    """Reads that must agree: all that stay; and for each window, until its end."""
+    windows = [(read, history.windows(read.began_at, read.ended_at)) for read in reads]
+    yield [read for read, inside in windows if not inside]
+    for loss in history.losses:
+        yield [
+            read
+            for read, inside in windows
+            if loss in inside or (not inside and read.ended_at < loss.at)
+        ]
 
 
 def _against_end(reads: Sequence[Read], thread: Thread) -> Iterator[Violation]:
@@ -237,7 +261,7 @@ def balanced(history: History) -> Finding:
 def _unaccounted(history: History, message: Message, state: set[str]) -> str | None:
     run = history.run_of(message)
     match message.outcome:
-        case Outcome.OK if run is None:
+        case Outcome.OK if run is None and not history.is_lost(message):
             return f"accepted message {message.id!r} has no run {message.run}"
         case Outcome.FAIL if run is not None:
             return f"message {message.id!r} was rejected and became run {run.id}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from threadmill.testing.history.facts import History
 from threadmill.testing.history.verdict import PROMISES, Finding
 
 
@@ -23,6 +24,16 @@ def verdict_table(findings: Sequence[Finding]) -> Table:
             found.invariant, PROMISES[found.invariant], str(found.facts), shown
         )
     return table
+
+
+def loss_lines(history: History) -> list[str]:
+    """What windows of loss have cost; nothing without one."""
+    if not history.losses:
+        return []
+    lost = sum(map(history.is_lost, history.messages))
+    seconds = sum(loss.until - loss.at for loss in history.losses)
+    windows = f"{len(history.losses)} windows of loss ({seconds:.1f} s)"
+    return [f"{lost} acknowledged messages are lost, each within one of {windows}"]
 
 
 def verdict_lines(findings: Sequence[Finding]) -> list[str]:

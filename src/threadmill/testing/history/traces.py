@@ -75,7 +75,8 @@ def one_result(history: History) -> Finding:
     """I5: one committed result per task; repeated only after a fault.
 
     A task that has begun more than once needs, for each repetition, a fault between
-    the two beginnings that befell one of their processes, its thread, or everything.
+    the two beginnings that befell one of their processes, its thread, or everything;
+    or the end of a window in which its result may have been lost.
     """
     violations: list[Violation] = []
     facts = len(history.executions)
@@ -113,6 +114,11 @@ def _unprovoked(begun: Sequence[Execution], history: History) -> Iterator[Violat
     for one, two in pairwise(sorted(begun, key=lambda e: e.at)):
         if any(_provokes(fault, one, two, skew) for fault in history.faults):
             continue
+        if any(
+            one.at <= loss.until + skew and two.at >= loss.until - skew
+            for loss in history.losses
+        ):
+            continue
         yield Violation(
             Invariant.ONE_RESULT,
             one.thread,
@@ -135,7 +141,8 @@ def streams_whole(history: History) -> Finding:
     """I7: numbers of events have no gap, and readers saw each of theirs once, in order.
 
     A thread's log is judged where its runs still have their events; they expire some
-    time after a run's end.
+    time after a run's end. What a reader was told in a window of loss may be gone, and
+    other events may have these numbers.
     """
     violations: list[Violation] = []
     facts = sum(len(thread.events) for thread in history.threads)
@@ -149,7 +156,7 @@ def streams_whole(history: History) -> Finding:
         read = history.by_key.get((reader.tenant, reader.thread))
         violations += [
             Violation(Invariant.STREAMS_WHOLE, reader.thread, wrong)
-            for wrong in _misread(reader, read)
+            for wrong in _misread(reader, read, history)
         ]
     return Finding(Invariant.STREAMS_WHOLE, facts, violations)
 
@@ -171,7 +178,7 @@ def _gaps(thread: Thread) -> Iterator[str]:
             )
 
 
-def _misread(reader: Reader, thread: Thread | None) -> Iterator[str]:
+def _misread(reader: Reader, thread: Thread | None, history: History) -> Iterator[str]:
     seqs = [int(id_.rpartition("-")[2]) for id_ in reader.seen]
     for one, two in pairwise(seqs):
         if two <= one:
@@ -179,10 +186,18 @@ def _misread(reader: Reader, thread: Thread | None) -> Iterator[str]:
             return
     told = set(seqs)
     first = 0 if reader.whole else min(told, default=0)
-    last = None if reader.whole else max(told, default=0)
+    stays = reader.ended_at is None or not history.windows(reader.ended_at)
+    last = None if reader.whole and stays else max(told, default=0)
+    gone = [
+        seq
+        for seq, at in zip(seqs, reader.seen_at, strict=False)
+        if history.windows(at)
+    ]
     for event in thread.events if thread else ():
         asked = reader.events is None or event.name.split("|")[0] in reader.events
         within = event.seq >= first and (last is None or event.seq <= last)
+        if gone and gone[0] <= event.seq <= gone[-1]:
+            continue
         if event.run == reader.run and asked and within and event.seq not in told:
             yield (
                 f"reader {reader.id} of run {reader.run} was not told event "
