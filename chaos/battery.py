@@ -282,7 +282,8 @@ def _with_lost_results(findings: Sequence[Finding], history: History) -> list[Fi
     """I5 also says that what a node leaves behind is not lost.
 
     Each node of ours leaves a mark, and a node begins only when what it builds on is
-    stored. So of a run that has ended with success, every mark is in the state.
+    stored. So of a run that has ended with success, every mark is in the state; but
+    for what began in a window of loss, and built on what is gone.
     """
     lost = []
     begun: defaultdict[str, list[Execution]] = defaultdict(list)
@@ -299,7 +300,9 @@ def _with_lost_results(findings: Sequence[Finding], history: History) -> list[Fi
                 "with success, has left nothing in the state",
             )
             for one in begun[thread.id]
-            if one.run in ended and one.task not in applied
+            if one.run in ended
+            and one.task not in applied
+            and not history.windows(one.at)
         ]
     return [
         Finding(f.invariant, f.facts, [*f.violations, *lost])

@@ -29,7 +29,9 @@ _MESSAGES_PER_THREAD = 25
 _CLIENTS_PER_SHARED = 6
 _CANCELLED_SHARE = 0.06
 _CANCEL_SECONDS_MAX = 0.6
-_ENDED = {"success", "error", "timeout", "interrupted"}
+# A run that is not there any more: the checker tells whether it may be gone.
+_GONE = "gone"
+_ENDED = {"success", "error", "timeout", "interrupted", _GONE}
 # Nothing went wrong, or somebody may be asked again.
 _AGAIN = {429, 500, 502, 503, 504}
 
@@ -154,6 +156,8 @@ class Clients:
     ) -> str | None:
         with suppress(httpx.HTTPError, httpx.UnsupportedProtocol, KeyError, ValueError):
             answer = await http.get(f"{self._url()}/threads/{thread}/runs/{run}")
+            if answer.status_code == httpx.codes.NOT_FOUND:
+                return _GONE
             status: str = answer.raise_for_status().json()["status"]
             return status
         return None
@@ -161,7 +165,7 @@ class Clients:
     async def _join(
         self, http: httpx.AsyncClient, thread: str, run: str, stop: asyncio.Event
     ) -> None:
-        """Waits for the run's end, by asking."""
+        """Waits for the run's end, by asking; also for its disappearance."""
         while await self._status(http, thread, run) not in _ENDED:
             if stop.is_set():
                 return
@@ -177,12 +181,14 @@ class Clients:
         reader, last = uuid4().hex, "0"
         self.log.reader(reader, thread=thread, run=run)
         while True:
-            ended = await self._status(http, thread, run) in _ENDED
+            status = await self._status(http, thread, run)
+            if status == _GONE:
+                return
             orderly, last = await self._listen(http, thread, run, reader, last)
             if orderly:
                 self.log.end(reader)
                 return
-            if stop.is_set() and not ended:
+            if stop.is_set() and status not in _ENDED:
                 return
             await asyncio.sleep(_PAUSE_SECONDS)
 

@@ -18,6 +18,7 @@ import psutil
 
 from chaos.arena import AFTERMATH_SECONDS, LEASE_SECONDS, WANTED, Arena, Outage, Skipped
 from chaos.fleet import NotReadyError, Process
+from chaos.proxy import Proxy
 from threadmill.faults import POINTS
 
 FaultOf = Callable[[Arena, str], Awaitable[None]]
@@ -32,6 +33,9 @@ _RESETS = 8
 _POLL_SECONDS = 0.05
 _COMMITS = (5, 40)
 _STANDS_STILL_SECONDS = 20.0
+_LAGS_SECONDS = (0.5, 1.0)
+# Answers that were under way have come by then.
+_LAST_ANSWERS_SECONDS = 1.0
 
 
 @asynccontextmanager
@@ -107,9 +111,7 @@ def _restart(how: signal.Signals) -> FaultOf:
 
 async def fail_over(arena: Arena, kind: str) -> None:
     """A synchronous standby becomes the primary; what was acknowledged is there."""
-    if not arena.postgres.may_fail_over:
-        why = "the PostgreSQL programs here have no pg_basebackup"
-        raise Skipped(why)
+    _needs_standby(arena)
     # A copy, then waiting with each commit: it is slower, but harms nobody.
     standby = await arena.postgres.stand_by()
     await asyncio.sleep(_LOAD_SECONDS)
@@ -118,6 +120,42 @@ async def fail_over(arena: Arena, kind: str) -> None:
         await arena.postgres.primary.stop(signal.SIGQUIT)
         arena.outages.append(Outage(kind, at, arena.log.now()))
         await arena.postgres.promote(standby)
+
+
+async def fail_over_behind(arena: Arena, kind: str) -> None:
+    """A standby that nobody waits for becomes the primary, and is some time behind.
+
+    What was acknowledged in that time, and nothing else, may be gone: the log says
+    when it was.
+    """
+    _needs_standby(arena)
+    link = Proxy(arena.postgres.target, arena.chooser)
+    await link.open()
+    try:
+        standby = await arena.postgres.follow(link.port)
+        await asyncio.sleep(_LOAD_SECONDS)
+        lags_at = arena.log.now()
+        await arena.postgres.caught_up(standby)
+        link.hang()
+        await asyncio.sleep(arena.chooser.uniform(*_LAGS_SECONDS))
+        at = arena.log.now()
+        async with befalls(arena, kind, None, aftermath=AFTERMATH_SECONDS):
+            await arena.postgres.primary.stop(signal.SIGQUIT)
+            arena.outages.append(Outage(kind, at, arena.log.now()))
+            # What hangs in it must not come to the standby after all.
+            link.cut()
+            await asyncio.sleep(_LAST_ANSWERS_SECONDS)
+            arena.log.loss(at=lags_at, until=arena.log.now())
+            await arena.postgres.promote(standby)
+    finally:
+        link.mend()
+        link.close()
+
+
+def _needs_standby(arena: Arena) -> None:
+    if not arena.postgres.may_fail_over:
+        why = "the PostgreSQL programs here have no pg_basebackup"
+        raise Skipped(why)
 
 
 async def reset_commits(arena: Arena, kind: str) -> None:
@@ -306,6 +344,7 @@ FAULTS: Final[Mapping[str, FaultOf]] = {
     "postgres fast restart": _restart(signal.SIGINT),
     "postgres immediate restart": _restart(signal.SIGQUIT),
     "postgres failover": fail_over,
+    "postgres failover (asynchronous)": fail_over_behind,
     "reset in mid-commit": reset_commits,
     "all connections cut": cut,
     "late, in single bytes": slow,

@@ -62,9 +62,9 @@ class Server:
             [self._programs / "initdb", "-D", self.data, *options, "--no-sync"],
         )
 
-    async def copy(self, primary: Server) -> None:
-        """Makes the data directory of a standby of `primary`."""
-        connection = ("-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres")
+    async def copy(self, port: int) -> None:
+        """Makes the data directory of a standby of the primary that is led to there."""
+        connection = ("-h", "127.0.0.1", "-p", str(port), "-U", "postgres")
         program = self._programs / "pg_basebackup"
         options = ("-R", "-X", "stream", "-c", "fast", "--no-sync")
         await _carry_out(
@@ -144,9 +144,7 @@ class Postgres:
 
     async def stand_by(self) -> Server:
         """Starts a standby and makes the primary wait for it with each commit."""
-        standby = self._server()
-        await standby.copy(self.primary)
-        await standby.start()
+        standby = await self.follow(self.primary.port)
         await self.primary.execute(
             "ALTER SYSTEM SET synchronous_standby_names = '*'",
             "SELECT pg_reload_conf()",
@@ -157,6 +155,26 @@ class Postgres:
             ):
                 await asyncio.sleep(_POLL_SECONDS)
         return standby
+
+    async def follow(self, port: int) -> Server:
+        """Starts a standby that the primary does not wait for.
+
+        Args:
+            port: of the primary, or of a way that leads there.
+        """
+        standby = self._server()
+        await standby.copy(port)
+        await standby.start()
+        return standby
+
+    async def caught_up(self, standby: Server) -> None:
+        """Returns when the standby has what the primary has committed until now."""
+        query = "SELECT pg_current_wal_lsn()::text"
+        ((now,),) = await self.primary.execute(query)
+        received = f"SELECT 1 WHERE pg_last_wal_receive_lsn() >= '{now}'"
+        async with asyncio.timeout(_READY_SECONDS):
+            while not await standby.execute(received):  # noqa: ASYNC110
+                await asyncio.sleep(_POLL_SECONDS)
 
     async def promote(self, standby: Server) -> None:
         """The primary has ended; the standby becomes what everybody is led to."""

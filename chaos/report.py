@@ -12,7 +12,7 @@ from rich.table import Table
 from chaos.arena import Arena
 from chaos.recovery import recoveries
 from threadmill.testing.history import Finding, History
-from threadmill.testing.history.report import verdict_lines, verdict_table
+from threadmill.testing.history.report import loss_lines, verdict_lines, verdict_table
 
 
 def print_report(
@@ -34,7 +34,7 @@ def print_report(
         + f"; nodes begun: {len(history.executions)}, of these repeated: {repeated}"
     )
     console.print(verdict_table(findings))
-    for line in verdict_lines(findings):
+    for line in [*loss_lines(history), *verdict_lines(findings)]:
         console.print(line, markup=False, highlight=False)
 
 
