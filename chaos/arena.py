@@ -18,11 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import psutil
-
 from chaos.aside import Aside
 from chaos.clients import Clients
 from chaos.fleet import Fleet, NotReadyError, Process
+from chaos.memory import MemoryWatch
 from chaos.postgres import Postgres
 from chaos.proxy import Proxy
 from threadmill.testing.history import HistoryLog
@@ -38,7 +37,6 @@ _STAFFED_SECONDS: Final = 90.0
 _AT_WORK_SHARE: Final = 0.8
 _AT_WORK_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 0.003
-_GREED_BYTES: Final = 200_000_000
 _HERE: Final = Path(__file__).parent
 _SETTINGS: Final = {
     "THREADMILL_LEASE_SECONDS": str(LEASE_SECONDS),
@@ -93,7 +91,6 @@ class Arena:
     outages: list[Outage] = field(default_factory=list)
     ways: dict[int, Proxy] = field(default_factory=dict)
     leaving: set[int] = field(default_factory=set)
-    _sizes: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Opens the logs; starts nothing."""
@@ -112,6 +109,7 @@ class Arena:
             prefix=(setpriv, "--pdeathsig", "KILL") if setpriv else (),
         )
         self.log = self.open_log("faults")
+        self.memory = MemoryWatch(self.log)
         self.clients = Clients(
             self.fleet.servers, self.open_log("clients"), self.chooser
         )
@@ -156,6 +154,7 @@ class Arena:
                 process = await self.fleet.start_worker(
                     prefix=prefix, DATABASE_URI=uri, **how
                 )
+                self.memory.bound(process)
         except NotReadyError:
             for opened in (way, *besides.values()):
                 opened.close()
@@ -202,7 +201,7 @@ class Arena:
         return self.chooser.choice(alive)
 
     async def keep(self) -> None:
-        """Replaces who has ended, for ever; and kills who takes too much memory."""
+        """Replaces who has ended, for ever."""
         starting: dict[str, set[asyncio.Task[None]]] = {
             "server": set(),
             "worker": set(),
@@ -215,7 +214,7 @@ class Arena:
                     begun -= {task for task in begun if task.done()}
                     for _ in range(wanted - len(self._staying(role)) - len(begun)):
                         begun.add(group.create_task(self._replace(role)))
-                self._end_the_greedy()
+                self.memory.look(self.fleet.workers)
                 await asyncio.sleep(_KEEP_SECONDS)
 
     def _staying(self, role: str) -> list[Process]:
@@ -224,6 +223,7 @@ class Arena:
     def _bury(self, role: str) -> None:
         for process in [p for p in self.crew(role) if not p.alive]:
             self.crew(role).remove(process)
+            self.memory.bury(process)
             for ways in (self.ways, *(aside.ways for aside in self.asides)):
                 if way := ways.pop(process.pid, None):
                     way.close()
@@ -235,19 +235,6 @@ class Arena:
             # The database may be away, or somebody's harm has hit it: the next look
             # starts another one.
             await asyncio.sleep(_KEEP_SECONDS)
-
-    def _end_the_greedy(self) -> None:
-        """Does what the kernel does when memory is short, before it is."""
-        for worker in self.fleet.workers:
-            try:
-                size = psutil.Process(worker.pid).memory_info().rss
-            except psutil.NoSuchProcess:
-                continue
-            base = self._sizes.setdefault(worker.pid, size)
-            if size - base > _GREED_BYTES and worker.alive:
-                now = self.log.now()
-                self.log.fault("out of memory", at=now, until=now, pid=worker.pid)
-                worker.process.kill()
 
     async def staffed(self, *, wholly: bool = False) -> None:
         """Returns when there are two of each role, so that one may be harmed.
@@ -267,6 +254,7 @@ class Arena:
         await self.fleet.close()
         for way in self._every_way():
             way.close()
+        self.memory.close()
         self.log.close()
         self.clients.log.close()
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from chaos.arena import Arena
+from chaos.memory import KIND
 from chaos.recovery import recoveries
 from threadmill.testing.history import Finding, History
 from threadmill.testing.history.report import loss_lines, verdict_lines, verdict_table
@@ -33,6 +34,8 @@ def print_report(
         + ", ".join(f"{number} {status}" for status, number in sorted(runs.items()))
         + f"; nodes begun: {len(history.executions)}, of these repeated: {repeated}"
     )
+    if arena.injected[KIND]:
+        console.print(arena.memory.told(), highlight=False)
     console.print(verdict_table(findings))
     for line in [*loss_lines(history), *verdict_lines(findings)]:
         console.print(line, markup=False, highlight=False)
