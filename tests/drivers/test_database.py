@@ -93,6 +93,40 @@ async def test_a_cancelled_transaction_is_whole_or_nothing(
     assert await count(database, "acme") - before in {0, 2}
 
 
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_cancellation_is_not_lost_while_the_pool_hands_over(
+    database_uri: str, turns: int
+) -> None:
+    """A loop that waits for a connection ends, whenever it is told to."""
+    database = Database(database_uri, name="test", limits=Limits(pool_max=1))
+    await database.open()
+
+    async def work() -> None:
+        while True:
+            async with database.system_tx() as tx:
+                tx.add(SETTINGS)
+
+    try:
+        pool = database._pool
+        taken = await pool.getconn()
+        working = asyncio.create_task(work())
+        while not database.statistics().get("requests_waiting"):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        returning = asyncio.create_task(pool.putconn(taken))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        working.cancel()
+        await asyncio.wait({working}, timeout=2)
+        assert working.done(), "it goes on"
+        assert working.cancelled()
+        await returning
+        async with database.system_tx() as tx:
+            tx.add(SETTINGS)
+    finally:
+        working.cancel()
+        await database.close()
+
+
 @pytest.mark.parametrize(
     ("sqlstate", "error", "said"),
     [

@@ -211,8 +211,10 @@ class Database:
         bound = (
             self.limits.transaction_timeout_seconds + self.limits.pool_timeout_seconds
         )
+        before = _cancellations()
         try:
             async with asyncio.timeout(bound), self._pool.connection() as connection:
+                _heed(before)
                 await self._pipeline(connection, tx)
         except Exception as error:
             if isinstance(error, _CONNECTION_ERRORS):
@@ -259,6 +261,22 @@ class Database:
     def statistics(self) -> Mapping[str, int]:
         """The pool's counters, as psycopg names them."""
         return self._pool.get_stats()
+
+
+def _cancellations() -> int:
+    """How often this task was cancelled so far, whether it has noticed or not."""
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
+def _heed(before: int) -> None:
+    """Raises the cancellation that has come since and that nobody has told us of.
+
+    The pool waits with `wait_for`, which in Python 3.11 swallows one that comes at the
+    moment of handing over: a loop over transactions would never end.
+    """
+    if _cancellations() > before:
+        raise asyncio.CancelledError
 
 
 async def _recover(connection: Connection, error: psycopg.Error) -> None:
