@@ -88,6 +88,7 @@ class Arena:
     chunks: Aside | None = None
     injected: Counter[str] = field(default_factory=Counter)
     skipped: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, Counter[str]] = field(default_factory=dict)
     outages: list[Outage] = field(default_factory=list)
     ways: dict[int, Proxy] = field(default_factory=dict)
     leaving: set[int] = field(default_factory=set)
@@ -123,6 +124,10 @@ class Arena:
         """The logs of the history that were written."""
         names = ("clients", "faults", "nodes")
         return [p for name in names if (p := self.folder / f"{name}.jsonl").exists()]
+
+    def tell(self, kind: str, what: str, times: int) -> None:
+        """Something for the report, to be counted."""
+        self.notes.setdefault(kind, Counter())[what] += times
 
     # ------------------------------------------------------------------- processes
 

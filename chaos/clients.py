@@ -33,7 +33,8 @@ _CANCEL_SECONDS_MAX = 0.6
 _GONE = "gone"
 _ENDED = {"success", "error", "timeout", "interrupted", _GONE}
 # Nothing went wrong, or somebody may be asked again.
-_AGAIN = {429, 500, 502, 503, 504}
+_UNAVAILABLE = 503
+_AGAIN = {429, 500, 502, _UNAVAILABLE, 504}
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Clients:
         harms: what the next messages ask for, the next one first.
         kinds: how often which message was sent.
         poisoned: the runs that must end as `error`.
+        unavailable: how often a server has said 503, by its address.
     """
 
     servers: Sequence[Process]
@@ -56,6 +58,7 @@ class Clients:
     kinds: Counter[str] = field(default_factory=Counter)
     poisoned: list[str] = field(default_factory=list)
     accepted: int = 0
+    unavailable: Counter[str] = field(default_factory=Counter)
     _shared: list[str] = field(default_factory=list)
 
     async def run(self, clients: int, stop: asyncio.Event) -> None:
@@ -68,6 +71,17 @@ class Clients:
         ):
             for number in range(clients):
                 group.create_task(self._client(http, number, stop))
+
+    async def crowd(self, server: Process, number: int) -> None:
+        """Many messages at once, all of them to one server, until each is answered."""
+        async with (
+            httpx.AsyncClient(timeout=_TRY_SECONDS) as http,
+            asyncio.TaskGroup() as group,
+        ):
+            for _ in range(number):
+                thread = str(uuid4())
+                sent = self._send(http, thread, f"crowd-{thread}-plain", only=server)
+                group.create_task(sent)
 
     async def _client(
         self, http: httpx.AsyncClient, number: int, stop: asyncio.Event
@@ -107,9 +121,21 @@ class Clients:
         return self.chooser.choice(alive) if alive else None
 
     async def _send(
-        self, http: httpx.AsyncClient, thread: str, message: str
+        self,
+        http: httpx.AsyncClient,
+        thread: str,
+        message: str,
+        *,
+        only: Process | None = None,
     ) -> str | None:
-        """The run that the message became; None when it is refused or unknown."""
+        """The run that the message became; None when it is refused or unknown.
+
+        Args:
+            http: asks.
+            thread: which.
+            message: its id.
+            only: the server to ask; as long as it lives, no other one.
+        """
         key, draw = uuid4().hex, self.chooser.random()
         body = {
             "assistant_id": "harm",
@@ -123,9 +149,10 @@ class Clients:
         deadline = self.log.now() + patience
         self.log.invoke(message, thread=thread, key=key)
         while True:
+            url = only.url if only is not None and only.alive else self._url()
             try:
                 answer = await http.post(
-                    f"{self._url()}/threads/{thread}/runs",
+                    f"{url}/threads/{thread}/runs",
                     json=body,
                     headers={"Idempotency-Key": key},
                 )
@@ -136,6 +163,11 @@ class Clients:
                 self.log.ok(message, thread=thread, run=run)
                 self.accepted += 1
                 return run
+            if answer is not None and answer.status_code == _UNAVAILABLE:
+                self.unavailable[str(url)] += 1
+                if "retry-after" not in answer.headers:
+                    msg = f"503 does not say when to come back: {answer.text[:200]}"
+                    raise AssertionError(msg)
             if answer is not None and answer.status_code not in _AGAIN:
                 why = f"{answer.status_code} {answer.text[:200]}"
                 self.log.fail(message, thread=thread, why=why)

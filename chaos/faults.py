@@ -34,6 +34,13 @@ _POLL_SECONDS = 0.05
 _COMMITS = (5, 40)
 _STANDS_STILL_SECONDS = 20.0
 _LAGS_SECONDS = (0.5, 1.0)
+# More than one slow connection carries before the first of them has waited too long.
+_CROWD = 30
+_SLOW_SECONDS = 0.03
+_STARVED: Final = {
+    "THREADMILL_POOL_MAX": "1",
+    "THREADMILL_POOL_TIMEOUT_SECONDS": "1",
+}
 # Answers that were under way have come by then.
 _LAST_ANSWERS_SECONDS = 1.0
 
@@ -208,6 +215,29 @@ async def exhaust(arena: Arena, kind: str) -> None:
         await arena.postgres.occupy(2 * _LOAD_SECONDS)
 
 
+async def starve(arena: Arena, kind: str) -> None:
+    """A server and a worker have one connection each, a slow one, and much to do."""
+    server = await arena.start("server", **_STARVED)
+    worker = await arena.start("worker", **_STARVED)
+    joined = (server, worker)
+    ways = [arena.ways[process.pid] for process in joined]
+    arena.leaving |= {process.pid for process in joined}
+    async with (
+        befalls(arena, kind, server),
+        befalls(arena, kind, worker, aftermath=AFTERMATH_SECONDS),
+    ):
+        for way in ways:
+            way.latency_seconds = _SLOW_SECONDS
+        await arena.clients.crowd(server, _CROWD)
+        arena.tell(kind, "messages to one server at once", _CROWD)
+        refused = arena.clients.unavailable[server.url]
+        arena.tell(kind, "times 503 with Retry-After", refused)
+        for way in ways:
+            way.mend()
+    for process in joined:
+        await _drains(process)
+
+
 async def roll(arena: Arena, kind: str) -> None:
     """SIGTERM to one after the other, each replaced first. Nobody may notice.
 
@@ -221,11 +251,16 @@ async def roll(arena: Arena, kind: str) -> None:
             if not victim.alive:
                 return  # a poison node was faster
             await asyncio.sleep(_POLL_SECONDS)
-        victim.send(signal.SIGTERM)
-        code = await victim.ended()
-        if code not in {0, -signal.SIGKILL}:  # or a node has killed it meanwhile
-            msg = f"a {role} did not drain: exit code {code}; see {victim.log}"
-            raise AssertionError(msg)
+        await _drains(victim)
+
+
+async def _drains(process: Process) -> None:
+    """SIGTERM; the process ends in order, or was killed by a node meanwhile."""
+    process.send(signal.SIGTERM)
+    code = await process.ended()
+    if code not in {0, -signal.SIGKILL}:
+        msg = f"a {process.role} did not drain: exit code {code}; see {process.log}"
+        raise AssertionError(msg)
 
 
 async def skew(arena: Arena, kind: str) -> None:
@@ -351,6 +386,7 @@ FAULTS: Final[Mapping[str, FaultOf]] = {
     "partition (proxy)": part,
     "partition (namespace)": separate,
     "connections exhausted": exhaust,
+    "own pool exhausted": starve,
     "rolling restart": roll,
     "clock an hour off": skew,
     "killed at a named point": kill_at_a_point,

@@ -34,6 +34,9 @@ def print_report(
         + ", ".join(f"{number} {status}" for status, number in sorted(runs.items()))
         + f"; nodes begun: {len(history.executions)}, of these repeated: {repeated}"
     )
+    for kind, counted in arena.notes.items():
+        told = ", ".join(f"{times} {what}" for what, times in counted.items())
+        console.print(f"{kind}: {told}", highlight=False)
     if arena.injected[KIND]:
         console.print(arena.memory.told(), highlight=False)
     console.print(verdict_table(findings))

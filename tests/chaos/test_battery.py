@@ -16,6 +16,7 @@ _SECONDS = 55
 # Long enough for each of these once; `python -m chaos --broker` has the others.
 _BROKER_SECONDS = 8
 _BROKER_KINDS = ("broker restart", "broker purged", "kill worker")
+_SHORT_KINDS = ("own pool exhausted", "out of memory", "connections exhausted")
 _REDIS_KINDS = ("redis restart", "redis connections refused", "kill worker")
 
 
@@ -44,6 +45,16 @@ async def test_a_fleet_whose_redis_is_harmed_keeps_its_promises() -> None:
     await _run(
         *("--checkpoints", "redis", "--seconds", "12", "--clients", "4"),
         *(word for kind in _REDIS_KINDS for word in ("--only", kind)),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+async def test_a_fleet_that_runs_short_keeps_its_promises() -> None:
+    """Of connections, its own and the database's, and of memory."""
+    await _run(
+        *("--seconds", "25"),
+        *(word for kind in _SHORT_KINDS for word in ("--only", kind)),
     )
 
 
