@@ -288,6 +288,7 @@ def _core(
             effects=PostgresEffects(database),
             blocking=PostgresSyncEffects(blocking.on_database),
             codec=codec,
+            faults=faults,
         ),
         run_states=PostgresRunStates(checkpoints, retention),
         stream=RelayedStream(
@@ -397,6 +398,7 @@ def build_sweep(core: Core, undisturbed: Callable[[float], bool]) -> Sweep:
         undisturbed=undisturbed,
         retain=core.retain,
         chunks=core.chunks,
+        faults=core.faults,
     )
 
 
@@ -440,6 +442,7 @@ async def in_fleet(
         times=lease_times(settings),
         on_renewed=worker.renewed if worker is not None else _ignore,
         on_drain=on_drain,
+        faults=core.faults,
     )
     renewal.start()
     sweep = build_sweep(core, renewal.undisturbed)

@@ -8,7 +8,8 @@ rarely find that window. So the code names its windows: passing one,
 
 `kill` ends the process as SIGKILL does, `freeze` stops it as SIGSTOP does, `pause:2s`
 waits two seconds (also `pause:50ms`). ``@3`` means the third time only, ``@10%`` by
-chance, nothing means every time.
+chance, nothing means every time. Code that blocks passes its points by
+``faults.at_blocking``; any thread may.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import asyncio
 import os
 import random
 import signal
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Final
 
 from threadmill.errors import BadSetting
@@ -38,6 +42,10 @@ STEPS: Final = (
     "finish",  # a run ends
     "release",  # an activation is handed back
     "notify",  # hints are published
+    "renew",  # a process renews its leases and says that it lives
+    "sweep",  # what the dead have left is taken back
+    "timer",  # something due is carried out: a run that waited for its time, a deletion
+    "effect",  # a step of an effect's record: intent, outcome, or another call
 )
 POINTS: Final = frozenset(f"{step}.{side}" for step in STEPS for side in _SIDES)
 _ACTIONS: Final = frozenset({"kill", "freeze", "pause"})
@@ -49,13 +57,17 @@ class _Fault:
     seconds: float = 0.0
     chance: float = 1.0
     only: int | None = None
-    passed: int = 0
+    # Threads pass points too, and each passage counts once.
+    passed: Iterator[int] = field(default_factory=lambda: count(1))
 
     def is_due(self) -> bool:
-        self.passed += 1
         if self.only is not None:
-            return self.passed == self.only
+            return next(self.passed) == self.only
         return random.random() < self.chance  # noqa: S311 - no secret depends on it
+
+    def strike(self) -> None:
+        kill = signal.SIGKILL if self.action == "kill" else signal.SIGSTOP
+        os.kill(os.getpid(), kill)
 
 
 class Faults:
@@ -75,16 +87,30 @@ class Faults:
 
     async def at(self, point: str) -> None:
         """Passes a point."""
-        if not self._faults:
-            return
-        fault = self._faults.get(point)
-        if fault is None or not fault.is_due():
+        fault = self._due(point)
+        if fault is None:
             return
         if fault.action == "pause":
             await asyncio.sleep(fault.seconds)
         else:
-            kill = signal.SIGKILL if fault.action == "kill" else signal.SIGSTOP
-            os.kill(os.getpid(), kill)
+            fault.strike()
+
+    def at_blocking(self, point: str) -> None:
+        """Passes a point on a thread that blocks."""
+        fault = self._due(point)
+        if fault is None:
+            return
+        if fault.action == "pause":
+            time.sleep(fault.seconds)
+        else:
+            fault.strike()
+
+    def _due(self, point: str) -> _Fault | None:
+        """The fault that happens at this passage of a point, if one does."""
+        if not self._faults:
+            return None
+        fault = self._faults.get(point)
+        return fault if fault is not None and fault.is_due() else None
 
 
 def _parse(part: str) -> tuple[str, _Fault]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,19 @@ async def test_the_nth_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert slept == [1]
 
 
+def test_code_that_blocks_passes_the_same_points(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    faults = Faults("commit.after=pause:2s@2")
+    asyncio.run(faults.at("commit.after"))
+    for _ in range(3):
+        faults.at_blocking("commit.after")
+        faults.at_blocking("commit.before")
+    assert slept == [2.0]
+
+
 @pytest.mark.parametrize(
     "specification",
     [
@@ -70,7 +84,9 @@ def test_what_is_not_known_is_refused(specification: str) -> None:
 
 def test_the_code_passes_every_point_and_no_other() -> None:
     code = "".join(path.read_text("utf-8") for path in SOURCE.rglob("*.py"))
-    passed = set(re.findall(r'faults\.at\(\s*f?"([a-z_]+\.[a-z{]+)', code))
+    passed = set(
+        re.findall(r'faults\.at(?:_blocking)?\(\s*f?"([a-z_]+\.[a-z{]+)', code)
+    )
     both_sides = {
         point.partition(".")[0] for point in passed if point.endswith("{side")
     }

@@ -18,7 +18,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from inspect import isawaitable, iscoroutinefunction
 from threading import Lock
@@ -42,6 +42,7 @@ from threadmill.errors import (
     NotFound,
     Unavailable,
 )
+from threadmill.faults import Faults
 from threadmill.stores.effects import (
     EffectCall,
     Effects,
@@ -80,11 +81,13 @@ class EffectPorts:
         effects: for nodes that await.
         blocking: for nodes that block.
         codec: how outcomes are laid out.
+        faults: what tests make happen around each step of a record.
     """
 
     effects: Effects
     blocking: SyncEffects
     codec: Codec
+    faults: Faults = field(default_factory=Faults)
 
     def book(
         self,
@@ -129,6 +132,8 @@ class _Hand(Protocol):
 
     async def pause(self, seconds: float) -> None: ...
 
+    async def passes(self, side: str) -> None: ...
+
 
 class EffectBook:
     """What the nodes of one entry record their effects with. Any thread may call.
@@ -171,7 +176,7 @@ class EffectBook:
     ) -> Any:
         """See `threadmill.effect`."""
         effect = self._effect(task, key, on_unknown)
-        hand = _Awaiting(self._ports.effects, self._home)
+        hand = _Awaiting(self._ports.effects, self._home, self._ports.faults)
         with self._alone(effect):
             return await self._course(effect, fn, hand)
 
@@ -185,7 +190,7 @@ class EffectBook:
                 "`await threadmill.effect(...)` in an async node"
             )
         effect = self._effect(task, key, on_unknown)
-        hand = _Blocking(self._ports.blocking)
+        hand = _Blocking(self._ports.blocking, self._ports.faults)
         with self._alone(effect):
             return _without_loop(self._course(effect, fn, hand))
 
@@ -342,9 +347,10 @@ class _Questions:
 class _Awaiting:
     """Takes the steps on the activation's loop, whichever loop asks."""
 
-    def __init__(self, effects: Effects, home: Home) -> None:
+    def __init__(self, effects: Effects, home: Home, faults: Faults) -> None:
         self._effects = effects
         self._home = home
+        self._faults = faults
 
     async def begin(self, effect: _Effect) -> FoundEffect:
         return await self._home.run(self._effects.begin(effect.fence, effect.call))
@@ -375,12 +381,16 @@ class _Awaiting:
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
+    async def passes(self, side: str) -> None:
+        await self._faults.at(f"effect.{side}")
+
 
 class _Blocking:
     """Takes the steps on the calling thread; nothing here suspends."""
 
-    def __init__(self, effects: SyncEffects) -> None:
+    def __init__(self, effects: SyncEffects, faults: Faults) -> None:
         self._effects = effects
+        self._faults = faults
 
     async def begin(self, effect: _Effect) -> FoundEffect:
         return self._effects.begin(effect.fence, effect.call)
@@ -399,6 +409,9 @@ class _Blocking:
 
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251  # a blocking caller's own thread
+
+    async def passes(self, side: str) -> None:
+        self._faults.at_blocking(f"effect.{side}")
 
 
 async def _begun(effect: _Effect, hand: _Hand) -> FoundEffect:
@@ -419,7 +432,14 @@ async def _begun(effect: _Effect, hand: _Hand) -> FoundEffect:
 
 
 async def _safely(hand: _Hand, step: Callable[[], Awaitable[T]]) -> T:
-    """Takes a step that may be repeated, again if its answer is lost."""
+    """Takes a step of a record, and takes it again if its answer is lost."""
+    await hand.passes("before")
+    taken = await _repeatedly(hand, step)
+    await hand.passes("after")
+    return taken
+
+
+async def _repeatedly(hand: _Hand, step: Callable[[], Awaitable[T]]) -> T:
     for seconds in _PAUSES_SECONDS:
         try:
             return await step()

@@ -27,6 +27,7 @@ from threadmill.engine.described import describe, spent
 from threadmill.engine.ready import hint_next
 from threadmill.engine.wire_json import encode
 from threadmill.errors import Error, LeaseLost, Unavailable
+from threadmill.faults import Faults
 from threadmill.stores.records import EXPIRIES, Ending, Lost, NewDeadLetter, Timer
 from threadmill.streams.base import NewEvent
 
@@ -88,6 +89,7 @@ class Sweep:
         chunks: looks after the chunk store, if there is one.
         clock: monotonic seconds.
         chance: spreads the looks of many processes.
+        faults: what tests make happen at named points.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Sweep:
         chunks: ChunkChores | None = None,
         clock: Callable[[], float] = time.monotonic,
         chance: random.Random | None = None,
+        faults: Faults | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._members = members
@@ -114,6 +117,7 @@ class Sweep:
         self._chunks = chunks
         self._clock = clock
         self._chance = chance or random.Random()  # noqa: S311 - no secret depends on it
+        self._faults = faults or Faults()
         self._free_since: dict[UUID, float] = {}
 
     async def run(self) -> None:
@@ -160,7 +164,10 @@ class Sweep:
         )
         for timers in _together(due):
             try:
-                for goes_on in await self._dispatcher.carry_out(timers):
+                await self._faults.at("timer.before")
+                carried_out = await self._dispatcher.carry_out(timers)
+                await self._faults.at("timer.after")
+                for goes_on in carried_out:
                     hint_next(self._hints, goes_on)
             except Error as error:
                 # They come up again; the others must not wait for them.
@@ -229,12 +236,15 @@ class Sweep:
         return self._rules.free_seconds - (now - min(seeming)) if seeming else None
 
     async def _reopen(self, dead: Sequence[UUID]) -> int:
+        await self._faults.at("sweep.before")
         reopened = await self._dispatcher.reopen(
             dead,
             backoff_seconds=self._rules.backoff_seconds,
             shun_seconds=self._rules.shun_seconds,
             limit=self._rules.batch,
         )
+        if reopened:
+            await self._faults.at("sweep.after")
         for lost in reopened:
             log = _log.bind(
                 tenant=lost.tenant, thread=str(lost.thread_id), run=str(lost.run_id)
@@ -263,6 +273,7 @@ class Sweep:
         elif lost.attempt >= self._rules.attempts_max:
             error = describe(spent(lost.attempt, lost.cause))
             dead = NewDeadLetter(cause=error, attempts=lost.attempt, node=lost.node)
+            await self._faults.at("finish.before")
             finished = await self._dispatcher.finish(
                 fence,
                 Ending(
@@ -272,6 +283,7 @@ class Sweep:
                     dead=dead,
                 ),
             )
+            await self._faults.at("finish.after")
             self._hints.moved(lost.tenant, lost.thread_id)
             for activation_id, token in finished.stopped:
                 self._hints.stop(activation_id, token)

@@ -182,6 +182,11 @@ class ActivationSaver(ReadingSaver):
         """Commits a task's result, unless the checkpoint that follows may carry it."""
         item = self._writes_of(config, writes, task_id, task_path)
         await self._writer.faults.at("put_writes.before")
+        await self._take_writes(item)
+        await self._writer.faults.at("put_writes.after")
+
+    async def _take_writes(self, item: Writes) -> None:
+        task_id, writes = item.task_id, item.writes
         if not item.ns and self._share.is_elsewhere(task_id):
             return
         self._tap.writes_follow(item.ns, task_id)
@@ -191,7 +196,6 @@ class ActivationSaver(ReadingSaver):
             self._writer.hold(item)
             return
         await self._at_home(self._writer.commit(item, ends=ends))
-        await self._writer.faults.at("put_writes.after")
 
     async def alist(
         self,
@@ -244,7 +248,9 @@ class ActivationSaver(ReadingSaver):
         put = self._put_of(config, checkpoint, metadata, new_versions)
         if not put.ns:
             raise InvariantViolated("a thread's own checkpoints are put on its loop")
+        self._writer.faults.at_blocking("put.before")
         self._writer.commit_blocking(put, self._right_of(config))
+        self._writer.faults.at_blocking("put.after")
         return config_of(self._thread, put.ns, checkpoint["id"])
 
     def put_writes(
@@ -256,7 +262,9 @@ class ActivationSaver(ReadingSaver):
     ) -> None:
         """Commits the result of a subgraph's task."""
         item = self._writes_of(config, writes, task_id, task_path)
+        self._writer.faults.at_blocking("put_writes.before")
         self._writer.commit_blocking(item, self._right_of(config))
+        self._writer.faults.at_blocking("put_writes.after")
 
     def list(
         self,

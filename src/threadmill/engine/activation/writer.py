@@ -215,11 +215,13 @@ class Writer:
             raise LeaseLost from self.failure
         writes, puts = _sorted([item])
         commit = Commit(writes=writes, puts=puts, graph_id=self._run.graph_id)
+        self.faults.at_blocking("commit.before")
         try:
             self._blocking.commit(fence.tenant, self._thread, commit, fence)
         except BaseException as error:
             self.refuse(error)
             raise
+        self.faults.at_blocking("commit.after")
 
     def refuse(self, reason: BaseException) -> None:
         """From now on nothing is written any more; callable from any thread."""

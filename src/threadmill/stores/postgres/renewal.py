@@ -29,6 +29,7 @@ from psycopg.rows import dict_row
 from threadmill.drivers.postgres.connection import Row
 from threadmill.drivers.postgres.reach import Outage
 from threadmill.drivers.postgres.sql import Queries
+from threadmill.faults import Faults
 from threadmill.stores.postgres.rows import claim_of
 from threadmill.stores.records import Claim
 
@@ -62,6 +63,7 @@ class RenewalThread:
             renewal was sent, and every claim that the database says is held.
         on_drain: called from the thread, once, when somebody has asked the member to
             drain.
+        faults: what tests make happen around each renewal.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class RenewalThread:
         times: LeaseTimes,
         on_renewed: OnRenewed,
         on_drain: Callable[[], None] = lambda: None,
+        faults: Faults | None = None,
     ) -> None:
         self._conninfo = conninfo
         self._detour = detour
@@ -82,6 +85,7 @@ class RenewalThread:
         self._times = times
         self._on_renewed = on_renewed
         self._on_drain = on_drain
+        self._faults = faults or Faults()
         self._drains = False
         self._outage = Outage(_log, "renewal", first_pause_seconds=_RECONNECT_SECONDS)
         self._broken_at: float | None = None
@@ -188,6 +192,7 @@ class RenewalThread:
     def _renew(self, connection: psycopg.Connection[Row], lock_key: int | None) -> None:
         """Renews every lease and tells the others the lock that is held, if any."""
         member, asked_at = self._member, time.monotonic()
+        self._faults.at_blocking("renew.before")
         with connection.transaction():
             connection.execute(RENEWAL.enter.text)
             seen = connection.execute(
@@ -210,6 +215,7 @@ class RenewalThread:
                     "lease_seconds": self._times.lease_seconds,
                 },
             ).fetchall()
+        self._faults.at_blocking("renew.after")
         self._on_renewed(asked_at, [claim_of(row) for row in held])
         if seen is not None and seen["drain"] and not self._drains:
             self._drains = True
