@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
 
 import httpx
-import psutil
 import pytest
 
 from chaos.fleet import POLL_SECONDS, READY_SECONDS
 from tests.acceptance.verify import settle, verify
-from tests.fixtures.cluster import Cluster, Process, send, send_somewhere
+from tests.fixtures.cluster import Cluster, Process, send, send_somewhere, until_stopped
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -21,19 +22,9 @@ NODES = ("receive", "process", "save")
 # One before each node, with what the node builds on, and more if an event comes late.
 # What the last node leaves is committed with the end of the run.
 COMMITS_MIN = len(NODES)
-
-
-async def _standby(cluster: Cluster) -> Process:
-    """A worker that is ready and does nothing until it is continued."""
-    worker = await cluster.start_worker(THREADMILL_DISPATCH="burst")
-    worker.send(signal.SIGSTOP)
-    return worker
-
-
-def _held(cluster: Cluster, node: str) -> dict[str, Any]:
-    gate = cluster.folder / f"gate-{node}"
-    configurable = {"hold": node, "gate": str(gate)}
-    return {"config": {"configurable": configurable}}
+_SECOND_ATTEMPT = 2
+# Of a run of `nested`, for its own graph: the others are the subgraph's.
+_COMMITS_ON_THE_LOOP = 5
 
 
 @pytest.mark.parametrize("dispatch", ["burst", "node"])
@@ -50,7 +41,7 @@ async def test_killed_in_each_node(cluster: Cluster, dispatch: str) -> None:
         before = len(cluster.begun())
         thread = str(uuid4())
         answer = await send(
-            server.url, thread, node, key=uuid4().hex, **_held(cluster, node)
+            server.url, thread, node, key=uuid4().hex, **cluster.held(node)
         )
         run = answer.json()["run_id"]
         seen = len([line for line in cluster.begun() if line["node"] == node])
@@ -79,27 +70,21 @@ async def test_killed_around_each_commit(
 ) -> None:
     """Whatever was durable stays, whatever was not is done again, once."""
     cluster.env["THREADMILL_DISPATCH"] = dispatch
-    server, standby = await asyncio.gather(cluster.start_server(), _standby(cluster))
+    server, standby = await asyncio.gather(
+        cluster.start_server(), cluster.start_standby(THREADMILL_DISPATCH="burst")
+    )
     sent = {}
 
     async def dies_of(point: str, *, surely: bool) -> bool:
-        """A worker dies at a point of its run, or comes through without passing it."""
-        victim = await cluster.start_worker(THREADMILL_FAULTS=point)
-        sent[await _send_anew(server, point)] = [point]
-        dies = asyncio.create_task(victim.ended())
-        waits = [dies] if surely else [dies, asyncio.create_task(settle(cluster))]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        died = dies.done()
-        for waiting in waits:
-            waiting.cancel()
-        if died:
-            standby.send(signal.SIGCONT)
-            await settle(cluster)
-            standby.send(signal.SIGSTOP)
-        return died
+        async def turn() -> None:
+            sent[await _send_anew(server, point)] = [point]
 
-    other = "claim.after" if moment == "after" else "load.after"
-    for point in (f"finish.{moment}", other):
+        return await _dies_of(cluster, standby, point, turn, surely=surely)
+
+    claim = "claim.after" if moment == "after" else "load.after"
+    steps = ("finish", "node", "put_writes", "put")
+    others = [claim, *(f"{step}.{moment}" for step in steps)]
+    for point in others:
         assert await dies_of(f"{point}=kill@1", surely=True)
     commits = 0
     while await dies_of(f"commit.{moment}=kill@{commits + 1}", surely=False):
@@ -108,9 +93,75 @@ async def test_killed_around_each_commit(
     await verify(cluster, sent)
     executions = [(line["run"], line["node"]) for line in cluster.begun()]
     runs = {run for run, _ in executions}
-    assert len(executions) <= len(NODES) * len(runs) + commits + 2, (
+    assert len(executions) <= len(NODES) * len(runs) + commits + len(others), (
         "more nodes were repeated than workers died"
     )
+
+
+async def _dies_of(
+    cluster: Cluster,
+    standby: Process,
+    point: str,
+    turn: Callable[[], Awaitable[None]],
+    *,
+    surely: bool,
+) -> bool:
+    """A worker dies at a point of its run, or comes through without passing it."""
+    victim = await cluster.start_worker(THREADMILL_FAULTS=point)
+    await turn()
+    dies = asyncio.create_task(victim.ended())
+    waits = [dies] if surely else [dies, asyncio.create_task(settle(cluster))]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    died = dies.done()
+    for waiting in waits:
+        waiting.cancel()
+    if died:
+        assert dies.result() == -signal.SIGKILL
+        standby.send(signal.SIGCONT)
+        await settle(cluster)
+        standby.send(signal.SIGSTOP)
+    return died
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_killed_around_each_commit_of_a_subgraph_that_a_node_calls(
+    cluster: Cluster, moment: str
+) -> None:
+    """They happen on the node's own thread, not on the loop."""
+    server, standby = await asyncio.gather(
+        cluster.start_server(), cluster.start_standby()
+    )
+    threads = []
+    async with cluster.client(server) as client:
+
+        async def turn() -> None:
+            thread = str(uuid4())
+            await client.threads.create(thread_id=thread)
+            await client.runs.create(
+                thread, "nested", input={"answer": "yes", "steps": []}
+            )
+            threads.append(thread)
+
+        commits = 0
+        while await _dies_of(
+            cluster,
+            standby,
+            f"commit.{moment}=kill@{commits + 1}",
+            turn,
+            surely=False,
+        ):
+            commits += 1
+        assert commits > _COMMITS_ON_THE_LOOP
+        for thread in threads:
+            state: Any = await client.threads.get_state(thread)
+            assert state["values"]["steps"] == ["ask", "inner"]
+    runs = {line["run"] for line in cluster.begun()}
+    for run in runs:
+        begun = Counter(line["node"] for line in cluster.begun() if line["run"] == run)
+        # A node that is lost takes along what it has called, and nothing before it.
+        assert sum(begun.values()) <= len(begun) + 2
+        assert set(begun) == {"ask", "call", "inner"}
+        assert min(begun["ask"], begun["call"]) == 1
 
 
 async def _send_anew(server: Process, message: str) -> str:
@@ -126,7 +177,7 @@ async def test_a_frozen_worker_changes_nothing_when_it_wakes(cluster: Cluster) -
     cluster.env.update(THREADMILL_LEASE_SECONDS="2", THREADMILL_RENEW_SECONDS="0.5")
     server, first = await asyncio.gather(cluster.start_server(), cluster.start_worker())
     thread = str(uuid4())
-    held = _held(cluster, "process")
+    held = cluster.held("process")
     await send(server.url, thread, "frozen", key=uuid4().hex, **held)
     await cluster.until_begun("process")
     first.send(signal.SIGSTOP)
@@ -148,11 +199,48 @@ async def test_a_worker_that_wakes_before_a_commit_has_it_refused(
     )
     thread = str(uuid4())
     await send(server.url, thread, "frozen", key=uuid4().hex)
-    async with asyncio.timeout(READY_SECONDS):
-        stopped = psutil.STATUS_STOPPED
-        while psutil.Process(first.pid).status() != stopped:  # noqa: ASYNC110
-            await asyncio.sleep(POLL_SECONDS)
+    await until_stopped(first)
     await _wakes_in_vain(cluster, first, await cluster.start_worker(), thread)
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+async def test_a_worker_that_wakes_in_a_renewal_leaves_the_others_alone(
+    cluster: Cluster, side: str
+) -> None:
+    """Its late renewal is of nothing; and nothing that another one holds is told it."""
+    cluster.env.update(THREADMILL_LEASE_SECONDS="2", THREADMILL_RENEW_SECONDS="0.5")
+    server, first = await asyncio.gather(
+        cluster.start_server(),
+        # Late enough for the node to have begun by then.
+        cluster.start_worker(THREADMILL_FAULTS=f"renew.{side}=freeze@12"),
+    )
+    thread = str(uuid4())
+    held = cluster.held("process")
+    await send(server.url, thread, "frozen", key=uuid4().hex, **held)
+    assert (await cluster.until_begun("process"))["pid"] == first.pid
+    await until_stopped(first)
+    second = await cluster.start_worker()
+    assert (await cluster.until_begun("process", 2))["pid"] == second.pid
+    first.send(signal.SIGCONT)
+    await _renews(cluster, first, 3)
+    (cluster.folder / "gate-process").touch()
+    await verify(cluster, {thread: ["frozen"]})
+    executed = Counter(line["node"] for line in cluster.begun())
+    assert executed == {"receive": 1, "process": 2, "save": 1}
+    assert cluster.begun()[-1]["pid"] == second.pid
+    (run,) = await cluster.rows("SELECT attempt FROM threadmill.run")
+    assert run["attempt"] == _SECOND_ATTEMPT
+
+
+async def _renews(cluster: Cluster, worker: Process, times: int) -> None:
+    """Waits until a worker has renewed so often, from now on."""
+    query = "SELECT seen_at FROM threadmill.worker WHERE name LIKE %s"
+    seen = set()
+    async with asyncio.timeout(READY_SECONDS):
+        while len(seen) <= times:
+            (row,) = await cluster.rows(query, f"%:{worker.pid}")
+            seen.add(row["seen_at"])
+            await asyncio.sleep(POLL_SECONDS)
 
 
 async def _wakes_in_vain(

@@ -321,3 +321,17 @@ async def test_the_first_root_checkpoint_of_a_later_attempt_is_progress(
     await writer.commit(_put())
     await writer.commit(_put())
     assert [commit.progress for commit in store.commits] == [False, False, True, False]
+
+
+async def test_a_commit_that_blocks_passes_its_points(store: Store, tap: Tap) -> None:
+    """On the thread that blocks, the store in between."""
+    passed: list[str] = []
+
+    class Noted(Faults):
+        def at_blocking(self, point: str) -> None:
+            passed.append(point)
+
+    blocking = SimpleNamespace(commit=lambda *_: passed.append("stored"))
+    writer = _writer(store, tap, blocking=blocking, faults=Noted())
+    await asyncio.to_thread(writer.commit_blocking, _put(ns="inner:1"), writer.fence)
+    assert passed == ["commit.before", "stored", "commit.after"]

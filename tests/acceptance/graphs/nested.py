@@ -1,7 +1,7 @@
-"""A graph that asks, then calls a subgraph without awaiting it, then waits.
+"""A graph that asks, then calls a subgraph without awaiting it.
 
-`ask` asks a human; `call` blocks in a subgraph that keeps its checkpoints; `hold`
-waits like the ledger's nodes do.
+`ask` asks a human, unless the input has the answer; `call` blocks in a subgraph that
+keeps its checkpoints.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class Nested(TypedDict, total=False):
     steps: Annotated[list[str], operator.add]
 
 
-def _inner(state: Nested) -> dict[str, Any]:
+def _inner(state: Nested, config: RunnableConfig) -> dict[str, Any]:
+    begin("inner", config)
     return {"steps": ["inner"]}
 
 
@@ -34,13 +35,14 @@ inner = inner_builder.compile()
 
 def ask(state: Nested, config: RunnableConfig) -> dict[str, Any]:
     """Waits for a human, then begins in earnest."""
-    answer = interrupt("go on?")
+    answer = state.get("answer") or interrupt("go on?")
     begin("ask", config)
     return {"answer": answer, "steps": ["ask"]}
 
 
-def call(state: Nested) -> dict[str, Any]:
+def call(state: Nested, config: RunnableConfig) -> dict[str, Any]:
     """A node that blocks."""
+    begin("call", config)
     return {"steps": inner.invoke({"steps": []})["steps"]}
 
 
