@@ -270,6 +270,30 @@ async def _everything(cluster: Cluster) -> list[Any]:
     )
 
 
+async def test_what_was_read_of_a_run_that_is_cancelled_is_not_gone_later(
+    cluster: Cluster,
+) -> None:
+    """The input has been spread, its checkpoint is on its way, and somebody reads."""
+    server, _ = await asyncio.gather(
+        cluster.start_server(),
+        cluster.start_worker(THREADMILL_FAULTS="put.before=pause:9s@2"),
+    )
+    thread = str(uuid4())
+    answer = await send(server.url, thread, "gone", key=uuid4().hex)
+    stored = "SELECT 1 FROM threadmill.checkpoint WHERE thread_id = %s"
+    async with asyncio.timeout(READY_SECONDS):
+        while not await cluster.rows(stored, thread):  # noqa: ASYNC110
+            await asyncio.sleep(POLL_SECONDS)
+    async with cluster.client() as client:
+        await client.runs.cancel(thread, answer.json()["run_id"], wait=True)
+        read: Any = (await client.threads.get_state(thread))["values"]
+        await send(server.url, thread, "next", key=uuid4().hex)
+        await settle(cluster)
+        state: Any = (await client.threads.get_state(thread))["values"]
+    assert read.get("messages", []) == []
+    assert state["messages"] == ["next"]
+
+
 async def test_sigterm_of_everything_in_turn_under_load(cluster: Cluster) -> None:
     """A rolling restart loses nothing and repeats no node."""
     await asyncio.gather(

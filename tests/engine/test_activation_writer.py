@@ -112,6 +112,18 @@ async def test_what_waits_shares_the_next_commit(store: Store, tap: Tap) -> None
     ]
 
 
+async def test_what_spreads_the_input_goes_with_its_checkpoint_only(
+    store: Store, tap: Tap
+) -> None:
+    writer = _writer(store, tap)
+    writer.hold(_put(source="input"))
+    writer.hold(_writes("start"), rides=True)
+    await writer.flush()
+    writer.hold(_put())
+    await writer.flush()
+    assert [(len(c.puts), len(c.writes)) for c in store.commits] == [(1, 0), (1, 1)]
+
+
 async def test_a_held_result_rides_with_the_checkpoint(store: Store, tap: Tap) -> None:
     writer = _writer(store, tap)
     writer.hold(_writes("a"))

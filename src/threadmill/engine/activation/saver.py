@@ -13,6 +13,10 @@ Two kinds of writes wait, to share a commit with what follows at once. The resul
 superstep's only task waits for the checkpoint after it. A checkpoint of the root waits
 for the next task to start, before which it is committed, or for the end of the run: no
 user code runs in between, so a crash there loses nothing that a commit would have kept.
+
+What spreads the input over the channels goes with its checkpoint and never before it.
+LangGraph shows a finished task's result as part of the state, and drops it when the run
+was cancelled and another one begins: a message would be read, and be gone.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
     DeltaChannelHistory,
 )
+from langgraph.constants import START
 from langgraph.runtime import RunControl
 
 from threadmill.checkpoints.base import (
@@ -193,7 +198,7 @@ class ActivationSaver(ReadingSaver):
         ends = None if item.ns else self._share.ends(task_id, writes)
         only = not item.ns and is_result(writes) and self._tap.is_only_task(task_id)
         if only and ends is None:
-            self._writer.hold(item)
+            self._writer.hold(item, rides=_spreads_input(item))
             return
         await self._at_home(self._writer.commit(item, ends=ends))
 
@@ -422,6 +427,10 @@ class ActivationSaver(ReadingSaver):
                 '{"configurable": {"thread_id": ...}} alone'
             )
         return at
+
+
+def _spreads_input(result: Writes) -> bool:
+    return result.task_path.endswith(f", {START}")
 
 
 async def _all_of(items: AsyncIterator[CheckpointTuple]) -> Sequence[CheckpointTuple]:

@@ -38,6 +38,7 @@ Item = Put | Writes
 class _Waiting:
     item: Item | None
     leaving: bool = False
+    rides: bool = False
     ends: UUID | None = None
 
 
@@ -103,15 +104,17 @@ class Writer:
         self.failed = asyncio.Event()
         self.released = False
 
-    def hold(self, item: Item, *, leaving: bool = False) -> None:
+    def hold(self, item: Item, *, leaving: bool = False, rides: bool = False) -> None:
         """Lets `item` wait for the next commit.
 
         Args:
             item: a checkpoint or a task's result.
             leaving: let it wait until it is known whether the run goes on, for
                 `hand_over` or `rest`.
+            rides: let it wait for the checkpoint that follows it, whatever is told
+                meanwhile.
         """
-        self._queue.append(_Waiting(item, leaving))
+        self._queue.append(_Waiting(item, leaving, rides))
 
     async def settle(self) -> None:
         """Returns when what a task builds on is durable; events alone may wait on.
@@ -277,6 +280,8 @@ class Writer:
 
     def _take(self, *, all_of_it: bool = False, past_mark: bool = False) -> Commit:
         taken = [w for w in self._queue if all_of_it or not w.leaving]
+        while taken and taken[-1].rides and not all_of_it:
+            taken.pop()
         self._queue = [w for w in self._queue if w not in taken]
         writes, puts = _sorted([w.item for w in taken if w.item is not None])
         ended = [w.ends for w in taken if w.ends is not None]
