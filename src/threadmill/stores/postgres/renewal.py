@@ -194,7 +194,9 @@ class RenewalThread:
         member, asked_at = self._member, time.monotonic()
         self._faults.at_blocking("renew.before")
         with connection.transaction():
-            connection.execute(RENEWAL.enter.text)
+            connection.execute(
+                RENEWAL.enter.text, {"lease_seconds": self._times.lease_seconds}
+            )
             seen = connection.execute(
                 RENEWAL.see.text,
                 {
@@ -215,7 +217,8 @@ class RenewalThread:
                     "lease_seconds": self._times.lease_seconds,
                 },
             ).fetchall()
-        self._faults.at_blocking("renew.after")
+            # Not committed: whoever stands still here has locked what it holds.
+            self._faults.at_blocking("renew.after")
         self._on_renewed(asked_at, [claim_of(row) for row in held])
         if seen is not None and seen["drain"] and not self._drains:
             self._drains = True

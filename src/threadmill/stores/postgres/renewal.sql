@@ -5,9 +5,14 @@
 SELECT pg_try_advisory_lock(29805, %(lock_key)s)
 
 -- name: enter
+-- A renewal takes several round trips. Were its process to stand still in between, its
+-- leases would run out and nobody could take them back: their rows stay locked. So the
+-- session ends then, after a lease and not before: with it goes the presence lock.
 SELECT set_config('role', 'threadmill_app', true),
        set_config('statement_timeout', '5000', true),
-       set_config('lock_timeout', '2000', true)
+       set_config('lock_timeout', '2000', true),
+       set_config('idle_in_transaction_session_timeout',
+                  round(%(lease_seconds)s::numeric * 1000)::text, true)
 
 -- name: see
 -- A member that was taken for dead puts itself on the list again. The key is that of
