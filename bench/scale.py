@@ -41,9 +41,16 @@ _BATCH: Final = 20_000
 _TEMPLATE: Final = UUID(int=1)
 # Where a thread's rows are; what a run has left in none of them is over soon.
 _TABLES: Final = ("thread", "run", "head", "checkpoint", "checkpoint_write", "chunk")
+
+
+def _id(of: str) -> str:
+    """Ids rise, so that copying appends to indexes; what is asked for is drawn."""
+    return f"(lpad(to_hex(n), 8, '0') || substr(md5({of} || n), 9))::uuid"
+
+
 _NUMBERED: Final = {
-    "thread_id": "md5('thread' || n)::uuid",
-    "run_id": "md5('run' || t.run_id::text || n)::uuid",
+    "thread_id": _id("'thread'"),
+    "run_id": _id("'run' || t.run_id::text"),
     "end_checkpoint_id": "t.end_checkpoint_id",
     "created_at": "t.created_at - n * interval '1 s'",
     "updated_at": "t.updated_at - n * interval '1 s'",
@@ -75,6 +82,8 @@ async def fill(uri: str, threads: int, progress: Progress, title: str) -> None:
     ) as connection:
         await connection.execute("SET session_replication_role = replica")
         await connection.execute("SET synchronous_commit = off")
+        # Plans for a table that grows.
+        await connection.execute("SET enable_seqscan = off")
         copies = [await _copy(connection, table) for table in _TABLES]
         for first in range(1, threads + 1, _BATCH):
             last = min(first + _BATCH - 1, threads)
@@ -91,9 +100,13 @@ INSERT INTO threadmill.facet (tenant_id, thread_id, key, value, created_at)
 SELECT t.tenant_id, t.thread_id, f.key, f.value, t.created_at
   FROM generate_series({first}::int, {last}::int) n
   JOIN threadmill.thread t
-    ON t.tenant_id = 'default' AND t.thread_id = md5('thread' || n)::uuid,
+    ON t.tenant_id = 'default' AND t.thread_id = {thread},
        threadmill.facets(t.metadata) f
-""").format(first=sql.Placeholder("first"), last=sql.Placeholder("last"))
+""").format(
+    first=sql.Placeholder("first"),
+    last=sql.Placeholder("last"),
+    thread=sql.SQL(_NUMBERED["thread_id"]),  # type: ignore[arg-type]
+)
 
 
 async def _copy(connection: psycopg.AsyncConnection, table: str) -> sql.Composed:
@@ -108,7 +121,7 @@ async def _copy(connection: psycopg.AsyncConnection, table: str) -> sql.Composed
     return sql.SQL(
         "INSERT INTO threadmill.{table} ({names}) SELECT {values}"
         " FROM threadmill.{table} t, generate_series({first}::int, {last}::int) n"
-        " WHERE t.thread_id::text = {template}"
+        " WHERE t.tenant_id = 'default' AND t.thread_id = {template}"
     ).format(
         table=sql.Identifier(table),
         names=sql.SQL(", ").join(sql.Identifier(name) for name, _ in columns),
@@ -176,7 +189,8 @@ def questions(
 def _thread(number: int) -> str:
     from hashlib import md5
 
-    return str(UUID(md5(f"thread{number}".encode()).hexdigest()))  # noqa: S324
+    rest = md5(f"thread{number}".encode()).hexdigest()[8:]  # noqa: S324
+    return str(UUID(f"{number:08x}{rest}"))
 
 
 async def measure(

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 from uuid import uuid4
 
@@ -430,15 +431,12 @@ async def in_fleet(
         ),
     )
     name = f"{core.member.name} renewal"
+    session = partial(connection_info, name=name, limits=limits)
     renewal = RenewalThread(
-        connection_info(direct or main, name=name, limits=limits),
+        session(direct or main, session_settings=direct is not None),
         core.member,
         core.lock_key,
-        detour=(
-            connection_info(main, name=name, limits=limits)
-            if direct not in (None, main)
-            else None
-        ),
+        detour=session(main) if direct not in (None, main) else None,
         times=lease_times(settings),
         on_renewed=worker.renewed if worker is not None else _ignore,
         on_drain=on_drain,
@@ -452,7 +450,10 @@ async def in_fleet(
     try:
         if direct is not None:
             info = connection_info(
-                direct, name=f"{core.member.name} hints", limits=core.database.limits
+                direct,
+                name=f"{core.member.name} hints",
+                limits=core.database.limits,
+                session_settings=True,
             )
             listener = PostgresListener(
                 info, receivers, origin=str(core.member.worker_id)

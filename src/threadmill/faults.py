@@ -43,6 +43,7 @@ STEPS: Final = (
     "release",  # an activation is handed back
     "notify",  # hints are published
     "renew",  # a process renews its leases and says that it lives
+    "extend",  # within that: its leases are locked from here on until the commit
     "sweep",  # what the dead have left is taken back
     "timer",  # something due is carried out: a run that waited for its time, a deletion
     "effect",  # a step of an effect's record: intent, outcome, or another call

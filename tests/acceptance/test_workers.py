@@ -203,9 +203,9 @@ async def test_a_worker_that_wakes_before_a_commit_has_it_refused(
     await _wakes_in_vain(cluster, first, await cluster.start_worker(), thread)
 
 
-@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize("point", ["renew.before", "extend.after"])
 async def test_a_worker_that_wakes_in_a_renewal_leaves_the_others_alone(
-    cluster: Cluster, side: str
+    cluster: Cluster, point: str
 ) -> None:
     """Its late renewal is of nothing; and nothing that another one holds is told it.
 
@@ -216,7 +216,7 @@ async def test_a_worker_that_wakes_in_a_renewal_leaves_the_others_alone(
     server, first = await asyncio.gather(
         cluster.start_server(),
         # Late enough for the node to have begun by then.
-        cluster.start_worker(THREADMILL_FAULTS=f"renew.{side}=freeze@12"),
+        cluster.start_worker(THREADMILL_FAULTS=f"{point}=freeze@12"),
     )
     thread = str(uuid4())
     held = cluster.held("process")

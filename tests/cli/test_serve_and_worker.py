@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
 from tests.cli.conftest import ECHO, PATIENCE_SECONDS, Program, Project, until
@@ -131,13 +132,31 @@ def test_the_environment_of_langgraph_json_reaches_graphs_and_settings(
     assert answer.json() == {"name": "from the file"}
 
 
-def test_no_exit_waits_for_a_thread_that_is_stuck(served: Project) -> None:
-    served.file("agent.py", STUCK)
+# A thread that never returns, and a task that does not stop when it is told to.
+_STUBBORN = STUCK.replace("def answer", "async def answer").replace(
+    "time.sleep(600)",
+    """while True:
+            try:
+                await asyncio.sleep(600)
+            except asyncio.CancelledError:
+                pass""",
+)
+
+
+@pytest.mark.parametrize("grace", ["0.2", "5"])
+@pytest.mark.parametrize("source", [STUCK, _STUBBORN], ids=["thread", "task"])
+def test_a_drain_hands_back_what_does_not_stop_and_exits(
+    served: Project, source: str, grace: str
+) -> None:
+    served.file("agent.py", source.replace("time\n", "time, asyncio\n", 1))
     server = served.start("serve", "--port", "0")
-    worker = served.start("worker", BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS="0.2")
+    worker = served.start("worker", BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS=grace)
     begin(served, server)
     assert worker.end() == 0
     worker.event("process.stopping")
+    with psycopg.connect(served.environ["DATABASE_URI"]) as connection:
+        left = "SELECT state, attempt, worker_id FROM threadmill.activation"
+        assert connection.execute(left).fetchall() == [("ready", 0, None)]
 
 
 def test_a_second_signal_ends_a_worker_in_the_middle_of_its_drain(

@@ -216,9 +216,9 @@ async def test_a_session_goes_by_indexes(database: Database) -> None:
     assert [row["v"] for row in shown.rows] == ["off", "off"]
 
 
-def test_a_server_gives_its_client_up_as_soon_as_the_client_does() -> None:
+def test_a_server_gives_a_client_up_within_its_lease() -> None:
     """Till then it holds the locks of a commit that was cut in half."""
-    limits = Limits(tcp_user_timeout_seconds=5)
+    limits = Limits(lease_seconds=5)
     info = connection_info("host=h", name="", limits=limits, session_settings=True)
     assert "tcp_user_timeout=5000" in info
     probes = re.findall(r"tcp_keepalives_(?:idle|count)=(\d+)", info)

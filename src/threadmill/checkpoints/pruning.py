@@ -103,11 +103,7 @@ class PostgresPruning:
         return Freed(0, row["checkpoints"], row["bytes"] + dropped.rows[0]["bytes"])
 
     async def _kept(self, tenant: str, thread_id: UUID) -> Kept:
-        """A run that begins after this look moves a head, or ends as this one did."""
-        async with self._database.tenant_tx(tenant, read_only=True) as tx:
-            found = tx.add(SQL.is_over, tenant=tenant, thread_id=thread_id)
-        is_over = found.one is not None and bool(found.one["is_over"])
-        return await self._upkeep.kept(tenant, str(thread_id), is_over=is_over)
+        return await self._upkeep.kept(tenant, str(thread_id), is_over=SQL.is_over)
 
     async def weigh(
         self, tenant: str, thread_id: UUID, strategy: Strategy

@@ -32,11 +32,12 @@ SELECT threadmill.require(
  WHERE t.tenant_id = %(tenant)s AND t.thread_id = %(thread_id)s::uuid
 
 -- name: is_over
--- Whether nothing of the thread goes on where it is: its last run has ended with success,
--- and asked nobody anything.
+-- Whether nothing of the thread goes on where it is: the last run that began has ended
+-- with success, and asked nobody anything.
 SELECT t.status = 'idle' AND 'success' = (
          SELECT r.status FROM threadmill.run r
           WHERE r.tenant_id = %(tenant)s AND r.thread_id = %(thread_id)s::uuid
+            AND r.started_at IS NOT NULL
           ORDER BY r.seq DESC
           LIMIT 1) AS is_over
   FROM threadmill.thread t

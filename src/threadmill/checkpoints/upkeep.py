@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from threadmill.checkpoints.postgres import PostgresCheckpoints
     from threadmill.drivers.postgres.connection import Row
     from threadmill.drivers.postgres.database import Result, Transaction
+    from threadmill.drivers.postgres.sql import Query
 
 SQL = Queries(__package__, "upkeep.sql")
 
@@ -185,23 +186,30 @@ class Upkeep:
             else:
                 return
 
-    async def kept(self, tenant: str, thread_id: str, *, is_over: bool = False) -> Kept:
+    async def kept(
+        self, tenant: str, thread_id: str, *, is_over: Query | None = None
+    ) -> Kept:
         """What `keep_latest` would leave of the thread now.
 
         Args:
             tenant: whose thread.
             thread_id: which one.
-            is_over: no task of it is left, so nothing of a namespace that belongs to
-                one is needed.
+            is_over: asks whether no task of it is left, so that nothing of a namespace
+                that belongs to one is needed. Of the same moment as the heads: what
+                begins afterwards moves one.
         """
+        over: Result | None = None
         async with self._database.tenant_tx(tenant, read_only=True) as tx:
             heads = tx.add(SQL.heads, tenant=tenant, thread=thread_id)
+            if is_over is not None:
+                over = tx.add(is_over, tenant=tenant, thread_id=thread_id)
+        tasks_left = over is None or over.one is None or not over.one["is_over"]
         return Kept(
             [(head["ns"], head["checkpoint_id"]) for head in heads.rows],
             [
                 kept
                 for head in heads.rows
-                if not (is_over and _TASK_SEPARATOR in head["ns"])
+                if tasks_left or _TASK_SEPARATOR not in head["ns"]
                 for kept in await self._kept(tenant, thread_id, head)
             ],
         )

@@ -14,8 +14,9 @@ def main() -> None:
     """Runs the command line; the entry of the `threadmill` program."""
     import sys
 
-    from threadmill.cli.life import THREADS_SECONDS, end_within
+    from threadmill.cli.life import end_within
     from threadmill.cli.program import run
+    from threadmill.domain.draining import THREADS_SECONDS
 
     code = run(sys.argv[1:])
     # Python's own exit waits for threads; the graphs' code may have left some.

@@ -25,13 +25,12 @@ from typing import Final, NoReturn
 import structlog
 
 from threadmill.cli.console import complain
-from threadmill.domain.draining import exit_seconds
+from threadmill.domain.draining import THREADS_SECONDS, exit_seconds
 from threadmill.errors import Error
 
 _log = structlog.get_logger(__name__)
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-THREADS_SECONDS: Final = 2.0
 _LAST_LINE_SECONDS: Final = 0.5
 _THREADS: Final = "threads are still running"
 
@@ -52,11 +51,13 @@ class Stop:
         self._signalled = False
         # Made now: a signal may come while this very thread starts another one.
         self._draining = threading.Event()
+        self._over = threading.Event()
         end_within(
             exit_seconds(grace_seconds),
             1,
             why="it did not drain in time",
             after=self._draining,
+            unless=self._over,
         )
 
     @property
@@ -68,6 +69,10 @@ class Stop:
         """Waits until somebody asks; from now on that is all that asking does."""
         self._starting = None
         await self._event.wait()
+
+    def over(self) -> None:
+        """The process has drained: what it does now has limits of its own."""
+        self._over.set()
 
     def ask(self) -> None:
         """Asks the process to end; called on the event loop, safe to call twice."""
@@ -131,6 +136,8 @@ def live(
             except asyncio.CancelledError:
                 if not stop.asked:
                     raise
+            finally:
+                stop.over()
 
     closed = threading.Event()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -93,7 +93,11 @@ class Leases:
 
     def drop_all(self, stop: Stop) -> None:
         """The attempt has ended."""
-        self.drop([key for key, lease in self._leases.items() if lease.stop is stop])
+        self.drop(self.held_by(stop))
+
+    def held_by(self, stop: Stop) -> Sequence[Key]:
+        """What an attempt holds, by its switch."""
+        return [key for key, lease in self._leases.items() if lease.stop is stop]
 
     @property
     def tasks(self) -> int:

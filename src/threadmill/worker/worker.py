@@ -11,14 +11,14 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import structlog
 
-from threadmill.domain.draining import work_seconds
+from threadmill.domain.draining import STOP_SECONDS, work_seconds
 from threadmill.engine.activate import Attempt, by_run, fence_of
 from threadmill.engine.activation.stop import Stop, StopReason
 from threadmill.errors import Error
@@ -30,6 +30,7 @@ from threadmill.worker.slots import Slot, Slots, SlotThreads
 if TYPE_CHECKING:
     from threadmill.brokers.base import Hint
     from threadmill.checkpoints.base import Committed, RunState
+    from threadmill.domain.fence import Fence
     from threadmill.domain.lease import LeaseTimes
     from threadmill.engine.activate import Activate
     from threadmill.engine.graphs import GraphCatalogue
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _WATCH_SECONDS: Final = 0.25
-_HAND_BACK_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,20 +311,20 @@ class Worker:
     def _renewed(self, asked_at: float, held: Sequence[Claim]) -> None:
         # The answer to a claim, or a hand-back, was lost with its connection.
         for claim in self._leases.renewed(asked_at, held):
-            task = self._loop.create_task(self._give_back([claim]))
+            task = self._loop.create_task(self._give_back(fence_of(claim)))
             self._giving_back.add(task)
             task.add_done_callback(self._giving_back.discard)
 
     async def _give_back(
         self,
-        claims: Sequence[Claim],
+        fence: Fence,
         *,
         cause: str | None = None,
         delay_seconds: float = 0.0,
     ) -> None:
         try:
             await self._dispatcher.release(
-                fence_of(*claims),
+                fence,
                 count_attempt=cause is not None,
                 delay_seconds=delay_seconds,
                 cause=cause,
@@ -342,11 +342,27 @@ class Worker:
     # --- draining ------------------------------------------------------------------
 
     async def _hand_back(self) -> None:
-        """Lets attempts leave by themselves, then hands back what is left."""
+        """Lets attempts leave by themselves, then hands back what is left.
+
+        Also what nodes keep that do not stop when they are told to: whoever goes on
+        need not wait until their leases end.
+        """
         await self._wait_for_attempts(work_seconds(self._rules.grace_seconds))
         for attempt in list(self._attempts):
             attempt.stop.request(StopReason.DRAIN)
-        await self._wait_for_attempts(_HAND_BACK_SECONDS)
+        await self._wait_for_attempts(STOP_SECONDS)
+        for attempt in list(self._attempts):
+            if held := self._leases.held_by(attempt.stop):
+                (activation_id, token), *also = held
+                fence = fence_of(attempt.claim)
+                await self._give_back(
+                    replace(
+                        fence,
+                        activation_id=activation_id,
+                        token=token,
+                        also=tuple(also),
+                    )
+                )
 
     async def _wait_for_attempts(self, seconds: float) -> None:
         if self._attempts:

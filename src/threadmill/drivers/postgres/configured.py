@@ -62,6 +62,7 @@ def limits_of(settings: Settings) -> Limits:
         lock_timeout_seconds=settings.lock_timeout_seconds,
         idle_in_transaction_seconds=settings.idle_in_transaction_seconds,
         tcp_user_timeout_seconds=settings.tcp_user_timeout_seconds,
+        lease_seconds=settings.lease_seconds,
     )
 
 

@@ -45,11 +45,13 @@ _STALE = (
     pg.InvalidSqlStatementName,
     pg.ReadOnlySqlTransaction,
 )
-# Every statement has an index to go by (there is a test), and its plan is kept. A plan
-# made while a table was empty would go on reading all of it when it has filled.
+# Statements are written to go by an index, and their plans are kept. A plan made while
+# a table was empty would go on reading all of it when it has filled.
 _PLANNING = {"enable_seqscan": "off", "jit": "off"}
 # The first version that knows the setting.
 _TRANSACTION_TIMEOUT = 170000
+# What Linux takes.
+_PROBES_MAX = 120
 _CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
@@ -65,6 +67,7 @@ class Limits:
     lock_timeout_seconds: float = 5.0
     idle_in_transaction_seconds: float = 5.0
     tcp_user_timeout_seconds: float = 4.0
+    lease_seconds: float = 10.0
 
     @property
     def transaction_timeout_seconds(self) -> float:
@@ -300,10 +303,10 @@ def _timeouts(limits: Limits) -> dict[str, str]:
 def _keepalives(limits: Limits) -> dict[str, str]:
     """A server gives up the locks of a client that it cannot reach any more.
 
-    As soon as the client gives up: others take over when its lease ends, and must not
-    wait longer than that for a commit that was cut in half.
+    Others take over when its lease ends, and must not wait longer than that for a
+    commit that was cut in half.
     """
-    seconds = max(2, round(limits.tcp_user_timeout_seconds))
+    seconds = min(max(2, round(limits.lease_seconds)), _PROBES_MAX)
     return {
         "tcp_keepalives_idle": f"{seconds // 2}",
         "tcp_keepalives_interval": "1",

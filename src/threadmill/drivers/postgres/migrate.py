@@ -8,8 +8,10 @@ once. A file that was changed after it had been applied is an error.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
+import time
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -27,6 +29,10 @@ _FILE = re.compile(r"^(?P<id>\d{4})_(?P<name>[a-z0-9_]+)\.(?P<phase>pre|post)\.s
 # Any constant will do, as long as every release uses the same one.
 _LOCK = 7_236_140_905_118_274
 _LOCK_SECONDS = 60
+# Whoever waits for a table's lock holds up all that come after it, renewals of leases
+# among them: so it waits for a moment only, and again after a pause.
+_TABLE_LOCK_SECONDS = 2
+_PAUSE_SECONDS = 1
 _APPLIED = b"SELECT id, checksum FROM threadmill.migration ORDER BY id"
 # The catalogues are open to everybody; a look at the table itself needs rights.
 _EXISTS = b"""
@@ -87,7 +93,7 @@ async def migrate(uri: str, *, limits: Limits | None = None) -> Sequence[Migrati
             _require_version(connection)
             done = await _applied(connection)
             missing = [m for m in migrations() if not _is_applied(m, done)]
-            return [m for m in missing if await _apply(connection, m)]
+            return [m for m in missing if await _apply_in_the_end(connection, m)]
     except psycopg.errors.LockNotAvailable as error:
         msg = (
             f"locks that the migration needs were not free for {_LOCK_SECONDS} s; wait "
@@ -172,6 +178,19 @@ def _is_applied(migration: Migration, done: dict[int, str]) -> bool:
     return checksum is not None
 
 
+async def _apply_in_the_end(
+    connection: psycopg.AsyncConnection, migration: Migration
+) -> bool:
+    give_up_at = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            return await _apply(connection, migration)
+        except psycopg.errors.LockNotAvailable:
+            if time.monotonic() >= give_up_at:
+                raise
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+
 async def _apply(connection: psycopg.AsyncConnection, migration: Migration) -> bool:
     """Applies a file unless somebody else has meanwhile."""
     async with connection.transaction():
@@ -187,6 +206,9 @@ async def _apply(connection: psycopg.AsyncConnection, migration: Migration) -> b
             )
             if _is_applied(migration, done):
                 return False
+        await connection.execute(
+            "SELECT set_config('lock_timeout', %s, true)", [f"{_TABLE_LOCK_SECONDS}s"]
+        )
         await connection.execute(migration.sql)
         await connection.execute(
             _RECORD, (migration.id, migration.name, migration.checksum)

@@ -280,7 +280,7 @@ class Writer:
 
     def _take(self, *, all_of_it: bool = False, past_mark: bool = False) -> Commit:
         taken = [w for w in self._queue if all_of_it or not w.leaving]
-        while taken and taken[-1].rides and not all_of_it:
+        while taken and taken[-1].rides:
             taken.pop()
         self._queue = [w for w in self._queue if w not in taken]
         writes, puts = _sorted([w.item for w in taken if w.item is not None])

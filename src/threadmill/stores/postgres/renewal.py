@@ -210,6 +210,7 @@ class RenewalThread:
                     "lock_key": lock_key,
                 },
             ).fetchone()
+            self._faults.at_blocking("extend.before")
             held = connection.execute(
                 RENEWAL.renew.text,
                 {
@@ -217,8 +218,8 @@ class RenewalThread:
                     "lease_seconds": self._times.lease_seconds,
                 },
             ).fetchall()
-            # Not committed: whoever stands still here has locked what it holds.
-            self._faults.at_blocking("renew.after")
+            self._faults.at_blocking("extend.after")
+        self._faults.at_blocking("renew.after")
         self._on_renewed(asked_at, [claim_of(row) for row in held])
         if seen is not None and seen["drain"] and not self._drains:
             self._drains = True
