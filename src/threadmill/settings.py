@@ -182,8 +182,8 @@ class Settings(BaseSettings):
         Env("BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS"),
         Field(ge=0, le=_LONG_SECONDS_MAX, allow_inf_nan=False),
     ] = 180
-    """Within this a draining process exits (5 s at least). Nodes may finish until 5 s
-    before (or a quarter of it, if that is less); then it hands over what is left.
+    """Within this a draining process exits. Nodes may finish until 5 s before its end
+    (or a quarter of it, if that is less); then it hands back what is left.
     """
 
     stream_ttl_seconds: Annotated[_LongSeconds, Env("RESUMABLE_STREAM_TTL_SECONDS")] = (
@@ -263,7 +263,9 @@ class Settings(BaseSettings):
     tcp_user_timeout_seconds: Annotated[
         _Seconds, Env("THREADMILL_TCP_USER_TIMEOUT_SECONDS")
     ] = 4
-    """When a silent network counts as cut."""
+    """When a silent network counts as cut. The server cuts a client that it cannot reach
+    after `THREADMILL_LEASE_SECONDS`.
+    """
 
     prepared_statements: Annotated[bool, Env("THREADMILL_PREPARED_STATEMENTS")] = True
     """Prepare statements on the database; `false` behind PgBouncer in transaction

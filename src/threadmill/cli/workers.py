@@ -66,7 +66,7 @@ def workers_drain(
     """Ask a process to drain, as SIGTERM does.
 
     It learns of it when it next renews its leases, within seconds: it claims no more,
-    hands over at the next superstep, and exits with 0 within its grace period.
+    hands over at the next superstep, and exits within its grace period.
     """
     from threadmill.cli.database import operate
     from threadmill.cli.project import settings_near

@@ -14,7 +14,7 @@ superstep's only task waits for the checkpoint after it. A checkpoint of the roo
 for the next task to start, before which it is committed, or for the end of the run: no
 user code runs in between, so a crash there loses nothing that a commit would have kept.
 
-What spreads the input over the channels goes with its checkpoint and never before it.
+What spreads the input over the channels goes with its checkpoint and never without it.
 LangGraph shows a finished task's result as part of the state, and drops it when the run
 was cancelled and another one begins: a message would be read, and be gone.
 """
