@@ -73,6 +73,17 @@ def test_a_window_without_a_loss_excuses_nothing_that_is_there() -> None:
 # --------------------------------------------------------------------------- I1, I9
 
 
+def test_a_message_is_not_lost_by_half() -> None:
+    """A run is stored before what it writes: it is not gone where that is there."""
+    by_half = replace(BACK, state=("a", "b"))
+    assert found(WINDOW, threads=(by_half,)) == {Invariant.APPLIED_ONCE}
+    checkpoint = replace(BACK, head="c3", checkpoints=GOOD.checkpoints)
+    assert found(WINDOW, threads=(checkpoint,)) == {Invariant.BALANCED}
+    result = replace(GOOD.committed[0], path="~pull, m", runs=frozenset({"r2"}))
+    committed = replace(BACK, committed=(*BACK.committed, result))
+    assert found(WINDOW, threads=(committed,)) == {Invariant.BALANCED}
+
+
 @ELSEWHEN
 def test_a_message_that_was_acknowledged_elsewhen_is_not_excused(loss: Loss) -> None:
     assert found(loss, reads=()) == {Invariant.APPLIED_ONCE, Invariant.BALANCED}

@@ -20,13 +20,17 @@ from threadmill.testing.history.facts import (
 )
 from threadmill.testing.history.verdict import Finding, Invariant, Violation
 
+# What runs write goes where they are.
+_STORED_WITH_RUNS = frozenset({"checkpoint", "result"})
+
 
 def applied_once(history: History) -> Finding:
     """I1: acknowledged ones exactly once, unknown ones at most once, failed ones never.
 
     A message whose run visibly ended otherwise than with success counts like an
-    unknown one: its input may have been stored before its graph failed. So does one
-    that was acknowledged in a window of loss and whose run is gone.
+    unknown one: its input may have been stored before its graph failed. One that was
+    acknowledged in a window of loss and whose run is gone is gone as well: a run is
+    stored before anything that it writes.
     """
     violations = []
     for key, messages in history.messages_of.items():
@@ -52,8 +56,9 @@ def _allowed(history: History, message: Message) -> tuple[int, int]:
         return 0, 0
     run = history.run_of(message)
     if run is None:
-        told = message.outcome is Outcome.OK and not history.is_lost(message)
-        return (1, 1) if told else (0, 1)
+        if history.is_lost(message):
+            return 0, 0
+        return (1, 1) if message.outcome is Outcome.OK else (0, 1)
     return (1, 1) if run.status == "success" else (0, 1)
 
 
@@ -140,11 +145,12 @@ def reads_monotonic(history: History) -> Finding:
             clients[read.by].append(read)
         ordinals = {c.id: c.ordinal for c in thread.checkpoints} if thread else {}
         for mine in clients.values():
-            violations += {
-                violation: None
+            # Each once: a pair of reads may be compared for several windows.
+            violations += dict.fromkeys(
+                violation
                 for comparable in _comparable(history, mine)
                 for violation in _never_back(comparable, ordinals)
-            }
+            )
     return Finding(Invariant.READS_MONOTONIC, len(history.reads), violations)
 
 
@@ -231,7 +237,7 @@ def balanced(history: History) -> Finding:
     """I9: each message was applied, or is visibly dead, or was rejected; none besides.
 
     Runs that nobody asked for are told by their number: a run may belong to a message
-    whose client never learned of it.
+    whose client never learned of it. A run that is lost has left nothing behind.
     """
     violations: list[Violation] = []
     for key, messages in history.messages_of.items():
@@ -243,6 +249,7 @@ def balanced(history: History) -> Finding:
             for message in messages
             if (wrong := _unaccounted(history, message, state))
         ]
+        violations += _left_by_lost(history, messages, thread)
         told = {message.run for message in messages if message.run in runs}
         unknown = sum(message.outcome is Outcome.UNKNOWN for message in messages)
         if len(runs) - len(told) > unknown:
@@ -275,6 +282,22 @@ def _unaccounted(history: History, message: Message, state: set[str]) -> str | N
             "with success and left it out"
         )
     return None
+
+
+def _left_by_lost(
+    history: History, messages: Sequence[Message], thread: Thread | None
+) -> Iterator[Violation]:
+    """Checkpoints and results of runs that are gone: they were stored after these."""
+    lost = {message.run for message in messages if history.is_lost(message)}
+    traces = _traces_of_runs(thread) if thread and lost else ()
+    for kind, run in dict.fromkeys(traces):
+        # Events may be kept elsewhere than runs, and have stayed there.
+        if run in lost and kind in _STORED_WITH_RUNS:
+            yield Violation(
+                Invariant.BALANCED,
+                messages[0].thread,
+                f"run {run} is gone, and has left a {kind} behind",
+            )
 
 
 def tenants_apart(history: History) -> Finding:
