@@ -22,7 +22,7 @@ from tests.testing.test_history_rules import (
     reader,
 )
 from threadmill.testing.history import History, Invariant, check
-from threadmill.testing.history.facts import Loss, Outcome
+from threadmill.testing.history.facts import Event, Loss, Outcome
 from threadmill.testing.history.report import loss_lines
 
 # The second message was acknowledged at 2.5, and read at 4.
@@ -134,6 +134,47 @@ def test_a_task_is_not_repeated_before_the_loss_nor_twice_after(
     assert found(WINDOW, **faultless) == {Invariant.ONE_RESULT}
 
 
+WENT_ON = replace(
+    GOOD,
+    committed=(
+        *GOOD.committed,
+        replace(GOOD.committed[0], checkpoint="c2", task="m"),
+    ),
+)
+AGAIN = (begun("k", 1.0), begun("k", 5.0, pid=2))
+
+
+def test_a_task_is_not_repeated_whose_run_had_gone_on_before_the_window() -> None:
+    """A node begins only when what it builds on is stored, and stays."""
+    on: dict[str, Any] = {"threads": (WENT_ON,), "faults": (), "reads": ()}
+    assert found(WINDOW, executions=AGAIN, **on) == set()
+    early, late = begun("m", 2.0), begun("m", 2.3)
+    assert found(WINDOW, executions=(*AGAIN, early), **on) == {Invariant.ONE_RESULT}
+    assert found(WINDOW, executions=(*AGAIN, late), **on) == set()
+    skew = {"clock_skew_seconds": 0.3}
+    assert found(WINDOW, executions=(*AGAIN, early), **on, **skew) == set()
+
+
+def test_only_a_later_step_of_the_same_run_shows_that_a_task_was_done() -> None:
+    on: dict[str, Any] = {"faults": (), "reads": ()}
+    other = replace(begun("m", 2.0), run="r2")
+    executions = (*AGAIN, other)
+    assert found(WINDOW, executions=executions, threads=(WENT_ON,), **on) == set()
+    beside = replace(WENT_ON.committed[1], checkpoint="c1", path="~pull, m")
+    fan = replace(WENT_ON, committed=(WENT_ON.committed[0], beside))
+    executions = (*AGAIN, begun("m", 2.0))
+    assert found(WINDOW, executions=executions, threads=(fan,), **on) == set()
+    gone = replace(WENT_ON, committed=WENT_ON.committed[:1])
+    assert found(WINDOW, executions=executions, threads=(gone,), **on) == set()
+
+
+def test_what_was_read_before_the_window_shows_that_a_task_was_done() -> None:
+    on: dict[str, Any] = {"faults": (), "threads": (GOOD,), "executions": AGAIN}
+    early, late = (read(at, "a", checkpoint="c2") for at in (1.5, 2.3))
+    assert found(WINDOW, reads=(early,), **on) == {Invariant.ONE_RESULT}
+    assert found(WINDOW, reads=(late,), **on) == set()
+
+
 def test_a_task_has_one_result_also_after_a_loss() -> None:
     other = replace(GOOD.committed[0], task="z")
     thread = replace(BACK, committed=(*GOOD.committed, other))
@@ -175,8 +216,9 @@ def test_checkpoints_that_were_read_agree_outside_of_windows() -> None:
 
 
 def followed(*seqs: int, at: tuple[float, ...], **changes: Any) -> set[Invariant]:
-    """One reader, of a run whose events 1 to 4 are there."""
-    thread = replace(BACK, events=events(1, 2, 3, 4), last_event=4)
+    """One reader, of a run whose events are 1 to 4; all but the first are made anew."""
+    made_anew = tuple(replace(event, ms=8) for event in events(2, 3, 4))
+    thread = replace(BACK, events=(*events(1), *made_anew), last_event=4)
     one = reader(*seqs, seen_at=at, **changes)
     return found(WINDOW, threads=(thread,), readers=(one,))
 
@@ -189,8 +231,28 @@ def test_events_that_are_gone_leave_their_numbers_to_others() -> None:
     assert followed(1, 2, 4, at=(1, 3, 3), whole=True, ended_at=6) == set()
     wrong = {Invariant.STREAMS_WHOLE}
     assert followed(1, 2, 4, at=(1, 1, 6), whole=True, ended_at=6) == wrong
-    assert followed(2, 3, 4, at=(3, 3, 3), whole=True, ended_at=6) == wrong
+    assert followed(2, 4, at=(1, 3), whole=True, ended_at=6) == wrong
+    assert followed(2, 3, 4, at=(3, 3, 3), whole=True, ended_at=6) == set()
     assert followed(1, 2, at=(1, 3), whole=True, ended_at=6) == wrong
+
+
+def test_who_was_told_what_is_still_there_missed_what_lies_between() -> None:
+    """In a window, too: only what is gone has given its number away."""
+    wrong = {Invariant.STREAMS_WHOLE}
+    one = reader(1, 2, 4, seen_at=(1, 3, 3))
+
+    def judged(*others: Event) -> set[Invariant]:
+        there = {event.seq: event for event in (*events(1, 2, 3, 4), *others)}
+        ordered = tuple(there[seq] for seq in sorted(there))
+        thread = replace(BACK, events=ordered, last_event=4)
+        return found(WINDOW, threads=(thread,), readers=(one,))
+
+    assert judged() == wrong
+    assert judged(*(replace(event, ms=7) for event in events(2, 4))) == wrong
+    assert judged(*events(2, 4, run="r2")) == set()
+    assert judged(*(replace(event, ms=8) for event in events(2, 4))) == set()
+    assert judged(*events(4, run="r2")) == set()
+    assert judged(*events(2, run="r2")) == wrong
 
 
 def test_an_end_that_is_gone_is_followed_by_another_one() -> None:

@@ -200,11 +200,16 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """An event of a thread's stream."""
+    """An event of a thread's stream.
+
+    Args:
+        ms: the first part of its id, before its number; None if that is not known.
+    """
 
     seq: int
     run: str
     name: str
+    ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,7 @@ SELECT thread_id AS thread, ns, checkpoint_id AS checkpoint, task_id AS task,
  GROUP BY thread_id, ns, checkpoint_id, task_id, task_path
 
 -- name: events
-SELECT thread_id::text AS thread, seq, run_id::text AS run, event AS name
+SELECT thread_id::text AS thread, seq, run_id::text AS run, event AS name, ms
   FROM threadmill.event
  WHERE tenant_id = %(tenant)s AND thread_id = ANY (%(threads)s::uuid[])
  ORDER BY thread_id, seq

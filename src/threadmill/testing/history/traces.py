@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from threadmill.testing.history.facts import (
     OPEN,
+    Event,
     Execution,
     Fault,
     History,
@@ -76,7 +78,8 @@ def one_result(history: History) -> Finding:
 
     A task that has begun more than once needs, for each repetition, a fault between
     the two beginnings that befell one of their processes, its thread, or everything;
-    or the end of a window in which its result may have been lost.
+    or the end of a window in which its result may have been lost. It was not lost if
+    its run had got beyond it before the window.
     """
     violations: list[Violation] = []
     facts = len(history.executions)
@@ -89,8 +92,9 @@ def one_result(history: History) -> Finding:
     tasks: defaultdict[tuple[str, str], list[Execution]] = defaultdict(list)
     for execution in history.executions:
         tasks[execution.run, execution.task].append(execution)
-    for begun in tasks.values():
-        violations += _unprovoked(begun, history)
+    progress = _progress(history) if history.losses else {}
+    for (run, task), begun in tasks.items():
+        violations += _unprovoked(begun, history, _beyond(progress.get(run, ()), task))
     return Finding(Invariant.ONE_RESULT, facts, violations)
 
 
@@ -109,13 +113,68 @@ def _doubled(thread: Thread) -> Iterator[str]:
             yield f"the result {mark!r} was applied {times} times"
 
 
-def _unprovoked(begun: Sequence[Execution], history: History) -> Iterator[Violation]:
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """That a run was at a checkpoint, which is still there.
+
+    Args:
+        task: the task that began there; None for a look at the checkpoint.
+        ordinal: the checkpoint's.
+    """
+
+    at: float
+    ordinal: int
+    task: str | None = None
+
+
+def _progress(history: History) -> Mapping[str, Sequence[_Step]]:
+    """How far each run had got, and when, as far as the database can tell.
+
+    A task is known to belong to a checkpoint by its result. Both names are made anew
+    where a checkpoint is lost: what is found here was never lost.
+    """
+    steps: defaultdict[str, list[_Step]] = defaultdict(list)
+    for thread in history.threads:
+        root = {c.id: c for c in thread.checkpoints}
+        for read in history.reads_of.get(thread.key, ()):
+            seen = root.get(read.checkpoint or "")
+            if seen is not None and seen.run is not None:
+                steps[seen.run].append(_Step(read.ended_at, seen.ordinal))
+    places = {
+        (thread.id, result.task): c.ordinal
+        for thread in history.threads
+        for root in [{c.id: c for c in thread.checkpoints}]
+        for result in thread.committed
+        if (c := root.get(result.checkpoint)) and not result.ns
+    }
+    for begun in history.executions:
+        ordinal = places.get((begun.thread, begun.task))
+        if ordinal is not None:
+            steps[begun.run].append(_Step(begun.at, ordinal, begun.task))
+    return steps
+
+
+def _beyond(steps: Sequence[_Step], task: str) -> float | None:
+    """When its run was first seen beyond a task; None if that cannot be told.
+
+    A node begins, and a checkpoint is shown, only when what it builds on is stored.
+    """
+    mine = {step.ordinal for step in steps if step.task == task}
+    later = [step.at for step in steps if mine and step.ordinal > max(mine)]
+    return min(later, default=None)
+
+
+def _unprovoked(
+    begun: Sequence[Execution], history: History, beyond: float | None
+) -> Iterator[Violation]:
     skew = history.clock_skew_seconds
     for one, two in pairwise(sorted(begun, key=lambda e: e.at)):
         if any(_provokes(fault, one, two, skew) for fault in history.faults):
             continue
         if any(
-            one.at <= loss.until + skew and two.at >= loss.until - skew
+            one.at <= loss.until + skew
+            and two.at >= loss.until - skew
+            and (beyond is None or beyond >= loss.at - skew)
             for loss in history.losses
         ):
             continue
@@ -141,8 +200,8 @@ def streams_whole(history: History) -> Finding:
     """I7: numbers of events have no gap, and readers saw each of theirs once, in order.
 
     A thread's log is judged where its runs still have their events; they expire some
-    time after a run's end. What a reader was told in a window of loss may be gone, and
-    other events may have these numbers.
+    time after a run's end. Where what a reader was told in a window of loss is gone,
+    it may have missed the events that have these numbers now.
     """
     violations: list[Violation] = []
     facts = sum(len(thread.events) for thread in history.threads)
@@ -188,22 +247,44 @@ def _misread(reader: Reader, thread: Thread | None, history: History) -> Iterato
     first = 0 if reader.whole else min(told, default=0)
     stays = reader.ended_at is None or not history.windows(reader.ended_at)
     last = None if reader.whole and stays else max(told, default=0)
-    gone = [
-        seq
-        for seq, at in zip(seqs, reader.seen_at, strict=False)
-        if history.windows(at)
-    ]
+    stayed, gone = _missed(reader, thread, history)
     for event in thread.events if thread else ():
-        asked = reader.events is None or event.name.split("|")[0] in reader.events
         within = event.seq >= first and (last is None or event.seq <= last)
-        if gone and gone[0] <= event.seq <= gone[-1]:
+        if stayed < event.seq <= gone:
             continue
-        if event.run == reader.run and asked and within and event.seq not in told:
+        if _is_for(reader, event) and within and event.seq not in told:
             yield (
                 f"reader {reader.id} of run {reader.run} was not told event "
                 f"{event.seq} ({event.name})"
             )
             return
+
+
+def _is_for(reader: Reader, event: Event) -> bool:
+    asked = reader.events is None or event.name.split("|")[0] in reader.events
+    return event.run == reader.run and asked
+
+
+def _missed(reader: Reader, thread: Thread | None, history: History) -> tuple[int, int]:
+    """After which number, and to which one, events may have come that it was not told.
+
+    The reader goes on after the last event that it was told, also where that is gone
+    with the window. Since then others have the numbers of what is gone, from somewhere
+    after the last one that has stayed.
+    """
+    events = thread.events if thread else ()
+    there = {event.seq: event.ms for event in events if _is_for(reader, event)}
+    stayed = 0
+    gone: list[int] = []
+    for id_, at in zip(reader.seen, reader.seen_at, strict=False):
+        ms, _, number = id_.rpartition("-")
+        seq = int(number)
+        same = seq in there and (there[seq] is None or str(there[seq]) == ms)
+        if history.windows(at) and not same:
+            gone.append(seq)
+        elif not gone:
+            stayed = seq
+    return stayed, max(gone, default=0)
 
 
 def all_ended(history: History) -> Finding:
