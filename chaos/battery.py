@@ -24,6 +24,7 @@ from chaos.aside import Aside
 from chaos.brokers import BROKER_FAULTS
 from chaos.chunks import CHUNK_FAULTS
 from chaos.faults import FAULTS
+from chaos.memory import KIND
 from chaos.postgres import Postgres
 from chaos.report import print_report
 from chaos.services import SERVICES, SafeRedis
@@ -84,6 +85,8 @@ async def run(
     postgres = Postgres(folder)
     await postgres.start()
     arena = Arena(folder, postgres, random.Random(seed))
+    if KIND in kinds:
+        arena.memory.open()
     if broker is not None:
         arena.broker = Aside(SERVICES[broker](folder / broker))
     if chunks_in_redis:

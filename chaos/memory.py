@@ -2,7 +2,8 @@
 
 Each worker lives in a memory cgroup of its own, as in a container, and is killed by the
 kernel. Where no such group can be made, the battery itself kills who has grown by as
-much, and the report says so.
+much, and the report says so. What a battery leaves behind that is killed itself, the
+next one removes.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from threadmill.testing.history import HistoryLog
 
 KIND: Final = "out of memory"
 CGROUPS: Final = Path("/sys/fs/cgroup")
-# By so much may a worker grow, from when it was ready.
+# By so much may a worker grow, from when it was ready. That is the whole limit of its
+# group: what it had before stays with the group where it was started.
 _GROWTH_BYTES: Final = 200_000_000
-_PREFIX: Final = f"threadmill-chaos-{os.getpid()}-"
+_PREFIX: Final = "threadmill-chaos-"
 
 
 class UnboundedError(Exception):
@@ -67,6 +69,7 @@ class Cgroups:
 
     def __init__(self, root: Path = CGROUPS) -> None:
         self._shared_out: Path | None = None
+        self._prefix = f"{_PREFIX}{os.getpid()}-"
         if "memory" in _words(root / "cgroup.controllers"):
             self.version, self._parent = "v2", root
             self._limit, self._counter = "memory.max", "memory.events"
@@ -82,7 +85,8 @@ class Cgroups:
         try:
             if self.version == "v2":
                 self._share_out()
-            probe = self._parent / f"{_PREFIX}probe"
+            self._remove_stale()
+            probe = self._parent / f"{self._prefix}probe"
             probe.mkdir()
             probe.rmdir()
         except OSError as error:
@@ -97,17 +101,26 @@ class Cgroups:
             controls.write_text("+memory")
             self._shared_out = controls
 
+    def _remove_stale(self) -> None:
+        """Removes empty groups of batteries that are no more."""
+        for folder in self._parent.glob(f"{_PREFIX}*-*"):
+            owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+            if owner.isdigit() and not psutil.pid_exists(int(owner)):
+                with suppress(OSError):  # somebody lives in it
+                    folder.rmdir()
+
     def put(self, pid: int, limit_bytes: int) -> Group:
         """Puts a process into a new group.
 
         Args:
             pid: of the process.
-            limit_bytes: what it may take from now on.
+            limit_bytes: what it may take from now on, besides what it has.
 
         Raises:
-            OSError: it has just ended.
+            ProcessLookupError: it has just ended.
+            OSError: the kernel refuses.
         """
-        group = Group(self._parent / f"{_PREFIX}{pid}", self._counter)
+        group = Group(self._parent / f"{self._prefix}{pid}", self._counter)
         group.folder.mkdir()
         try:
             (group.folder / self._limit).write_text(str(limit_bytes))
@@ -138,6 +151,8 @@ def _words(file: Path) -> Sequence[str]:
 class MemoryWatch:
     """Bounds the memory of workers, and logs whom that has cost its life.
 
+    Bounds nobody before `open`.
+
     Args:
         log: where these faults are logged.
         root: where cgroups are mounted.
@@ -145,7 +160,10 @@ class MemoryWatch:
 
     log: HistoryLog
     root: Path = CGROUPS
-    killed: int = 0
+    _killed_by_kernel: int = 0
+    _killed_by_us: int = 0
+    _opened: bool = False
+    # Why the kernel does not do it, or not for all.
     _unbounded: str = ""
     _cgroups: Cgroups | None = None
     _groups: dict[int, Group] = field(default_factory=dict)
@@ -154,8 +172,9 @@ class MemoryWatch:
     # is noticed a little later than it comes.
     _looked_at: tuple[float, float] = (0.0, 0.0)
 
-    def __post_init__(self) -> None:
-        """Looks what this machine allows."""
+    def open(self) -> None:
+        """Looks what this machine allows; who starts from now on is bounded."""
+        self._opened = True
         self._looked_at = (self.log.now(), self.log.now())
         try:
             self._cgroups = Cgroups(self.root)
@@ -164,24 +183,32 @@ class MemoryWatch:
 
     def bound(self, worker: Process) -> None:
         """From now on the worker may grow by so much, and no more."""
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):
-            size = psutil.Process(worker.pid).memory_info().rss
-            self._sizes[worker.pid] = size
-            if self._cgroups is not None:
-                limit = size + _GROWTH_BYTES
-                self._groups[worker.pid] = self._cgroups.put(worker.pid, limit)
+        if not self._opened:
+            return
+        pid = worker.pid
+        try:
+            if self._cgroups is not None and not self._unbounded:
+                self._groups[pid] = self._cgroups.put(pid, _GROWTH_BYTES)
+                return
+        except ProcessLookupError:
+            return
+        except OSError as error:
+            self._unbounded = f"a worker's cgroup is refused: {error.strerror}"
+        with suppress(psutil.NoSuchProcess):
+            self._sizes[pid] = psutil.Process(pid).memory_info().rss
 
     def look(self, workers: Sequence[Process]) -> None:
         """Notes when these lived; kills who has grown too much, if nobody else does."""
         self._looked_at = (self._looked_at[1], self.log.now())
-        if self._cgroups is not None:
-            return
         for worker in workers:
+            if worker.pid not in self._sizes:
+                continue  # the kernel's
             with suppress(psutil.NoSuchProcess):
                 size = psutil.Process(worker.pid).memory_info().rss
-                grown = size - self._sizes.get(worker.pid, size)
+                grown = size - self._sizes[worker.pid]
                 if grown > _GROWTH_BYTES and worker.alive:
                     self._fell(worker.pid)
+                    self._killed_by_us += 1
                     worker.process.kill()
 
     def bury(self, worker: Process) -> None:
@@ -191,18 +218,23 @@ class MemoryWatch:
         if group is not None:
             if group.kills():
                 self._fell(worker.pid)
+                self._killed_by_kernel += 1
             group.remove()
 
     def _fell(self, pid: int) -> None:
-        self.killed += 1
         self.log.fault(KIND, at=self._looked_at[0], until=self.log.now(), pid=pid)
 
     def told(self) -> str:
         """Who has killed how many, in one line."""
-        who = f"the battery itself ({self._unbounded})"
+        told = []
         if self._cgroups is not None:
-            who = f"the kernel (oom_kill, memory cgroups {self._cgroups.version})"
-        return f"{KIND}: {self.killed} workers were killed by {who}"
+            version = self._cgroups.version
+            who = f"the kernel (oom_kill, memory cgroups {version})"
+            told.append(f"{self._killed_by_kernel} workers were killed by {who}")
+        if self._unbounded:
+            who = f"the battery itself ({self._unbounded})"
+            told.append(f"{self._killed_by_us} workers were killed by {who}")
+        return f"{KIND}: {', '.join(told)}"
 
     def close(self) -> None:
         """Removes all groups; every process has ended."""

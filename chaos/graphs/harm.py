@@ -27,7 +27,7 @@ from threadmill.testing.history import HistoryLog
 _FAN_WIDTH = 6
 _BLOB_CHARACTERS = 5_000_000
 _BLOCK_SECONDS = 1.5
-# Whoever has grown by half of that is killed, see `chaos.memory`.
+# Whoever has grown by a third of that is killed, see `chaos.memory`.
 _GREED_BYTES_MAX = 600_000_000
 _GREED_STEP_BYTES = 20_000_000
 # How long after such harm others may still feel it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -57,8 +58,8 @@ def log(tmp_path: Path) -> HistoryLog:
 
 def _groups() -> list[Path]:
     """What the groups of this process are called, wherever they are."""
-    found = [*CGROUPS.glob(f"{memory._PREFIX}*")]
-    return [*found, *CGROUPS.glob(f"memory/{memory._PREFIX}*")]
+    name = f"{memory._PREFIX}{os.getpid()}-*"
+    return [*CGROUPS.glob(name), *CGROUPS.glob(f"memory/{name}")]
 
 
 async def test_the_kernel_kills_who_takes_too_much(
@@ -70,6 +71,7 @@ async def test_the_kernel_kills_who_takes_too_much(
         pytest.skip(str(why))
     monkeypatch.setattr(memory, "_GROWTH_BYTES", 50_000_000)
     watch = MemoryWatch(log)
+    watch.open()
     async with _eater(tmp_path) as eater, _eater(tmp_path) as other:
         watch.bound(eater)
         watch.bound(other)
@@ -91,6 +93,7 @@ async def test_elsewhere_the_battery_does(
 ) -> None:
     monkeypatch.setattr(memory, "_GROWTH_BYTES", 50_000_000)
     watch = MemoryWatch(log, tmp_path)
+    watch.open()
     async with _eater(tmp_path) as eater:
         watch.bound(eater)
 
@@ -103,6 +106,63 @@ async def test_elsewhere_the_battery_does(
     watch.close()
     assert [f.pid for f in read_logs([tmp_path / "faults.jsonl"]).faults] == [eater.pid]
     assert "by the battery itself (no memory cgroups are mounted at" in watch.told()
+
+
+async def test_nobody_is_bounded_where_nobody_is_greedy(
+    tmp_path: Path, log: HistoryLog
+) -> None:
+    """Without that kind of fault no cgroup is touched."""
+    watch = MemoryWatch(log)
+    async with _eater(tmp_path) as eater:
+        watch.bound(eater)
+        assert _groups() == []
+        watch.look([eater])
+        assert eater.alive
+        await eater.kill()
+        watch.bury(eater)
+    watch.close()
+
+
+async def test_a_group_that_is_refused_is_the_batterys_own_affair(
+    tmp_path: Path, log: HistoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel may refuse any of them, also when others were made."""
+    monkeypatch.setattr(memory, "_GROWTH_BYTES", 50_000_000)
+    root = tmp_path / "cgroups"
+    root.mkdir()
+    (root / "cgroup.controllers").write_text("memory\n")
+    (root / "cgroup.subtree_control").write_text("memory\n")
+    watch = MemoryWatch(log, root)
+    watch.open()
+    async with _eater(tmp_path) as eater:
+        (root / f"{memory._PREFIX}{os.getpid()}-{eater.pid}").touch()
+        watch.bound(eater)
+
+        def ended() -> bool:
+            watch.look([eater])
+            return not eater.alive
+
+        await _eats(eater, ended)
+        watch.bury(eater)
+    watch.close()
+    refused = "1 workers were killed by the battery itself (a worker's cgroup is refus"
+    assert refused in watch.told()
+
+
+def test_what_a_killed_battery_has_left_is_removed(tmp_path: Path) -> None:
+    """But no group of a battery that lives, and none with somebody in it."""
+    (tmp_path / "cgroup.controllers").write_text("memory\n")
+    (tmp_path / "cgroup.subtree_control").write_text("memory\n")
+    nobody = 2**22 + 1  # no kernel gives that number to a process
+    stale, lived_in = (tmp_path / f"{memory._PREFIX}{nobody}-{n}" for n in (1, 2))
+    others = tmp_path / f"{memory._PREFIX}{os.getppid()}-1"
+    for folder in (stale, lived_in, others):
+        folder.mkdir()
+    (lived_in / "cgroup.procs").touch()
+    Cgroups(tmp_path).close()
+    assert not stale.exists()
+    assert lived_in.exists()
+    assert others.exists()
 
 
 def test_groups_of_the_second_version(tmp_path: Path) -> None:
