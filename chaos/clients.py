@@ -29,7 +29,9 @@ _MESSAGES_PER_THREAD = 25
 _CLIENTS_PER_SHARED = 6
 _CANCELLED_SHARE = 0.06
 _CANCEL_SECONDS_MAX = 0.6
-# A run that is not there any more: the checker tells whether it may be gone.
+_LATER_SHARE = 0.1
+_LATER_SECONDS = (0.1, 1.0)
+# A run that went with a window of loss: the checker tells whether it may be gone.
 _GONE = "gone"
 _ENDED = {"success", "error", "timeout", "interrupted", _GONE}
 # Nothing went wrong, or somebody may be asked again.
@@ -49,6 +51,7 @@ class Clients:
         kinds: how often which message was sent.
         poisoned: the runs that must end as `error`.
         unavailable: how often a server has said 503, by its address.
+        may_lose: whether the database has gone back, so that runs may be gone.
     """
 
     servers: Sequence[Process]
@@ -59,6 +62,7 @@ class Clients:
     poisoned: list[str] = field(default_factory=list)
     accepted: int = 0
     unavailable: Counter[str] = field(default_factory=Counter)
+    may_lose: bool = False
     _shared: list[str] = field(default_factory=list)
 
     async def run(self, clients: int, stop: asyncio.Event) -> None:
@@ -96,9 +100,13 @@ class Clients:
                     self._shared[place] = str(uuid4())
             harm = self.harms.popleft() if self.harms else None
             kind = harm or self.chooser.choice(("plain", "plain", "fan"))
-            # Poison has a thread of its own: all that follows on it would wait.
-            thread = str(uuid4()) if kind == "poison" else mine
-            if harm is None and self.chooser.random() < 0.3:
+            if harm is None and self.chooser.random() < _LATER_SHARE:
+                kind = "later"
+            # Poison has a thread of its own: all that follows on it would wait. What is
+            # to begin later has one, too: what follows on it would overtake it.
+            alone = kind in {"poison", "later"}
+            thread = str(uuid4()) if alone else mine
+            if harm is None and not alone and self.chooser.random() < 0.3:
                 thread = self._shared[place]
             message = f"c{number}-{turn}-{kind}"
             self.kinds[kind] += 1
@@ -137,7 +145,7 @@ class Clients:
             only: the server to ask; as long as it lives, no other one.
         """
         key, draw = uuid4().hex, self.chooser.random()
-        body = {
+        body: dict[str, object] = {
             "assistant_id": "harm",
             "input": {"messages": [message]},
             "if_not_exists": "create",
@@ -145,6 +153,8 @@ class Clients:
             "stream_resumable": True,
             "multitask_strategy": "reject" if draw < 0.1 else "enqueue",
         }
+        if message.endswith("-later"):
+            body["after_seconds"] = self.chooser.uniform(*_LATER_SECONDS)
         patience = 0.0 if draw > 0.95 else _GIVE_UP_SECONDS
         deadline = self.log.now() + patience
         self.log.invoke(message, thread=thread, key=key)
@@ -188,7 +198,8 @@ class Clients:
     ) -> str | None:
         with suppress(httpx.HTTPError, httpx.UnsupportedProtocol, KeyError, ValueError):
             answer = await http.get(f"{self._url()}/threads/{thread}/runs/{run}")
-            if answer.status_code == httpx.codes.NOT_FOUND:
+            # Without a loss this is no end, and the verdict tells of it.
+            if self.may_lose and answer.status_code == httpx.codes.NOT_FOUND:
                 return _GONE
             status: str = answer.raise_for_status().json()["status"]
             return status

@@ -142,7 +142,8 @@ class Fleet:
         try:
             async with asyncio.timeout(READY_SECONDS):
                 while not process.said(event):
-                    if not process.alive:
+                    # It may have been ready, and at work, before it ended.
+                    if not process.alive and not process.said(event):
                         break
                     await asyncio.sleep(POLL_SECONDS)
                 else:
