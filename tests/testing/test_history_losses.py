@@ -205,6 +205,17 @@ def test_reads_agree_until_the_end_of_the_window() -> None:
     assert found(WINDOW, reads=across) == {Invariant.READS_MONOTONIC}
 
 
+def test_a_read_that_is_answered_after_the_window_is_of_either_database() -> None:
+    """It was asked for while the first one fell, and came once the other one spoke."""
+    over = replace(read(4, "a"), ended_at=5.0)
+    assert found(WINDOW, reads=(read(3, "a", "b"), over)) == set()
+    within = replace(over, ended_at=4.4)
+    violated = {Invariant.READS_MONOTONIC}
+    assert found(WINDOW, reads=(read(3, "a", "b"), within)) == violated
+    skewed = found(WINDOW, reads=(read(3, "a", "b"), within), clock_skew_seconds=0.2)
+    assert skewed == set()
+
+
 def test_checkpoints_that_were_read_agree_outside_of_windows() -> None:
     reads = tuple(
         read(at, messages=None, checkpoint=c) for at, c in [(1, "c2"), (6, "c1")]

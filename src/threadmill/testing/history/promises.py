@@ -159,14 +159,19 @@ def _may_be_unread(history: History, read: Read) -> bool:
 
 
 def _comparable(history: History, reads: Sequence[Read]) -> Iterator[Sequence[Read]]:
-    """Reads that must agree: all that stay; and for each window, until its end."""
+    """Reads that must agree: all that stay; and for each window, until its end.
+
+    Who asked before its end and was answered after it may have seen either database.
+    """
+    skew = history.clock_skew_seconds
     windows = [(read, history.windows(read.began_at, read.ended_at)) for read in reads]
     yield [read for read, inside in windows if not inside]
     for loss in history.losses:
         yield [
             read
             for read, inside in windows
-            if loss in inside or (not inside and read.ended_at < loss.at)
+            if (loss in inside and read.ended_at <= loss.until - skew)
+            or (not inside and read.ended_at < loss.at)
         ]
 
 
