@@ -263,8 +263,8 @@ class Settings(BaseSettings):
     tcp_user_timeout_seconds: Annotated[
         _Seconds, Env("THREADMILL_TCP_USER_TIMEOUT_SECONDS")
     ] = 4
-    """When a silent network counts as cut. The server cuts a client that it cannot reach
-    after `THREADMILL_LEASE_SECONDS`.
+    """When a silent network counts as cut. The server cuts a client that it cannot
+    reach after `THREADMILL_LEASE_SECONDS`.
     """
 
     prepared_statements: Annotated[bool, Env("THREADMILL_PREPARED_STATEMENTS")] = True
