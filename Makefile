@@ -65,7 +65,7 @@ simulate: setup ## play schedules of faults in virtual time (SEEDS=10000 FIRST=0
 bench: setup services ## measure runs against LangGraph's own PostgreSQL saver
 	@$(BIN)/python -m bench
 
-# How many threads of ten checkpoints are there already; a million take some 26 GB.
+# How many threads of ten checkpoints are there already; a million take some 23 GB.
 THREADS ?= 1000000
 
 .PHONY: bench-scale
@@ -78,18 +78,18 @@ HOURS ?= 8
 CHAOS_ARGS ?=
 
 .PHONY: chaos
-chaos: setup ## harm a fleet under load and check every promise (SECONDS=300)
+chaos: setup services ## harm a fleet under load and check every promise (SECONDS=300)
 	@$(BIN)/python -m chaos --seconds $(SECONDS) $(CHAOS_ARGS)
 
 .PHONY: chaos-long
-chaos-long: setup ## the same for hours (HOURS=8)
+chaos-long: setup services ## the same for hours (HOURS=8)
 	@$(BIN)/python -m chaos --seconds $$(($(HOURS) * 3600)) $(CHAOS_ARGS)
 
 # Numbers or parts of names of mutants; and options: `python -m tests.mutants --help`.
 MUTANTS ?=
 
 .PHONY: mutants
-mutants: setup ## break one guarantee after the other: who notices (MUTANTS="04 head")
+mutants: setup services ## break one guarantee after the other: who notices (MUTANTS="04 head")
 	@$(BIN)/python -m tests.mutants $(MUTANTS)
 
 .PHONY: docs

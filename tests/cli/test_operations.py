@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import Any
 
 import httpx
@@ -135,6 +136,20 @@ def test_a_worker_that_is_told_to_drain_hands_over_and_exits_with_0(
     _, table = operator.say("workers", "list")
     assert table.splitlines()[0].split()[:3] == ["ID", "NAME", "ROLE"]
     assert " server " in table
+
+
+def test_nobody_counts_on_a_worker_that_was_sent_a_signal(operator: Operator) -> None:
+    run = operator.submit()
+    old = operator.worker(BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS="600")
+    until(lambda: operator.exists("begun"), "the node begins")
+    old.signal(signal.SIGTERM)
+    until(
+        lambda: operator.workers()[str(old.pid)]["draining"], "the worker is draining"
+    )
+    assert operator.reason(operator.submit()) == "no_graph"
+    operator.touch("open")
+    assert old.ended() == 0
+    assert operator.reason(run) == "no_graph"
 
 
 def test_a_server_can_be_told_to_drain_too(operator: Operator) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from socket import socket
 from typing import TYPE_CHECKING, Literal
 
@@ -23,7 +25,7 @@ from threadmill.composition import (
 )
 from threadmill.domain.draining import work_seconds
 from threadmill.engine.activation.selftest import self_test
-from threadmill.errors import InvariantViolated
+from threadmill.errors import Error, InvariantViolated
 from threadmill.server.app import create_app
 from threadmill.server.health import health_app
 from threadmill.server.live import Drain
@@ -100,7 +102,9 @@ async def run_member(plan: Plan, stop: Stop) -> None:
             health = _health(plan, core, worker)
             for part in health:
                 group.create_task(_until_stopped(part, stop), name=part.name)
-            await _work(plan, _parts(plan, services, worker), stop)
+            await _work(
+                plan, _parts(plan, services, worker), stop, partial(_tell, core)
+            )
             for part in health:
                 part.stop()
 
@@ -136,7 +140,18 @@ def _health(plan: Plan, core: Core, worker: Worker | None) -> Sequence[_Part]:
     return (_Part("health", http.run, http.stop),)
 
 
-async def _work(plan: Plan, parts: Sequence[_Part], stop: Stop) -> None:
+async def _tell(core: Core) -> None:
+    """Marks the process as draining, so that nobody counts on it."""
+    with suppress(Error):
+        await core.operations.fleet.drain(core.member.worker_id)
+
+
+async def _work(
+    plan: Plan,
+    parts: Sequence[_Part],
+    stop: Stop,
+    tell: Callable[[], Awaitable[None]],
+) -> None:
     async with asyncio.TaskGroup() as group:
         for part in parts:
             group.create_task(_until_stopped(part, stop), name=part.name)
@@ -147,6 +162,7 @@ async def _work(plan: Plan, parts: Sequence[_Part], stop: Stop) -> None:
         await stop.heeded()
         for part in parts:
             part.stop()
+        await tell()
 
 
 async def _until_stopped(part: _Part, stop: Stop) -> None:

@@ -119,10 +119,14 @@ SELECT (SELECT coalesce(array_agg(activation_id), '{}') FROM gone WHERE stops) A
          'lease_lost')
 
 -- name: release
--- Whoever gives up because of a failure is not the first to try again. A join may have
--- got further than its superstep: whoever goes on looks.
+-- Whoever gives up because of a failure is not the first to try again, and who gave up
+-- at the same moment tries at different ones. A join may have got further than its
+-- superstep: whoever goes on looks.
 WITH held AS MATERIALIZED (
-  SELECT a.activation_id FROM threadmill.activation a
+  SELECT a.activation_id,
+         clock_timestamp() + make_interval(secs => %(delay_seconds)s) * (0.5 + random())
+           AS again_at
+    FROM threadmill.activation a
     JOIN unnest(%(ids)s::uuid[], %(tokens)s::bigint[]) AS n (id, token)
       ON a.activation_id = n.id AND a.token = n.token
    WHERE a.tenant_id = %(tenant)s AND a.thread_id = %(thread_id)s AND a.state = 'leased'
@@ -134,10 +138,10 @@ UPDATE threadmill.activation a
    SET kind = CASE a.kind WHEN 'join' THEN 'step' ELSE a.kind END,
        state = 'ready', worker_id = NULL, lease_until = NULL,
        attempt = greatest(attempt - %(give_back)s::integer, 0),
-       not_before = clock_timestamp() + make_interval(secs => %(delay_seconds)s),
+       not_before = held.again_at,
        avoid = CASE WHEN %(cause)s::text IS NOT NULL THEN a.worker_id ELSE a.avoid END,
        avoid_until = CASE WHEN %(cause)s::text IS NOT NULL
-                     THEN clock_timestamp() + make_interval(secs => %(shun_seconds)s)
+                     THEN held.again_at + make_interval(secs => %(shun_seconds)s)
                      ELSE a.avoid_until END,
        cause = coalesce(%(cause)s::text, a.cause)
   FROM held
