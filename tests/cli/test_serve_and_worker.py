@@ -143,8 +143,9 @@ _STUBBORN = STUCK.replace("def answer", "async def answer").replace(
 )
 
 
-@pytest.mark.parametrize("grace", ["0.2", "5"])
-@pytest.mark.parametrize("source", [STUCK, _STUBBORN], ids=["thread", "task"])
+@pytest.mark.parametrize(
+    ("source", "grace"), [(STUCK, "5"), (_STUBBORN, "0.2")], ids=["thread", "task"]
+)
 def test_a_drain_hands_back_what_does_not_stop_and_exits(
     served: Project, source: str, grace: str
 ) -> None:

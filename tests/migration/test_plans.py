@@ -101,12 +101,10 @@ def application(fresh_database_uri: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-@pytest.mark.parametrize("file", files(), ids=name_of)
-def test_every_query_is_led_by_the_tenant(
-    application: psycopg.Connection, file: Path
-) -> None:
+def test_every_query_is_led_by_the_tenant(application: psycopg.Connection) -> None:
     loose = {
-        (query.name, scan.table, scan.index)
+        (name_of(file), query.name, scan.table, scan.index)
+        for file in files()
         for query in _planned(file)
         for scan in scans(plan_of(application, query))
         if scan.table not in _SMALL
@@ -151,13 +149,11 @@ _ABOUT_SOMETHING = [
 ]
 
 
-@pytest.mark.parametrize("file", _ABOUT_SOMETHING, ids=name_of)
-def test_no_query_reads_all_that_a_tenant_has(
-    filled: psycopg.Connection, file: Path
-) -> None:
+def test_no_query_reads_all_that_a_tenant_has(filled: psycopg.Connection) -> None:
     filled.execute("SET enable_bitmapscan = off")
     whole = {
-        found
+        (file.stem, *found)
+        for file in _ABOUT_SOMETHING
         for query in _planned(file)
         if (file.stem, query.name) not in _LISTS
         for found in _whole(filled, query)
