@@ -88,6 +88,17 @@ async def test_the_kernel_kills_who_takes_too_much(
     assert _groups() == []
 
 
+async def _is_ended_by_the_battery(watch: MemoryWatch, eater: Process) -> None:
+    watch.bound(eater)
+
+    def ended() -> bool:
+        watch.look([eater])
+        return not eater.alive
+
+    await _eats(eater, ended)
+    watch.bury(eater)
+
+
 async def test_elsewhere_the_battery_does(
     tmp_path: Path, log: HistoryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,14 +106,7 @@ async def test_elsewhere_the_battery_does(
     watch = MemoryWatch(log, tmp_path)
     watch.open()
     async with _eater(tmp_path) as eater:
-        watch.bound(eater)
-
-        def ended() -> bool:
-            watch.look([eater])
-            return not eater.alive
-
-        await _eats(eater, ended)
-        watch.bury(eater)
+        await _is_ended_by_the_battery(watch, eater)
     watch.close()
     assert [f.pid for f in read_logs([tmp_path / "faults.jsonl"]).faults] == [eater.pid]
     assert "by the battery itself (no memory cgroups are mounted at" in watch.told()
@@ -136,14 +140,7 @@ async def test_a_group_that_is_refused_is_the_batterys_own_affair(
     watch.open()
     async with _eater(tmp_path) as eater:
         (root / f"{memory._PREFIX}{os.getpid()}-{eater.pid}").touch()
-        watch.bound(eater)
-
-        def ended() -> bool:
-            watch.look([eater])
-            return not eater.alive
-
-        await _eats(eater, ended)
-        watch.bury(eater)
+        await _is_ended_by_the_battery(watch, eater)
     watch.close()
     refused = "1 workers were killed by the battery itself (a worker's cgroup is refus"
     assert refused in watch.told()

@@ -23,7 +23,7 @@ from threadmill.composition import (
     new_member,
     open_core,
 )
-from threadmill.domain.draining import work_seconds
+from threadmill.domain.draining import STOP_SECONDS, work_seconds
 from threadmill.engine.activation.selftest import self_test
 from threadmill.errors import Error, InvariantViolated
 from threadmill.server.app import create_app
@@ -141,9 +141,13 @@ def _health(plan: Plan, core: Core, worker: Worker | None) -> Sequence[_Part]:
 
 
 async def _tell(core: Core) -> None:
-    """Marks the process as draining, so that nobody counts on it."""
-    with suppress(Error):
-        await core.operations.fleet.drain(core.member.worker_id)
+    """Marks the process as draining, so that nobody counts on it.
+
+    A database that does not answer must not hold the drain up.
+    """
+    with suppress(Error, TimeoutError):
+        async with asyncio.timeout(STOP_SECONDS):
+            await core.operations.fleet.drain(core.member.worker_id)
 
 
 async def _work(
