@@ -17,7 +17,7 @@ from threadmill.checkpoints.base import Commit, Put, Writes
 from threadmill.domain.fence import Fence
 from threadmill.engine.activation.tap import Tap
 from threadmill.engine.activation.told import Told
-from threadmill.engine.activation.writer import Writer
+from threadmill.engine.activation.writer import Until, Writer
 from threadmill.errors import LeaseLost, StoreUnavailable
 from threadmill.faults import Faults
 from threadmill.streams.base import NewEvent
@@ -117,11 +117,26 @@ async def test_what_spreads_the_input_goes_with_its_checkpoint_only(
 ) -> None:
     writer = _writer(store, tap)
     writer.hold(_put(source="input"))
-    writer.hold(_writes("start"), rides=True)
+    writer.hold(_writes("start"), Until.CHECKPOINT)
     await writer.flush()
     writer.hold(_put())
     await writer.flush()
     assert [(len(c.puts), len(c.writes)) for c in store.commits] == [(1, 0), (1, 1)]
+
+
+async def test_what_would_run_again_waits_for_the_checkpoint_or_the_end(
+    store: Store, tap: Tap
+) -> None:
+    writer = _writer(store, tap)
+    writer.hold(_writes("a"), Until.CHECKPOINT_OR_END)
+    await writer.commit(_put(ns="inner"))
+    await writer.commit(_writes("question"))
+    writer.hold(_put())
+    writer.hold(_writes("b"), Until.CHECKPOINT_OR_END)
+    await writer.flush()
+    rest = await writer.rest()
+    told = [[w.task_id for w in c.writes] for c in (*store.commits, rest)]
+    assert told == [[], ["question"], ["a"], ["b"]]
 
 
 async def test_a_held_result_rides_with_the_checkpoint(store: Store, tap: Tap) -> None:
@@ -145,7 +160,7 @@ async def test_nobody_takes_along_what_waits_for_leaving(
     second = asyncio.create_task(writer.commit(_writes("b")))
     await asyncio.sleep(0)
     tap.mark()
-    writer.hold(_put(), leaving=True)
+    writer.hold(_put(), Until.LEAVING)
     tap.announce(NewEvent("checkpoints", "{}"))
     store.open.set()
     await asyncio.gather(first, second)
@@ -161,7 +176,7 @@ async def test_nothing_is_told_after_a_release(store: Store, tap: Tap) -> None:
     """The next entry tells it; a late flush of tokens must not tell it twice."""
     writer = _writer(store, tap)
     tap.mark()
-    writer.hold(_put(), leaving=True)
+    writer.hold(_put(), Until.LEAVING)
     await writer.hand_over([])
     tap.announce(NewEvent("checkpoints", "{}"))
     await writer.flush()
@@ -240,7 +255,7 @@ async def test_what_is_told_while_leaving_is_left_to_the_next_entry(
     put = _put()
     tap.end_superstep("", put.checkpoint["id"])
     tap.mark()
-    writer.hold(put, leaving=True)
+    writer.hold(put, Until.LEAVING)
     tap.announce(NewEvent("checkpoints", "{}"))
     await writer.hand_over([])
     assert [_told(commit) for commit in store.commits] == [['values {"n":1}']]
@@ -256,7 +271,7 @@ async def test_a_checkpoint_that_waits_keeps_what_describes_it(
         put = _put(step=step)
         _chunk(tap, "values", {"n": step})
         tap.end_superstep("", put.checkpoint["id"])
-        writer.hold(put, leaving=step == 1)
+        writer.hold(put, Until.LEAVING if step == 1 else Until.ANYTHING)
     await writer.flush()
     await writer.hand_over([])
     assert [_told(commit) for commit in store.commits] == [
@@ -273,7 +288,7 @@ async def test_a_run_that_ends_instead_of_leaving_tells_it_all(
     put = _put()
     tap.end_superstep("", put.checkpoint["id"])
     tap.mark()
-    writer.hold(put, leaving=True)
+    writer.hold(put, Until.LEAVING)
     tap.announce(NewEvent("checkpoints", "{}"))
     rest = await writer.rest()
     assert store.commits == []

@@ -28,7 +28,7 @@ from threadmill.engine.activation.places import Sharing, place_of
 from threadmill.engine.activation.resume import is_reentry, results
 from threadmill.engine.activation.share import Parked, Share
 from threadmill.engine.activation.tap import Tap
-from threadmill.engine.activation.writer import Writer
+from threadmill.engine.activation.writer import Until, Writer
 from threadmill.engine.graphs import GraphCatalogue, LoadedGraph
 from threadmill.faults import Faults
 from threadmill.stores.records import Run
@@ -259,7 +259,7 @@ class ScriptedEntry(Entry):
                 self._share.head_id,
                 self._share.head_id,
             ),
-            leaving=leaving,
+            Until.LEAVING if leaving else Until.ANYTHING,
         )
         self._share.head_id = cast("str", checkpoint["id"])
         if step >= 0:

@@ -1,4 +1,4 @@
-"""Graphs that wait for a human, and runs that go on, fork off or follow an update."""
+"""Graphs that wait for a human, and runs that go on or follow an update."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.engine.parity.flows import Trail, step
 from tests.engine.parity.harness import Ledger, Saver, Scenario, Turn
 
 
-def _asks(ledger: Ledger, name: str, *questions: str) -> Any:
+def asks(ledger: Ledger, name: str, *questions: str) -> Any:
     """A node that asks its questions one after the other."""
 
     async def node(state: Trail) -> Any:
@@ -40,7 +40,7 @@ def one_question(ledger: Ledger, saver: Saver) -> Pregel:
         ledger,
         saver,
         ("before", step(ledger, "before")),
-        ("ask", _asks(ledger, "ask", "why?")),
+        ("ask", asks(ledger, "ask", "why?")),
         ("after", step(ledger, "after")),
     )
 
@@ -50,8 +50,8 @@ def asked_in_turn(ledger: Ledger, saver: Saver) -> Pregel:
     return _row(
         ledger,
         saver,
-        ("ask", _asks(ledger, "ask", "more?", "more?")),
-        ("again", _asks(ledger, "again", "more?")),
+        ("ask", asks(ledger, "ask", "more?", "more?")),
+        ("again", asks(ledger, "again", "more?")),
         ("after", step(ledger, "after")),
     )
 
@@ -59,8 +59,8 @@ def asked_in_turn(ledger: Ledger, saver: Saver) -> Pregel:
 def asked_at_once(ledger: Ledger, saver: Saver) -> Pregel:
     """Questions in parallel, next to a node that asks nothing."""
     builder = StateGraph(Trail)
-    builder.add_node("left", _asks(ledger, "left", "left?"))
-    builder.add_node("right", _asks(ledger, "right", "right?", "really?"))
+    builder.add_node("left", asks(ledger, "left", "left?"))
+    builder.add_node("right", asks(ledger, "right", "right?", "really?"))
     builder.add_node("plain", step(ledger, "plain"))
     builder.add_node("join", step(ledger, "join"))
     for name in ("left", "right", "plain"):
@@ -222,39 +222,6 @@ def with_breakpoints(ledger: Ledger, saver: Saver) -> Pregel:
     )
 
 
-class Kept(Trail):
-    seen: str
-
-
-def with_history(ledger: Ledger, saver: Saver) -> Pregel:
-    """A subgraph that counts over the whole thread, for forks."""
-
-    async def count(state: Inner) -> Any:
-        ledger("count")
-        return {"own": [str(len(state.get("own", [])))]}
-
-    async def show(state: Inner) -> Any:
-        ledger("show")
-        return {"seen": "+".join(state["own"])}
-
-    class Counting(Inner):
-        seen: str
-
-    inner = StateGraph(Counting)
-    inner.add_node("count", count)
-    inner.add_node("show", show)
-    inner.add_edge(START, "count")
-    inner.add_edge("count", "show")
-    builder = StateGraph(Kept)
-    builder.add_node("first", step(ledger, "first"))
-    builder.add_node("sub", inner.compile(checkpointer=True))
-    builder.add_node("last", step(ledger, "last"))
-    builder.add_edge(START, "first")
-    builder.add_edge("first", "sub")
-    builder.add_edge("sub", "last")
-    return builder.compile(checkpointer=saver)
-
-
 def _by_id(**answers: str) -> Any:
     """Answers by the interrupts' ids, of which the client knows the questions."""
 
@@ -273,106 +240,99 @@ def _questions(state: StateSnapshot) -> Sequence[tuple[str, Any]]:
     return [(i.id, i.value) for task in state.tasks for i in task.interrupts]
 
 
-def _after(node: str) -> Any:
-    """Picks the checkpoint at which `node` is next."""
-    return lambda history: next(state for state in history if node in state.next)
-
-
-_HELLO = Turn(input={"trail": ["hello"]})
+HELLO = Turn(input={"trail": ["hello"]})
 _GO_ON = Turn(input=None)
 
 
-def _resume(answer: Any) -> Turn:
+def resume(answer: Any) -> Turn:
     return Turn(command={"resume": answer})
 
 
 SCENARIOS = [
-    Scenario(
-        name="asks", build=one_question, turns=[_HELLO, _resume("because"), _HELLO]
-    ),
+    Scenario(name="asks", build=one_question, turns=[HELLO, resume("because"), HELLO]),
     Scenario(
         name="asks-by-id",
         build=one_question,
-        turns=[_HELLO, Turn(answer=_by_id(why_="because"))],
+        turns=[HELLO, Turn(answer=_by_id(why_="because"))],
     ),
     Scenario(
         name="asks-new-input-instead",
         build=one_question,
-        turns=[_HELLO, _HELLO, _resume("because")],
+        turns=[HELLO, HELLO, resume("because")],
     ),
     Scenario(
         name="asks-resume-and-update",
         build=one_question,
         turns=[
-            _HELLO,
+            HELLO,
             Turn(command={"resume": "because", "update": {"trail": ["by command"]}}),
         ],
     ),
     Scenario(
         name="asks-in-turn",
         build=asked_in_turn,
-        turns=[_HELLO, _resume("one"), _resume("two"), _resume("three")],
+        turns=[HELLO, resume("one"), resume("two"), resume("three")],
     ),
     Scenario(
         name="asks-in-turn-same-answer",
         build=asked_in_turn,
-        turns=[_HELLO, _resume("yes"), _resume("yes"), _resume("yes")],
+        turns=[HELLO, resume("yes"), resume("yes"), resume("yes")],
     ),
     Scenario(
         name="asks-at-once",
         build=asked_at_once,
         turns=[
-            _HELLO,
-            _resume("ambiguous"),
+            HELLO,
+            resume("ambiguous"),
             Turn(answer=_by_id(left_="l")),
             Turn(answer=_by_id(right_="r")),
-            _resume("really"),
+            resume("really"),
         ],
     ),
     Scenario(
         name="asks-at-once-all",
         build=asked_at_once,
-        turns=[_HELLO, Turn(answer=_all_by_id("to")), _resume("really")],
+        turns=[HELLO, Turn(answer=_all_by_id("to")), resume("really")],
     ),
     Scenario(
         name="asks-many",
         build=asked_of_many,
-        turns=[_HELLO, Turn(answer=_all_by_id("to"))],
+        turns=[HELLO, Turn(answer=_all_by_id("to"))],
     ),
     Scenario(
         name="asks-inside",
         build=asked_inside,
-        turns=[_HELLO, _resume("in")],
+        turns=[HELLO, resume("in")],
         exact_when_away=False,
     ),
     Scenario(
         name="asks-inside-kept",
         build=asked_inside_kept,
-        turns=[_HELLO, _resume("in"), _HELLO, _resume("in again")],
+        turns=[HELLO, resume("in"), HELLO, resume("in again")],
         exact_when_away=False,
     ),
     Scenario(
         name="asks-in-a-call",
         build=asked_in_a_call,
-        turns=[_HELLO, _resume("in")],
+        turns=[HELLO, resume("in")],
         exact_when_away=False,
     ),
     Scenario(
         name="asks-in-a-blocking-call",
         build=asked_of_blocking,
-        turns=[_HELLO, _resume("in")],
+        turns=[HELLO, resume("in")],
         exact=False,
     ),
     Scenario(
         name="asks-functional",
         build=functional,
-        turns=[Turn(input={"n": 1}), _resume("sure")],
+        turns=[Turn(input={"n": 1}), resume("sure")],
     ),
     Scenario(
-        name="resume-nothing", build=plain_row, turns=[_HELLO, _resume("for nothing")]
+        name="resume-nothing", build=plain_row, turns=[HELLO, resume("for nothing")]
     ),
     Scenario(
-        name="break-compiled", build=with_breakpoints, turns=[_HELLO, _GO_ON, _GO_ON]
+        name="break-compiled", build=with_breakpoints, turns=[HELLO, _GO_ON, _GO_ON]
     ),
     Scenario(
         name="break-before-all",
@@ -420,7 +380,7 @@ SCENARIOS = [
     Scenario(
         name="update-as-node",
         build=plain_row,
-        turns=[_HELLO, Turn(update=({"trail": ["by hand"]}, "a")), _GO_ON],
+        turns=[HELLO, Turn(update=({"trail": ["by hand"]}, "a")), _GO_ON],
     ),
     Scenario(
         name="update-first",
@@ -430,68 +390,15 @@ SCENARIOS = [
     Scenario(
         name="command-update",
         build=plain_row,
-        turns=[_HELLO, Turn(command={"update": {"trail": ["by command"]}})],
+        turns=[HELLO, Turn(command={"update": {"trail": ["by command"]}})],
     ),
     Scenario(
         name="command-goto",
         build=plain_row,
         turns=[
-            _HELLO,
+            HELLO,
             Turn(command={"goto": "b", "update": {"trail": ["by command"]}}),
             Turn(command={"goto": [{"node": "c", "input": {"n": 1}}, "b"]}),
         ],
-    ),
-    Scenario(
-        name="fork", build=plain_row, turns=[_HELLO, Turn(input=None, at=_after("b"))]
-    ),
-    Scenario(
-        name="fork-with-input",
-        build=plain_row,
-        turns=[_HELLO, Turn(input={"trail": ["other"]}, at=_after("b")), _HELLO],
-    ),
-    Scenario(
-        name="fork-before-a-question",
-        build=one_question,
-        turns=[
-            _HELLO,
-            _resume("because"),
-            Turn(input=None, at=_after("before")),
-            _resume("otherwise"),
-        ],
-    ),
-    Scenario(
-        name="fork-at-a-question",
-        build=one_question,
-        turns=[
-            _HELLO,
-            _resume("because"),
-            Turn(command={"resume": "otherwise"}, at=_after("ask")),
-        ],
-        replays=True,
-    ),
-    Scenario(
-        name="fork-with-command",
-        build=plain_row,
-        turns=[
-            _HELLO,
-            Turn(command={"update": {"trail": ["new past"]}}, at=_after("b")),
-        ],
-    ),
-    Scenario(
-        name="fork-with-history",
-        build=with_history,
-        turns=[_HELLO, _HELLO, Turn(input=None, at=_after("first")), _HELLO],
-    ),
-    Scenario(
-        name="fork-from-update",
-        build=with_history,
-        turns=[
-            _HELLO,
-            Turn(update=({"trail": ["by hand"]}, "first")),
-            Turn(input=None, at=_after("sub")),
-        ],
-        # LangGraph begins a replayed subgraph anew until the run has its first
-        # checkpoint.
-        exact=False,
     ),
 ]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.engine.engine_store import EngineStore
-from tests.engine.parity import flows, nesting, pauses, policies, states
+from tests.engine.parity import flows, forks, nesting, pauses, policies, states
 from tests.engine.parity.harness import EngineStory, Scenario, Told, tell_plainly
 from threadmill.testing.process import FaultKind
 
@@ -27,7 +27,7 @@ _COMMITS_MAX = 80
 
 SCENARIOS = [
     scenario
-    for module in (flows, nesting, pauses, policies, states)
+    for module in (flows, nesting, pauses, forks, policies, states)
     for scenario in module.SCENARIOS
     if scenario.is_told_right
 ]

@@ -17,6 +17,9 @@ user code runs in between, so a crash there loses nothing that a commit would ha
 What spreads the input over the channels goes with its checkpoint and never without it.
 LangGraph shows a finished task's result as part of the state, and drops it when the run
 was cancelled and another one begins: a message would be read, and be gone.
+
+So do results at a checkpoint of the past that a run answers at: LangGraph runs its
+tasks again at each entry, also those that have finished, until there is a new one.
 """
 
 from __future__ import annotations
@@ -67,7 +70,7 @@ from threadmill.engine.activation.identity import TASK_KEY
 from threadmill.engine.activation.resume import is_result
 from threadmill.engine.activation.share import Parked, Share
 from threadmill.engine.activation.tap import Tap
-from threadmill.engine.activation.writer import Writer
+from threadmill.engine.activation.writer import Until, Writer
 from threadmill.engine.reading_saver import ReadingSaver
 from threadmill.engine.values import finished_tasks
 from threadmill.errors import (
@@ -128,6 +131,7 @@ class ActivationSaver(ReadingSaver):
         self._expected = head.checkpoint["id"] if head else None
         self._thread = str(fence.thread_id)
         self._entered = False
+        self._replays = False
         self._home = Home(wait_seconds=_HOME_SECONDS)
         self._home.move_in(asyncio.get_running_loop())
         self.step: int = head.metadata.get("step", -2) if head else -2
@@ -147,6 +151,8 @@ class ActivationSaver(ReadingSaver):
             if found is None and at.checkpoint_id:
                 # LangGraph would begin with an empty state.
                 raise GraphFailed(f"checkpoint {at.checkpoint_id} is gone")
+            if not self._entered:
+                self._replays = at.checkpoint_id != self._expected
             return found
         self._tap.keep(at.ns)
         return await self._at_home(self._subgraph(at, config))
@@ -171,7 +177,8 @@ class ActivationSaver(ReadingSaver):
         else:
             if leaves or self._share.may_leave:
                 self._tap.mark()
-            self._writer.hold(put, leaving=leaves)
+            self._writer.hold(put, Until.LEAVING if leaves else Until.ANYTHING)
+            self._replays = False
             self._expected = self._share.head_id = checkpoint["id"]
             self.step = metadata["step"]
         await self._writer.faults.at("put.after")
@@ -196,10 +203,16 @@ class ActivationSaver(ReadingSaver):
             return
         self._tap.writes_follow(item.ns, task_id)
         ends = None if item.ns else self._share.ends(task_id, writes)
-        only = not item.ns and is_result(writes) and self._tap.is_only_task(task_id)
-        if only and ends is None:
-            self._writer.hold(item, rides=_spreads_input(item))
-            return
+        if not item.ns and ends is None and is_result(writes):
+            if _spreads_input(item):
+                self._writer.hold(item, Until.CHECKPOINT)
+                return
+            if self._replays:
+                self._writer.hold(item, Until.CHECKPOINT_OR_END)
+                return
+            if self._tap.is_only_task(task_id):
+                self._writer.hold(item)
+                return
         await self._at_home(self._writer.commit(item, ends=ends))
 
     async def alist(

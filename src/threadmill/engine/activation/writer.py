@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from enum import Enum
+from typing import Final, Protocol
 from uuid import UUID
 
 from threadmill.checkpoints.base import (
@@ -34,11 +35,22 @@ from threadmill.stores.records import FreeSlot, Run
 Item = Put | Writes
 
 
+class Until(Enum):
+    """What an item waits for: the next commit that has this in it."""
+
+    ANYTHING = "anything"
+    LEAVING = "the activation is handed back, or the run ends"
+    CHECKPOINT = "the checkpoint that follows it; it goes with that or never"
+    CHECKPOINT_OR_END = "the checkpoint that follows it, or the end of the run"
+
+
+_RIDE: Final = frozenset({Until.CHECKPOINT, Until.CHECKPOINT_OR_END})
+
+
 @dataclass(slots=True, eq=False)
 class _Waiting:
     item: Item | None
-    leaving: bool = False
-    rides: bool = False
+    until: Until = Until.ANYTHING
     ends: UUID | None = None
 
 
@@ -104,17 +116,14 @@ class Writer:
         self.failed = asyncio.Event()
         self.released = False
 
-    def hold(self, item: Item, *, leaving: bool = False, rides: bool = False) -> None:
-        """Lets `item` wait for the next commit.
+    def hold(self, item: Item, until: Until = Until.ANYTHING) -> None:
+        """Lets `item` wait.
 
         Args:
             item: a checkpoint or a task's result.
-            leaving: let it wait until it is known whether the run goes on, for
-                `hand_over` or `rest`.
-            rides: let it wait for the checkpoint that follows it, whatever is told
-                meanwhile.
+            until: for what, whatever is committed meanwhile.
         """
-        self._queue.append(_Waiting(item, leaving, rides))
+        self._queue.append(_Waiting(item, until))
 
     async def settle(self) -> None:
         """Returns when what a task builds on is durable; events alone may wait on.
@@ -168,7 +177,7 @@ class Writer:
         async with self._lock:
             if self.failure is not None:
                 raise LeaseLost from self.failure
-            return self._take(all_of_it=True, past_mark=True)
+            return self._take(leaving=True, ending=True)
 
     async def commit(self, item: Item, *, ends: UUID | None = None) -> None:
         """Returns when `item` is durable, with all that waited before it.
@@ -240,7 +249,7 @@ class Writer:
             raise LeaseLost from self.failure
         if self.idle:
             return Committed()
-        commit = self._take(all_of_it=asked is not None and asked.release)
+        commit = self._take(leaving=asked is not None and asked.release)
         if asked is not None:
             commit = replace(
                 commit,
@@ -278,10 +287,17 @@ class Writer:
         if commit.ended is not None:
             await self.faults.at(f"join.{side}")
 
-    def _take(self, *, all_of_it: bool = False, past_mark: bool = False) -> Commit:
-        taken = [w for w in self._queue if all_of_it or not w.leaving]
-        while taken and taken[-1].rides:
-            taken.pop()
+    def _take(self, *, leaving: bool = False, ending: bool = False) -> Commit:
+        """A commit of what need not wait any longer."""
+        met = {Until.ANYTHING}
+        met |= {Until.LEAVING} if leaving else set()
+        met |= {Until.CHECKPOINT_OR_END} if ending else set()
+        taken: list[_Waiting] = []
+        followed = False
+        for waiting in reversed(self._queue):
+            if waiting.until in met or (followed and waiting.until in _RIDE):
+                followed = followed or _is_checkpoint(waiting.item)
+                taken.insert(0, waiting)
         self._queue = [w for w in self._queue if w not in taken]
         writes, puts = _sorted([w.item for w in taken if w.item is not None])
         ended = [w.ends for w in taken if w.ends is not None]
@@ -290,12 +306,17 @@ class Writer:
         return Commit(
             writes=writes,
             puts=puts,
-            events=self._tap.take(owners, past_mark=past_mark),
+            events=self._tap.take(owners, past_mark=ending),
             labels=self._run.labels,
             progress=not self._progressed and any(not put.ns for put in puts),
             ended=self.ends.end_of(ended) if ended and self.ends is not None else None,
             graph_id=self._run.graph_id,
         )
+
+
+def _is_checkpoint(item: Item | None) -> bool:
+    """Whether it is one of the thread's own, not of a subgraph's."""
+    return isinstance(item, Put) and not item.ns
 
 
 def _sorted(batch: Sequence[Item]) -> tuple[list[Writes], list[Put]]:
