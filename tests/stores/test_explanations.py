@@ -107,6 +107,10 @@ async def test_the_worker_that_has_it(asking: Asking) -> None:
     assert answer.details["last_renewed_at"] is not None
     await asking.store.let_leases_expire()
     assert (await asking.why(run.run_id)).reason is Reason.LEASE_OVER
+    await asking.store.dispatcher.reopen([], backoff_seconds=0, limit=10)
+    await asking.store.begin(await asking.worker())
+    again = await asking.why(run.run_id)
+    assert again.details["since"] > answer.details["since"]
 
 
 async def test_a_pause_after_a_loss(asking: Asking) -> None:

@@ -45,7 +45,7 @@ READY = WorkFacts(
     ready_at=AGO,
     attempt=0,
 )
-HELD = replace(READY, worker_id=WORKER, lease_until=SOON, attempt=1)
+HELD = replace(READY, worker_id=WORKER, claimed_at=AGO, lease_until=SOON, attempt=1)
 
 
 def facts(**changes: Any) -> Facts:
@@ -173,12 +173,12 @@ FULL = [replace(A, taken=2), replace(B, taken=2)]
         (
             Reason.RUNNING,
             (
-                "worker a runs it (attempt 1 since it last got on), last renewed at "
-                f"{NOW.isoformat()}; its lease ends at {SOON_SHOWN}"
+                f"worker a has it since {AGO_SHOWN} (attempt 1 since it last got on), "
+                f"last renewed at {NOW.isoformat()}; its lease ends at {SOON_SHOWN}"
             ),
             {"work": [HELD], "workers": [A]},
         ),
-        (Reason.RUNNING, f"worker {WORKER} runs it", {"work": [HELD]}),
+        (Reason.RUNNING, f"worker {WORKER} has it since", {"work": [HELD]}),
         (
             Reason.LEASE_OVER,
             f"its lease ended at {AGO_SHOWN}",

@@ -69,6 +69,7 @@ class WorkFacts:
         worker_id: who holds it; None while it is ready.
         ready_at: no earlier may it be claimed; None while others of its superstep must
             end first.
+        claimed_at: since when, if it is held.
         lease_until: when the lease ends, if it is held.
         attempt: attempts since it last got on, the present one included.
         cause: how the last one was lost, if one was.
@@ -83,6 +84,7 @@ class WorkFacts:
     attempt: int
     node: str | None = None
     worker_id: UUID | None = None
+    claimed_at: datetime | None = None
     lease_until: datetime | None = None
     cause: str | None = None
     avoid: UUID | None = None

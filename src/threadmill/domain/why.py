@@ -183,20 +183,23 @@ def _held(facts: Facts, work: WorkFacts) -> Answer:
         "worker_id": str(work.worker_id),
         "worker": by,
         "attempt": work.attempt,
+        "since": _at(work.claimed_at),
         "last_renewed_at": _at(seen),
         "lease_until": _at(work.lease_until),
     }
+    since = f"since {_at(work.claimed_at)}"
     if work.lease_until is not None and work.lease_until < facts.now:
         return Answer(
             Reason.LEASE_OVER,
-            f"worker {by} has it, and its lease ended at {_at(work.lease_until)}; the "
-            "next sweep gives it to another one, if any process is alive",
+            f"worker {by} has it {since}, and its lease ended at "
+            f"{_at(work.lease_until)}; the next sweep gives it to another one, if any "
+            "process is alive",
             details,
         )
     renewed = "has not renewed yet" if seen is None else f"last renewed at {_at(seen)}"
     return Answer(
         Reason.RUNNING,
-        f"worker {by} runs it (attempt {work.attempt} since it last got on), "
+        f"worker {by} has it {since} (attempt {work.attempt} since it last got on), "
         f"{renewed}; its lease ends at {_at(work.lease_until)}",
         details,
     )

@@ -105,6 +105,7 @@ def _work_of(row: Row) -> WorkFacts:
         attempt=row["attempt"],
         node=row["node"],
         worker_id=row["worker_id"],
+        claimed_at=row["claimed_at"],
         lease_until=row["lease_until"],
         cause=row["cause"],
         avoid=row["avoid"],

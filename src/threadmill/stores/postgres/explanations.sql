@@ -31,6 +31,7 @@ SELECT r.run_id, r.thread_id, r.graph_id, r.status, r.not_before, r.finished_at,
 -- What is held comes first: of a very wide superstep not all is read. A task that waits
 -- for others of its superstep may be claimed at no time yet.
 SELECT activation_id, kind, graph_id, labels, attempt, node, worker_id, lease_until,
+       CASE WHEN state = 'leased' THEN claimed_at END AS claimed_at,
        cause, avoid, avoid_until,
        CASE WHEN isfinite(not_before) THEN not_before END AS ready_at
   FROM threadmill.activation
