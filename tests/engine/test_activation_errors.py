@@ -21,7 +21,7 @@ from threadmill.checkpoints.base import Stored
 from threadmill.domain.run import RunStatus
 from threadmill.errors import StoreUnavailable
 from threadmill.stores.records import Run
-from threadmill.testing.engine import EngineDriver
+from threadmill.testing.engine import EngineDriver, attempt_of
 
 
 async def _run(
@@ -226,3 +226,25 @@ async def test_a_read_that_fails_is_no_failure_of_the_node(
     assert ended.claims == 3
     assert ended.run.attempt == 1
     assert seen == []
+
+
+async def test_who_does_not_reach_the_store_leaves_it_to_others(
+    engine_store: EngineStore,
+) -> None:
+    """It is not counted as an attempt."""
+    builder = StateGraph(Steps)
+    builder.add_node("sub", row(x=step("x")))
+    builder.add_edge(START, "sub")
+    graph_id = str(uuid4())
+    failing: Any = Failing(engine_store.checkpoints, 1)
+    engine_store.checkpoints = failing
+    driver: EngineDriver = engine_store.driver(
+        {graph_id: builder.compile()}, shun_seconds=3600.0
+    )
+    await driver.submit(graph_id, uuid4(), {"input": {"steps": []}})
+    process = driver.process()
+    (claim,) = await driver.claim(process)
+    await driver.work(process, attempt_of(claim))
+    assert await driver.claim(process) == []
+    (again,) = await driver.claim(driver.process())
+    assert again.attempt == claim.attempt

@@ -190,8 +190,11 @@ class Activate:
                 # One task of several was lost; the others are still ours to give back.
                 await self._give_back(held.fence, delay_seconds=0.0)
         except StoreUnavailable as error:
+            # It may be this process only that does not reach it, or has no connection.
             log.warning("attempt.store_unavailable", error=str(error))
-            await self._give_back(held.fence, delay_seconds=pause)
+            await self._give_back(
+                held.fence, delay_seconds=pause, cause=named(error), counts=False
+            )
         except StoreReadOnly as error:
             # Reads go on, so nodes would run again and again for nothing.
             log.warning("attempt.store_read_only", error=str(error))
