@@ -1,7 +1,8 @@
 """What is done to a fleet's message broker, and to the ways that lead there.
 
-None of it is logged as a fault: a broker carries hints only, so whatever befalls it, no
-node may run twice and no message may get lost. Work just takes longer.
+None of it is logged as a fault but a death of a worker around a hint: a broker carries
+hints only, so whatever befalls it, no node may run twice and no message get lost. Work
+just takes longer.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from chaos.arena import Arena, Skipped
+from chaos.faults import kill_at_one_of
 from threadmill.brokers.base import Hint
 from threadmill.brokers.broker import Broker, BrokerOptions
 from threadmill.brokers.schemes import broker_of
@@ -28,6 +30,11 @@ _STEALS_SECONDS: Final = 1.5
 _OPENS_SECONDS: Final = 20.0
 _OPEN_PAUSE_SECONDS: Final = 0.2
 _HINTS_MAX: Final = 200
+_POINTS: Final = [
+    f"{step}.{side}"
+    for step in ("publish", "receive", "ack")
+    for side in ("before", "after")
+]
 
 
 def _broker(arena: Arena) -> Aside:
@@ -140,7 +147,14 @@ async def _steal(broker: Broker) -> Sequence[Hint]:
     return stolen
 
 
+async def kill_around_a_hint(arena: Arena, kind: str) -> None:
+    """A worker joins that dies as it publishes, takes or acknowledges hints."""
+    _broker(arena)
+    await kill_at_one_of(arena, kind, _POINTS)
+
+
 BROKER_FAULTS: Final[Mapping[str, FaultOf]] = {
+    "killed around a hint": kill_around_a_hint,
     "broker restart": restart,
     "broker purged": purge,
     "broker connections refused": cut,

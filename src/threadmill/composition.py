@@ -237,7 +237,7 @@ async def _hints(
         if publishes is None:
             yield everybody
             return
-        hints = BrokerHints(publishes, everybody)
+        hints = BrokerHints(publishes, everybody, faults=faults)
         await hints.start()
         try:
             yield hints
@@ -478,7 +478,7 @@ async def _feed(core: Core, worker: Worker | None) -> HintFeed | None:
     name = f"{core.member.name} receives"
     receives = broker(core.settings, name, core.member.labels)
     assert receives is not None  # noqa: S101 - the hints have one
-    feed = HintFeed(receives, worker, core.hints)
+    feed = HintFeed(receives, worker, core.hints, faults=core.faults)
     await feed.start()
     return feed
 

@@ -41,7 +41,10 @@ STEPS: Final = (
     "join",  # a commit that ends tasks of one
     "finish",  # a run ends
     "release",  # an activation is handed back
-    "notify",  # hints are published
+    "notify",  # hints are published to everybody
+    "publish",  # hints are published to the message broker
+    "receive",  # a worker takes hints from it
+    "ack",  # and tells it that they were acted on
     "renew",  # a process renews its leases and says that it lives
     "extend",  # within that: its leases are locked from here on until the commit
     "sweep",  # what the dead have left is taken back

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 _SECONDS = 55
 # Long enough for each of these once; `python -m chaos --broker` has the others.
 _BROKER_SECONDS = 8
-_BROKER_KINDS = ("broker restart", "broker purged", "kill worker")
+_BROKER_KINDS = ("broker restart", "broker purged", "killed around a hint")
 _SHORT_KINDS = ("own pool exhausted", "out of memory", "connections exhausted")
 _REDIS_KINDS = ("redis restart", "redis connections refused", "kill worker")
 

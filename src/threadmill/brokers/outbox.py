@@ -21,6 +21,7 @@ import structlog
 
 from threadmill.brokers.retrying import Retrying
 from threadmill.errors import BrokerUnavailable
+from threadmill.faults import Faults
 
 if TYPE_CHECKING:
     from threadmill.brokers.base import Hint, HintReceiver
@@ -43,6 +44,7 @@ class BrokerHints:
         broker: publishes; not open yet, nobody else's.
         everybody: the hints of PostgreSQL; whoever made it starts and closes it.
         waiting_max: how many hints may wait for the broker.
+        faults: what tests make happen when hints are published.
     """
 
     def __init__(
@@ -51,10 +53,12 @@ class BrokerHints:
         everybody: PostgresHints,
         *,
         waiting_max: int = _WAITING_MAX,
+        faults: Faults | None = None,
     ) -> None:
         self._broker = broker
         self._everybody = everybody
         self._waiting_max = waiting_max
+        self._faults = faults or Faults()
         self._waiting: dict[Hint, int] = {}
         self._wake = asyncio.Event()
         self._retrying = Retrying(_log, "broker.publishing")
@@ -140,7 +144,9 @@ class BrokerHints:
                 await self._connect()
             batch = self._batch()
             try:
+                await self._faults.at("publish.before")
                 await self._broker.publish(batch)
+                await self._faults.at("publish.after")
             except BaseException:
                 # Some may be there already: a hint that comes twice does no harm.
                 self._keep(batch)

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 import structlog
 
 from threadmill.brokers.retrying import Retrying
+from threadmill.faults import Faults
 from threadmill.worker.worker import Looked
 
 if TYPE_CHECKING:
     from threadmill.brokers.base import Hint
-    from threadmill.brokers.broker import Broker
+    from threadmill.brokers.broker import Broker, Delivery
 
 _log = structlog.get_logger(__name__)
 
@@ -70,6 +71,7 @@ class HintFeed:
         worker: looks for work.
         others: told of hints that are not for this worker.
         wait_seconds: of one request for hints.
+        faults: what tests make happen as hints are taken.
     """
 
     def __init__(
@@ -79,11 +81,13 @@ class HintFeed:
         others: PassesOn,
         *,
         wait_seconds: float = _WAIT_SECONDS,
+        faults: Faults | None = None,
     ) -> None:
         self._broker = broker
         self._worker = worker
         self._others = others
         self._wait_seconds = wait_seconds
+        self._faults = faults or Faults()
         self._retrying = Retrying(_log, "broker.receiving")
         self._task: asyncio.Task[None] | None = None
         self.received = 0
@@ -121,22 +125,29 @@ class HintFeed:
 
     async def _receive(self) -> None:
         room = await self._worker.room()
+        await self._faults.at("receive.before")
         got = await self._broker.receive(min(room, _BATCH_MAX), self._wait_seconds)
         if not got:
             return
+        await self._faults.at("receive.after")
         self.received += len(got)
         mine = [d for d in got if d.hint is not None and self._worker.is_for_me(d.hint)]
         self._pass_on([d.hint for d in got if d.hint is not None and d not in mine])
         looked = await self._worker.look() if mine else Looked.ASKED
         if looked is Looked.ASKED:
-            await self._broker.ack(got)
+            await self._ack(got)
             return
-        await self._broker.ack([d for d in got if d not in mine])
+        await self._ack([d for d in got if d not in mine])
         failed = looked is Looked.FAILED
         await self._broker.nack(mine, _FAILED_PAUSE_SECONDS if failed else 0.0)
         if failed:
             # Brokers that cannot delay would give it back at once.
             await asyncio.sleep(_FAILED_PAUSE_SECONDS)
+
+    async def _ack(self, deliveries: Sequence[Delivery]) -> None:
+        await self._faults.at("ack.before")
+        await self._broker.ack(deliveries)
+        await self._faults.at("ack.after")
 
     def _pass_on(self, hints: Sequence[Hint]) -> None:
         """Hints that are not for this worker.
