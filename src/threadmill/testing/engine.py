@@ -54,6 +54,8 @@ from threadmill.testing.process import (
 )
 
 # More claims of one run than any test needs: a run that does not end is a bug.
+# Of one process, as far as chance looks.
+_COMMITS: Final = 12
 _CLAIMS_MAX: Final = 400
 _LEASE_SECONDS: Final = 300.0
 # How often a process that could take another task does not.
@@ -243,13 +245,15 @@ class EngineDriver:
         Args:
             run: an accepted run.
             chance: says who takes what, and how much of it.
-            fault: befalls the first process.
+            fault: befalls the first process; another one meets the same at a commit
+                that chance chooses.
 
         Raises:
             AssertionError: nothing is ready, or there is no end to it.
         """
         first = self.process(fault)
-        processes = [first, self.process(), self.process()]
+        later = fault and replace(fault, commit=chance.randint(1, _COMMITS))
+        processes = [first, self.process(later), self.process()]
         claims = 0
         for _ in range(_CLAIMS_MAX):
             chance.shuffle(processes)
