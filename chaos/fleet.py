@@ -12,9 +12,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 from uuid import uuid4
 
 PROGRAM = Path(sys.executable).with_name("threadmill")
@@ -27,6 +28,28 @@ class NotReadyError(AssertionError):
     """A process ended, or took too long, before it was ready."""
 
 
+class Launched(Protocol):
+    """What is needed of `asyncio.subprocess.Process`."""
+
+    @property
+    def pid(self) -> int:
+        """Its id."""
+        ...
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended; None while it lives."""
+        ...
+
+    def send_signal(self, number: int, /) -> None:
+        """Sends a signal."""
+        ...
+
+    async def wait(self) -> int:
+        """Waits for its end."""
+        ...
+
+
 @dataclass(eq=False)
 class Process:
     """One `threadmill` process.
@@ -36,7 +59,7 @@ class Process:
     """
 
     role: str
-    process: asyncio.subprocess.Process
+    process: Launched
     log: Path
     url: str = ""
 
@@ -117,26 +140,38 @@ class Fleet:
         prefix: Sequence[str] = (),
     ) -> Process:
         log = self.folder / f"{role}-{uuid4().hex[:6]}.log"
-        command = [*self.prefix, *prefix, str(PROGRAM), role]
+        process = await self._launch(
+            [*self.prefix, *prefix],
+            [role, "--config", str(self.config), *options],
+            {
+                **os.environ,
+                "DATABASE_URI": self.uri,
+                "LOG_JSON": "true",
+                **self.env,
+                **env,
+            },
+            log,
+        )
+        started = Process(role, process, log)
+        self._started.append(started)
+        return started
+
+    async def _launch(
+        self,
+        prefix: Sequence[str],
+        arguments: Sequence[str],
+        env: Mapping[str, str],
+        log: Path,
+    ) -> Launched:
+        """Starts the program; a test may start it in another way."""
         with log.open("wb") as out:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                *("--config", str(self.config)),
-                *options,
-                env={
-                    **os.environ,
-                    "DATABASE_URI": self.uri,
-                    "LOG_JSON": "true",
-                    **self.env,
-                    **env,
-                },
+            return await asyncio.create_subprocess_exec(
+                *(*prefix, str(PROGRAM), *arguments),
+                env=env,
                 stdout=out,
                 stderr=out,
                 stdin=asyncio.subprocess.DEVNULL,
             )
-        started = Process(role, process, log)
-        self._started.append(started)
-        return started
 
     async def _until_logged(self, process: Process, event: str) -> None:
         try:

@@ -9,6 +9,7 @@ next one removes.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -209,7 +210,7 @@ class MemoryWatch:
                 if grown > _GROWTH_BYTES and worker.alive:
                     self._fell(worker.pid)
                     self._killed_by_us += 1
-                    worker.process.kill()
+                    worker.send(signal.SIGKILL)
 
     def bury(self, worker: Process) -> None:
         """It has ended since the last look: by the kernel's hand, perhaps."""

@@ -13,6 +13,7 @@ import pytest
 
 from tests.acceptance.verify import verify
 from tests.fixtures.cluster import Cluster, send_somewhere
+from tests.fixtures.nursery import Nursery
 from threadmill.drivers.embedded import EmbeddedPostgres
 from threadmill.drivers.postgres.migrate import migrate
 
@@ -23,12 +24,15 @@ GRAPHS = Path(__file__).parent / "graphs" / "langgraph.json"
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
 async def test_postgresql_restarts_under_load(
-    private_postgres: EmbeddedPostgres, tmp_path: Path, how: signal.Signals
+    private_postgres: EmbeddedPostgres,
+    tmp_path: Path,
+    nursery: Nursery,
+    how: signal.Signals,
 ) -> None:
     """Fast (SIGINT) and immediate (SIGQUIT): nothing lost, nobody taken for dead."""
     uri = private_postgres.tcp_uri
     await migrate(uri)
-    cluster = Cluster(uri, GRAPHS, tmp_path)
+    cluster = Cluster(uri, GRAPHS, tmp_path, nursery)
     try:
         await asyncio.gather(
             *(cluster.start_server() for _ in range(2)),

@@ -25,6 +25,7 @@ from chaos.postgres import Postgres, Server
 from chaos.proxy import Proxy
 from tests.acceptance.verify import settle, verify
 from tests.fixtures.cluster import Cluster, send
+from tests.fixtures.nursery import Nursery
 from tests.fixtures.postgres import open_folder
 from threadmill.drivers.postgres.migrate import migrate
 
@@ -94,10 +95,10 @@ async def pair() -> AsyncIterator[Pair]:
 
 
 async def test_an_asynchronous_failover_loses_its_window_and_nothing_else(
-    pair: Pair, tmp_path: Path
+    pair: Pair, tmp_path: Path, nursery: Nursery
 ) -> None:
     """What had come to the standby is kept and ends; what had not never was."""
-    cluster = Cluster(pair.uri, GRAPHS, tmp_path)
+    cluster = Cluster(pair.uri, GRAPHS, tmp_path, nursery)
     try:
         await asyncio.gather(
             cluster.start_server(), *(cluster.start_worker() for _ in range(2))

@@ -44,6 +44,7 @@ async def _eater(folder: Path) -> AsyncIterator[Process]:
 
 
 async def _eats(eater: Process, until: Callable[[], bool]) -> None:
+    assert isinstance(eater.process, asyncio.subprocess.Process)
     assert eater.process.stdin is not None
     eater.process.stdin.write(b"\n")
     async with asyncio.timeout(_SECONDS):
