@@ -101,6 +101,30 @@ async def test_a_round_is_one_processs_and_comes_again(keeping: Keeping) -> None
     assert await take("a", hold_seconds=60, limit=10) == [TENANT]
 
 
+async def test_a_round_of_a_process_that_died_is_anothers_after_a_while(
+    keeping: Keeping,
+) -> None:
+    """What it had pruned stays so; what it had not reached goes with the next look."""
+    threads = [await keeping.thread(3, minutes=11) for _ in range(3)]
+    ticks = iter(range(1000))
+    dying = keeping.retain(
+        Ttl(10, KEEP),
+        limits=RetainLimits(look_seconds=3),
+        clock=lambda: float(next(ticks)),
+    )
+    assert await dying.look() == 0.0
+    halfway = [len(await keeping.left(thread_id)) for thread_id in threads]
+    assert set(halfway) == {1, 3}
+    another = keeping.retain(Ttl(10, KEEP))
+    await look(another)
+    assert [len(await keeping.left(thread_id)) for thread_id in threads] == halfway
+    await keeping.sql(
+        "UPDATE threadmill.retention_round SET due_at = due_at - interval '1 minute'"
+    )
+    await look(another)
+    assert [len(await keeping.left(thread_id)) for thread_id in threads] == [1] * 3
+
+
 async def test_a_walk_in_small_pages_sees_every_thread_once(keeping: Keeping) -> None:
     threads = [await keeping.thread(1, minutes=11) for _ in range(5)]
     # Two of one instant, as a transaction of several statements makes them.

@@ -435,6 +435,25 @@ async def test_unknown_things_are_named(client: Any) -> None:
         await client.runs.create(thread["thread_id"], "broken", input={})
 
 
+async def test_a_run_goes_on_without_its_client(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    """Its outcome is there for whoever asks later."""
+    client, gate = server.client, tmp_path / "gate"
+    thread = await client.threads.create()
+    body = {"assistant_id": "slow", "input": {"gate": str(gate)}}
+    path = f"/threads/{thread['thread_id']}/runs"
+    async with server.http.stream("POST", f"{path}/stream", json=body) as response:
+        async for line in response.aiter_lines():
+            if line.startswith("event: values"):
+                break
+    (run,) = await client.runs.list(thread["thread_id"])
+    gate.touch()
+    await client.runs.join(thread["thread_id"], run["run_id"])
+    run = await client.runs.get(thread["thread_id"], run["run_id"])
+    assert run["status"] == "success"
+
+
 async def test_a_gone_client_may_cancel_its_run(
     server: RunningServer, tmp_path: Path
 ) -> None:

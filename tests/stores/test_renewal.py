@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -184,6 +186,25 @@ async def test_a_renewal_extends_what_is_held(
     with renewing.thread(database_uri, None, _OFTEN, None):
         assert await renewing.renewal() == 1
     assert await store.dispatcher.reopen([], backoff_seconds=0, limit=10) == []
+
+
+async def test_a_blocked_loop_costs_no_lease(
+    renewing: Renewing, store: RunStore, database_uri: str
+) -> None:
+    """A node that does not await holds up everything of its process but renewals."""
+    key = await renewing.members.join(renewing.member)
+    await store.accept(await store.thread())
+    with renewing.thread(database_uri, key, _OFTEN, None):
+        await renewing.renewal()
+        await store.claim(1, renewing.member.worker_id)
+        seen: set[Any] = set()
+        give_up_at = time.monotonic() + _PATIENCE_SECONDS
+        # Nothing awaits from here on: the loop of this process stands still.
+        with psycopg.connect(database_uri, autocommit=True) as connection:
+            while len(seen) < 4 and time.monotonic() < give_up_at:
+                leased = "SELECT lease_until FROM threadmill.activation"
+                seen.add(connection.execute(leased).fetchone())
+        assert len(seen) == 4, "the lease is not renewed"
 
 
 async def test_a_member_learns_once_that_it_shall_drain(
