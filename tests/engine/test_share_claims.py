@@ -458,6 +458,24 @@ def test_a_blocked_loop_gives_nothing_back_that_is_on_its_way() -> None:
     assert leases.renewed(11.0, [coming, never]) == [never]
 
 
+def test_a_worker_that_cannot_renew_stops_before_its_lease_is_over() -> None:
+    """It is cut off, and knows nothing of what others do meanwhile."""
+    now, stop = 0.0, Stop()
+    leases = Leases(LeaseTimes(lease_seconds=10.0), clock=lambda: now)
+    claim = _claim()
+    with leases.claiming() as asked_at:
+        now = 1.0
+        leases.add([claim], asked_at, stop)
+    now = 3.0
+    leases.renewed(2.0, held=[claim])
+    now = 10.0  # the claim's lease would be over, the renewed one is not
+    leases.stop_expired()
+    assert stop.reason is None
+    now = 11.9
+    leases.stop_expired()
+    assert stop.reason is StopReason.LEASE_LOST
+
+
 def _claim(token: int = 1) -> Claim:
     return Claim(
         tenant=TENANT,
