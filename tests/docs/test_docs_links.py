@@ -21,7 +21,8 @@ PAGES = sorted(
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-TEST = re.compile(r"`(tests/[\w/.]+\.py)::(\w+)`")
+# Contract suites are shipped; what runs them is in `tests/contract`.
+TEST = re.compile(r"`((?:tests|src/threadmill/testing/contracts)/[\w/.]+\.py)::(\w+)`")
 FILE = re.compile(r"`((?:src/threadmill|tests|docs|examples|scripts)/[\w/.-]+)`")
 
 each_page = pytest.mark.parametrize(
