@@ -122,6 +122,18 @@ async def test_a_thread_with_something_open_is_left_alone(
         await keeping.store.accept(thread_id, after_seconds=delay)
     if state == "running":
         await keeping.store.begin()
+    assert await keeping.pruning.weigh(TENANT, thread_id, strategy) is None
+    assert await keeping.pruning.prune(TENANT, thread_id, strategy) is None
+    assert len(await keeping.left(thread_id)) == 3
+
+
+@pytest.mark.parametrize("strategy", [DELETE, KEEP])
+async def test_the_thread_of_a_stateless_run_is_left_alone(
+    keeping: Keeping, strategy: Strategy
+) -> None:
+    thread_id = await keeping.thread(3)
+    await keeping.sql("UPDATE threadmill.thread SET temporary = true")
+    assert await keeping.pruning.weigh(TENANT, thread_id, strategy) is None
     assert await keeping.pruning.prune(TENANT, thread_id, strategy) is None
     assert len(await keeping.left(thread_id)) == 3
 

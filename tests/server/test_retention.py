@@ -91,6 +91,53 @@ async def test_prune(client: Any) -> None:
         await client.threads.prune([threads[0]], strategy="half")
 
 
+@pytest.mark.parametrize("strategy", ["keep_latest", "delete"])
+async def test_a_dry_run_says_what_would_go_and_changes_nothing(
+    idle_server: RunningServer, strategy: str
+) -> None:
+    client = idle_server.client
+    at_rest, busy = [
+        (await client.threads.create(graph_id="conversation"))["thread_id"]
+        for _ in range(2)
+    ]
+    for turn in range(3):
+        await client.threads.update_state(at_rest, {**HELLO, "user_id": f"u{turn}"})
+    await client.runs.create(busy, "conversation", input=HELLO)
+    before = await client.threads.get_history(at_rest)
+    asked = {
+        "thread_ids": [at_rest, busy, at_rest, str(uuid4())],
+        "strategy": strategy,
+        "dry_run": True,
+    }
+    answer = await idle_server.http.post("/threads/prune", json=asked)
+    foreseen = answer.json()
+    assert (answer.status_code, foreseen.pop("bytes") > 0) == (200, True)
+    assert foreseen == {
+        "pruned_count": 0,
+        "dry_run": True,
+        "threads": 1,
+        "checkpoints": 3 if strategy == "delete" else 2,
+    }
+    assert await client.threads.get_history(at_rest) == before
+    again = await idle_server.http.post("/threads/prune", json=asked)
+    assert again.json() == answer.json()
+    asked["dry_run"] = False
+    done = await idle_server.http.post("/threads/prune", json=asked)
+    assert done.json() == {"pruned_count": 1}
+
+
+@pytest.mark.parametrize("dry_run", ["true", 1, None, []])
+async def test_a_dry_run_is_true_or_false(
+    idle_server: RunningServer, dry_run: Any
+) -> None:
+    thread_id = (await idle_server.client.threads.create())["thread_id"]
+    asked = {"thread_ids": [thread_id], "dry_run": dry_run}
+    answer = await idle_server.http.post("/threads/prune", json=asked)
+    assert answer.status_code == 422
+    assert "dry_run" in answer.text
+    assert await idle_server.client.threads.get(thread_id)
+
+
 async def test_a_run_from_a_checkpoint_that_was_pruned_is_refused(client: Any) -> None:
     thread_id = (await client.threads.create())["thread_id"]
     await client.runs.wait(thread_id, "conversation", input=HELLO)

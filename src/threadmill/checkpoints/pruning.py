@@ -109,17 +109,20 @@ class PostgresPruning:
         self, tenant: str, thread_id: UUID, strategy: Strategy
     ) -> Freed | None:
         """See `Pruning.weigh`."""
+        delete = strategy is Strategy.DELETE
         where = {"tenant": tenant, "thread_id": thread_id}
-        if strategy is Strategy.DELETE:
+        try:
+            kept = None if delete else await self._kept(tenant, thread_id)
             async with self._database.tenant_tx(tenant, read_only=True) as tx:
+                tx.add(SQL.require_rest, **where, as_of=None, delete=delete)
                 found = tx.add(THREADS.get, **where)
-                held = tx.add(SQL.weigh, **where)
-        else:
-            kept = await self._kept(tenant, thread_id)
-            async with self._database.tenant_tx(tenant, read_only=True) as tx:
-                found = tx.add(THREADS.get, **where)
-                held = add_weigh(tx, str(thread_id), kept)
-        if found.one is None:
+                if kept is None:
+                    held = tx.add(SQL.weigh, **where)
+                else:
+                    held = add_weigh(tx, str(thread_id), kept)
+        except (ThreadBusy, StateLost):
+            return None
+        if found.one is None or found.one["temporary"]:
             return None
         return Freed(1, held.rows[0]["checkpoints"], held.rows[0]["bytes"])
 

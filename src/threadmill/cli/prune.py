@@ -108,14 +108,7 @@ def prune(
     prune_database(settings_near(config), tenant, order, tell)
     if as_json:
         (freed,) = last
-        say_json(
-            {
-                "dry_run": dry_run,
-                "threads": freed.threads,
-                "checkpoints": freed.checkpoints,
-                "bytes": freed.bytes,
-            }
-        )
+        say_json(freed.as_json(dry_run=dry_run))
 
 
 def retention_set(

@@ -47,13 +47,26 @@ class Prune:
         self._pruning = pruning
 
     async def these(
-        self, tenant: str, thread_ids: Sequence[UUID], strategy: Strategy
-    ) -> int:
-        """Prunes some threads; how many. One that is not at rest is left alone."""
+        self,
+        tenant: str,
+        thread_ids: Sequence[UUID],
+        strategy: Strategy,
+        *,
+        dry_run: bool = False,
+    ) -> Freed:
+        """Prunes some threads. One that is not at rest is left alone.
+
+        Args:
+            tenant: whose.
+            thread_ids: which; each counts once.
+            strategy: what is to be left of each.
+            dry_run: only say what would go.
+        """
+        work = self._pruning.weigh if dry_run else self._pruning.prune
         freed = Freed()
         for thread_id in dict.fromkeys(thread_ids):
-            freed += await self._pruning.prune(tenant, thread_id, strategy) or Freed()
-        return freed.threads
+            freed += await work(tenant, thread_id, strategy) or Freed()
+        return freed
 
     async def __call__(self, tenant: str, order: PruneOrder) -> AsyncIterator[Freed]:
         """Prunes all that the order is for; says after each page what is freed so far.

@@ -20,6 +20,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StrictBool,
     ValidationError,
     model_validator,
 )
@@ -138,6 +139,8 @@ class PruneBody(Body):
 
     thread_ids: list[UUID] = Field(max_length=PAGE_MAX)
     strategy: str = "delete"
+    # Not a text or a number that might be meant as one: what is at stake is everything.
+    dry_run: StrictBool = False
 
 
 class ThreadCount(Body):

@@ -105,11 +105,15 @@ async def prune(
 ) -> Response:
     """Deletes threads, or their history; those with an open run are left alone."""
     strategy = strategy_of(asked.strategy)
-    count = await services.prune.these(tenant, asked.thread_ids, strategy)
+    freed = await services.prune.these(
+        tenant, asked.thread_ids, strategy, dry_run=asked.dry_run
+    )
+    if asked.dry_run:
+        return json_response({"pruned_count": 0, **freed.as_json(dry_run=True)})
     if strategy is Strategy.DELETE:
         for thread_id in asked.thread_ids:
             services.watch.on_moved(tenant, thread_id)
-    return json_response({"pruned_count": count})
+    return json_response({"pruned_count": freed.threads})
 
 
 @router.post("/search", openapi_extra=documented(ThreadSearch))

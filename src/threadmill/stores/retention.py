@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +49,10 @@ class Freed:
             self.checkpoints + other.checkpoints,
             self.bytes + other.bytes,
         )
+
+    def as_json(self, *, dry_run: bool) -> dict[str, Any]:
+        """As clients and the command line see it."""
+        return {"dry_run": dry_run, **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,5 +146,5 @@ class Pruning(Protocol):
     async def weigh(
         self, tenant: str, thread_id: UUID, strategy: Strategy
     ) -> Freed | None:
-        """What `prune` would free; changes nothing."""
+        """What `prune` would free now, or None; changes nothing, and locks nothing."""
         ...
