@@ -122,14 +122,66 @@ async def test_the_largest_come_first_and_graphs_are_summed_up(scale: Scale) -> 
     assert [size.thread_id for size in found.threads] == [large]
     assert found.threads[0].channels is not None
     assert (found.scanned, found.cursor) == (3, None)
-    assert {g: parts.checkpoints for g, parts in found.graphs.items()} == {
-        "a": 2,
-        "b": 1,
-    }
+    assert {
+        graph: (size.threads, size.parts.checkpoints)
+        for graph, size in found.graphs.items()
+    } == {"a": (2, 2), "b": (1, 1)}
     of_graph = await scale.measure(TENANT, graph_id="a")
     assert of_graph.scanned == 2
     assert small in [size.thread_id for size in of_graph.threads]
     assert of_graph.graphs["a"] == found.graphs["a"]
+
+
+async def test_a_graph_by_the_channels_of_its_largest_threads(scale: Scale) -> None:
+    for size in (3000, 2000):
+        await scale.thread(2, graph_id="a", document=os.urandom(size), note="n" * 20)
+    other = await scale.thread(1, graph_id="b", answer=os.urandom(1000))
+    task = writes("c0", "t1", ("result", os.urandom(500)))
+    await scale.checkpoints.commit(TENANT, str(other), Commit(writes=(task,)))
+    found = await scale.measure(TENANT, shown=1)
+    shown = found.as_json()["graphs"]
+    assert (shown["a"]["threads"], shown["a"]["sample"]["threads"]) == (2, 2)
+    assert shown["a"]["sample"]["bytes"] == shown["a"]["bytes"]
+    assert set(shown["a"]["channels"]) == {"count", "document", "note"}
+    assert 5000 <= shown["a"]["channels"]["document"]["chunks"] < 5200
+    assert shown["a"]["channels"]["note"] == Channel(inline=2 * 2 * 21).as_json()
+    assert set(shown["b"]["channels"]) == {"answer", "count", "result"}
+    assert 500 <= shown["b"]["channels"]["result"]["writes"] < 520
+    assert shown["b"]["unattributed"] == 0
+    # One thread alone: the graph has what it has.
+    alone = (await scale.measure.one(TENANT, other)).as_json()
+    assert alone["graphs"]["b"]["channels"] == alone["threads"][0]["channels"]
+
+
+async def test_a_sample_is_bounded_and_every_graph_has_its_largest_in_it(
+    scale: Scale, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("threadmill.engine.measure._SAMPLED", 3)
+    for size in (4000, 3500, 3000):
+        await scale.thread(1, graph_id="a", document=os.urandom(size))
+    for size in (1000, 500):
+        await scale.thread(1, graph_id="b", document=os.urandom(size))
+    looked_into = []
+
+    class Counted(PostgresSizes):
+        async def channels(
+            self, tenant: str, thread_id: UUID, *, checkpoints: int
+        ) -> Channels:
+            looked_into.append(thread_id)
+            return await super().channels(tenant, thread_id, checkpoints=checkpoints)
+
+    measure = Measure(Counted(scale.store.database))
+    graphs = (await measure(TENANT, shown=1)).as_json()["graphs"]
+    assert len(looked_into) == 3
+    taken = {
+        graph: (size["sample"]["threads"], size["channels"]["document"]["chunks"])
+        for graph, size in graphs.items()
+    }
+    assert taken["a"][0] == 2
+    assert 7500 <= taken["a"][1] < 7700
+    assert taken["b"][0] == 1
+    assert 1000 <= taken["b"][1] < 1100
+    assert graphs["a"]["sample"]["bytes"] < graphs["a"]["bytes"]
 
 
 async def test_pages_sum_up_every_thread_once(scale: Scale) -> None:

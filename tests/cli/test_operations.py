@@ -280,7 +280,11 @@ def test_histories_are_searched_and_threads_measured(operator: Operator) -> None
     (size,) = found["threads"]
     assert (size["thread_id"], found["scanned"]) == (thread, 1)
     assert "steps" in size["channels"]
+    assert found["graphs"]["agent"]["channels"] == size["channels"]
     assert operator.get(f"/threadmill/storage?thread_id={thread}")["threads"] == [size]
     code, output = operator.say("storage", "--thread", thread)
-    assert (code, output.splitlines()[1].split()[:2]) == (0, [thread, "agent"])
+    lines = output.splitlines()
+    assert (code, lines[1].split()[:2]) == (0, [thread, "agent"])
+    assert lines[4].split()[:2] == ["agent", "1"]
+    assert "steps" in lines[4]
     assert operator.say("storage", "--thread", NOBODY)[0] == 1

@@ -1,4 +1,4 @@
-"""`threadmill storage`: which threads take how much, and which of their channels."""
+"""`threadmill storage`: which threads and graphs take how much, by their channels."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def storage(
     """Show which threads take how much room, and which of their channels.
 
     Sums up so many threads, the newest by when they were made, and shows the largest of
-    these. Bytes are of values as they are stored, without rows and indexes.
+    these, then each graph, with the channels of its largest threads. Bytes are of
+    values as they are stored, without rows and indexes.
     """
     from threadmill.cli.database import measure
     from threadmill.cli.project import settings_near
@@ -95,9 +96,20 @@ def _tell(found: Measured) -> None:
     if rows:
         say_table(("THREAD", "GRAPH", "CHECKPOINTS", "KIB", "CHANNELS"), rows)
         say()
-    graphs = [(name or "-", *_shown(parts)) for name, parts in found.graphs.items()]
+    graphs = [
+        (
+            name or "-",
+            str(graph.threads),
+            *_shown(graph.parts),
+            str(graph.sampled),
+            _largest(graph.channels.by_name),
+        )
+        for name, graph in found.graphs.items()
+    ]
     if graphs:
-        say_table(("GRAPH", "CHECKPOINTS", "KIB"), graphs)
+        say_table(
+            ("GRAPH", "THREADS", "CHECKPOINTS", "KIB", "SAMPLE", "CHANNELS"), graphs
+        )
     say(f"{found.scanned} threads summed up")
     if found.cursor is not None:
         say(f"there are more: --cursor {found.cursor}")

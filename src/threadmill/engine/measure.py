@@ -1,19 +1,20 @@
-"""Use-case: which threads take how much, and which of their channels.
+"""Use-case: which threads and graphs take how much, and which of their channels.
 
 Measuring reads what it measures, so one call is bounded: so many threads are summed up,
-the largest of these are shown, and of those the newest checkpoints are looked into.
+the largest of these are shown, and of those, and of a few more for the sake of their
+graphs, the newest checkpoints are looked into.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from threadmill.engine.cursors import cursor_of, digest_of, place_of
 from threadmill.errors import NotFound
-from threadmill.stores.storage import Parts
+from threadmill.stores.storage import GraphSize
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -28,6 +29,8 @@ _PAGE: Final = 50
 # and of the only one that is asked for.
 _LOOKED_INTO: Final = 100
 _LOOKED_INTO_ALONE: Final = 5000
+# Threads that are looked into for the channels of their graphs, of all graphs together.
+_SAMPLED: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +39,14 @@ class Measured:
 
     Args:
         threads: the largest of them, with their channels.
-        graphs: what the threads of each graph take; "" are those without one.
+        graphs: what the threads of each graph take, with the channels of its largest;
+            "" are those without one.
         scanned: how many threads were summed up.
         cursor: for those that were not; None when there are no more.
     """
 
     threads: Sequence[ThreadSize]
-    graphs: Mapping[str, Parts]
+    graphs: Mapping[str, GraphSize]
     scanned: int
     cursor: str | None = None
 
@@ -50,7 +54,7 @@ class Measured:
         """As clients and the command line see it."""
         return {
             "threads": [thread.as_json() for thread in self.threads],
-            "graphs": {graph: parts.as_json() for graph, parts in self.graphs.items()},
+            "graphs": {graph: size.as_json() for graph, size in self.graphs.items()},
             "scanned": self.scanned,
             "more": self.cursor is not None,
             "cursor": self.cursor,
@@ -76,11 +80,10 @@ class Measure:
         found = await self._sizes.page(tenant, thread_id=thread_id, limit=1)
         if not found:
             raise NotFound(f"thread {thread_id} not found")
-        return Measured(
-            threads=await self._with_channels(tenant, found, _LOOKED_INTO_ALONE),
-            graphs=_by_graph(found),
-            scanned=1,
+        threads = await self._with_channels(
+            tenant, found, {thread_id}, checkpoints=_LOOKED_INTO_ALONE
         )
+        return Measured(threads=threads, graphs=_by_graph(threads), scanned=1)
 
     async def __call__(
         self,
@@ -117,17 +120,27 @@ class Measure:
             more = len(page) == limit
             if page:
                 place = (page[-1].created_at, page[-1].thread_id)
-        largest = sorted(sizes, key=lambda size: -size.parts.bytes)[:shown]
+        largest = sorted(sizes, key=lambda size: -size.parts.bytes)
+        sample = {size.thread_id for size in (*largest[:shown], *_sample(largest))}
+        threads = await self._with_channels(
+            tenant, largest, sample, checkpoints=_LOOKED_INTO
+        )
         return Measured(
-            threads=await self._with_channels(tenant, largest, _LOOKED_INTO),
-            graphs=_by_graph(sizes),
+            threads=threads[:shown],
+            graphs=_by_graph(threads),
             scanned=len(sizes),
             cursor=cursor_of(place, digest) if more and place is not None else None,
         )
 
     async def _with_channels(
-        self, tenant: str, sizes: Sequence[ThreadSize], checkpoints: int
+        self,
+        tenant: str,
+        sizes: Sequence[ThreadSize],
+        sample: Container[UUID],
+        *,
+        checkpoints: int,
     ) -> Sequence[ThreadSize]:
+        """The same, those of the sample with their channels."""
         return [
             replace(
                 size,
@@ -135,12 +148,27 @@ class Measure:
                     tenant, size.thread_id, checkpoints=checkpoints
                 ),
             )
+            if size.thread_id in sample
+            else size
             for size in sizes
         ]
 
 
-def _by_graph(sizes: Sequence[ThreadSize]) -> Mapping[str, Parts]:
-    graphs: defaultdict[str, Parts] = defaultdict(Parts)
+def _sample(largest: Sequence[ThreadSize]) -> Sequence[ThreadSize]:
+    """The largest thread of every graph, then the second of each, and so on.
+
+    So each graph is judged by its largest threads, whatever other graphs have.
+    """
+    ranks = Counter[str | None]()
+    ranked = []
+    for size in largest:
+        ranked.append((ranks[size.graph_id], size))
+        ranks[size.graph_id] += 1
+    return [size for _, size in sorted(ranked, key=lambda one: one[0])][:_SAMPLED]
+
+
+def _by_graph(sizes: Sequence[ThreadSize]) -> Mapping[str, GraphSize]:
+    graphs: defaultdict[str, GraphSize] = defaultdict(GraphSize)
     for size in sizes:
-        graphs[size.graph_id or ""] += size.parts
+        graphs[size.graph_id or ""] = graphs[size.graph_id or ""].plus(size)
     return dict(graphs)

@@ -75,6 +75,14 @@ class Channel:
     inline: int = 0
     writes: int = 0
 
+    def __add__(self, other: Channel) -> Channel:
+        """Both together."""
+        return Channel(
+            self.chunks + other.chunks,
+            self.inline + other.inline,
+            self.writes + other.writes,
+        )
+
     def as_json(self) -> dict[str, int]:
         """As clients and the command line see it."""
         return {"chunks": self.chunks, "inline": self.inline, "writes": self.writes}
@@ -82,7 +90,7 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """What the channels of a thread take.
+    """What the channels of a thread, or of some threads, take.
 
     Args:
         by_name: of the newest checkpoints.
@@ -91,6 +99,26 @@ class Channels:
 
     by_name: Mapping[str, Channel] = field(default_factory=dict)
     unattributed: int = 0
+
+    def __add__(self, other: Channels) -> Channels:
+        """Both together."""
+        none, mine, theirs = Channel(), self.by_name, other.by_name
+        return Channels(
+            {
+                name: mine.get(name, none) + theirs.get(name, none)
+                for name in sorted({*mine, *theirs})
+            },
+            self.unattributed + other.unattributed,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """As clients and the command line see it."""
+        return {
+            "channels": {
+                name: channel.as_json() for name, channel in self.by_name.items()
+            },
+            "unattributed": self.unattributed,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,15 +137,49 @@ class ThreadSize:
 
     def as_json(self) -> dict[str, Any]:
         """As clients and the command line see it."""
-        channels = self.channels or Channels()
         return {
             "thread_id": str(self.thread_id),
             "graph_id": self.graph_id,
             **self.parts.as_json(),
-            "channels": {
-                name: channel.as_json() for name, channel in channels.by_name.items()
-            },
-            "unattributed": channels.unattributed,
+            **(self.channels or Channels()).as_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphSize:
+    """What some threads of one graph take.
+
+    Args:
+        threads: how many they are.
+        sampled: how many of them, the largest, were looked into for their channels.
+        sampled_bytes: what these take together.
+        channels: theirs.
+    """
+
+    threads: int = 0
+    parts: Parts = field(default_factory=Parts)
+    sampled: int = 0
+    sampled_bytes: int = 0
+    channels: Channels = field(default_factory=Channels)
+
+    def plus(self, size: ThreadSize) -> GraphSize:
+        """With one more thread; its channels count if somebody asked for them."""
+        looked_into = size.channels is not None
+        return GraphSize(
+            threads=self.threads + 1,
+            parts=self.parts + size.parts,
+            sampled=self.sampled + looked_into,
+            sampled_bytes=self.sampled_bytes + looked_into * size.parts.bytes,
+            channels=self.channels + (size.channels or Channels()),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """As clients and the command line see it."""
+        return {
+            "threads": self.threads,
+            **self.parts.as_json(),
+            "sample": {"threads": self.sampled, "bytes": self.sampled_bytes},
+            **self.channels.as_json(),
         }
 
 
