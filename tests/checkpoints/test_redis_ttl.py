@@ -11,7 +11,13 @@ import pytest
 from tests.fixtures.redis import RedisServer, until
 from threadmill.checkpoints.base import Commit
 from threadmill.checkpoints.redis.directory import Directory
-from threadmill.checkpoints.redis.keys import index_key, run_key, thread_keys
+from threadmill.checkpoints.redis.keys import (
+    again_key,
+    again_name,
+    index_key,
+    run_key,
+    thread_keys,
+)
 from threadmill.checkpoints.redis.store import Keeping, RedisCheckpoints
 from threadmill.checkpoints.redis.upkeep import RedisUpkeep
 from threadmill.domain.fence import Fence
@@ -176,6 +182,78 @@ async def test_what_leads_to_nothing_is_taken_out_also_without_a_time_to_live(
     found = [(s.thread_id, s.checkpoint["id"]) async for s in store.list(TENANT, None)]
     assert found == [("t1", "c2")]
     assert looking.zrange(index_key(TENANT), 0, -1) == [b"t1"]
+
+
+def _let_a_minute_pass(looking: Any) -> None:
+    """As far as the lists know."""
+    for key in [*looking.scan_iter("*:threads"), *looking.scan_iter("*:again")]:
+        for name in looking.zrange(key, 0, -1):
+            looking.zadd(key, {name: 1})
+
+
+@pytest.mark.parametrize("how", ["delete_thread", "delete_for_runs", "prune", "delete"])
+async def test_what_goes_right_after_it_came_leaves_no_key_for_ever(
+    database: RedisDatabase, looking: Any, how: str
+) -> None:
+    """It stays in the lists for a while; those who announce others take it out then."""
+    store, run = RedisCheckpoints(database), str(uuid4())
+    upkeep = RedisUpkeep(store)
+    for name, meta in (("c1", {"run_id": run}), ("c2", {"run_id": str(uuid4())})):
+        await store.commit(TENANT, "ä:% 1", Commit(puts=(put(name, metadata=meta),)))
+    if how == "delete_thread":
+        await store.delete_thread(TENANT, "ä:% 1")
+    elif how == "delete_for_runs":
+        await upkeep.delete_for_runs(TENANT, [run])
+    else:
+        strategy = "keep_latest" if how == "prune" else how
+        await upkeep.prune(TENANT, ["ä:% 1"], strategy=strategy)
+    assert looking.exists(run_key(TENANT, run), again_key(TENANT)) == 2
+    _let_a_minute_pass(looking)
+    await store.commit(TENANT, "another", Commit(puts=(put("c1"),)))
+    assert not looking.exists(run_key(TENANT, run), again_key(TENANT))
+    whole = how in ("delete_thread", "delete")
+    assert looking.zcard(index_key(TENANT)) == (1 if whole else 2)
+
+
+async def test_what_came_back_or_is_announced_anew_stays_in_the_lists(
+    database: RedisDatabase, looking: Any
+) -> None:
+    here, there = RedisCheckpoints(database), RedisCheckpoints(database)
+    back, about, run = "back", "about to", str(uuid4())
+    one = Commit(puts=(put("c1", metadata={"run_id": run}),))
+    for thread in (back, about):
+        await here.commit(TENANT, thread, one)
+        await there.delete_thread(TENANT, thread)
+    await here.commit(TENANT, back, one)  # announces nothing
+    _let_a_minute_pass(looking)
+    now = looking.time()
+    announced = {about: now[0] * 1_000_000 + now[1]}
+    looking.zadd(run_key(TENANT, run), announced)
+    await here.commit(TENANT, "another", Commit(puts=(put("c1"),)))
+    assert set(looking.zrange(run_key(TENANT, run), 0, -1)) == {b"back", b"about to"}
+    assert back.encode() in looking.zrange(index_key(TENANT), 0, -1)
+    # It is looked at again, and no sooner than in a minute.
+    ((name, at),) = looking.zrange(again_key(TENANT), 0, -1, withscores=True)
+    assert name.decode() == again_name(run, about)
+    assert at >= announced[about]
+    await RedisUpkeep(there).delete_for_runs(TENANT, [run])
+    assert [s.thread_id async for s in there.list(TENANT, None)] == ["another"]
+
+
+async def test_a_run_that_only_wrote_goes_with_its_thread(
+    database: RedisDatabase, looking: Any
+) -> None:
+    fence = _claim()
+    thread, run = str(fence.thread_id), str(fence.run_id)
+    store = RedisCheckpoints(database)
+    await store.commit(TENANT, thread, Commit(puts=(put("c1"),)))
+    await store.install(fence)
+    result = Commit(writes=(writes("c1", "t1", ("a", 1)),))
+    await store.commit(TENANT, thread, result, fence)
+    _let_a_minute_pass(looking)
+    await store.delete_thread(TENANT, thread)
+    assert _keys(looking) == {thread_keys(TENANT, thread)[-1]}
+    assert not looking.exists(run_key(TENANT, run))
 
 
 async def test_what_was_announced_a_moment_ago_is_not_taken_out(

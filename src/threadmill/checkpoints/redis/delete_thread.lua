@@ -1,17 +1,10 @@
 -- Everything but the fence: rights to write stay with who has them.
--- with: thread, records
+-- with: thread, records, sweep
 --
 -- Like all that removes, it answers with the runs that have nothing here any more.
 
-local runs, found = {}, {}
-for _, text in ipairs(redis.call('HVALS', CHECKPOINT)) do
-  local run = run_of(text)
-  if run ~= '' and not found[run] then
-    found[run] = true
-    runs[#runs + 1] = run
-  end
-end
+for run in pairs(runs_here()) do removed[run] = true end
 for _, key in ipairs(KEYS) do
   if key ~= FENCE then redis.call('UNLINK', key) end
 end
-return runs
+return runs_gone()

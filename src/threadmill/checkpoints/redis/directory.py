@@ -5,7 +5,9 @@ keep both in step. A thread is announced before the first put to it: what is ann
 and never came, or has gone, costs a look. Putting announces again only now and then.
 
 Threads that have gone by themselves, by their time to live, are taken out a few at a
-time, by those who announce others.
+time, by those who announce others. So is, where nothing ends by itself, what could not
+be taken out with the thread: somebody had announced it a moment before, and might have
+been about to put.
 """
 
 from __future__ import annotations
@@ -14,7 +16,14 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from threadmill.checkpoints.redis.keys import index_key, run_key, thread_keys
+from threadmill.checkpoints.redis.keys import (
+    again_key,
+    again_name,
+    again_parts,
+    index_key,
+    run_key,
+    thread_keys,
+)
 from threadmill.drivers.redis.database import Call
 from threadmill.drivers.redis.scripts import Scripts
 
@@ -84,8 +93,15 @@ class Directory:
 
     def calls(self, due: Sequence[Place]) -> list[Call]:
         """What announces; `announced` takes the answers."""
-        args = [self._ttl, _SWEPT_MAX]
-        return [Call(SCRIPTS.announce, [p.key], [p.thread_id, *args]) for p in due]
+        args = [self._ttl, _SWEPT_MAX, STALE_SECONDS]
+        return [
+            Call(
+                SCRIPTS.announce,
+                [place.key] if place.run else [place.key, again_key(place.tenant)],
+                [place.thread_id, *args],
+            )
+            for place in due
+        ]
 
     async def announced(self, due: Sequence[Place], gone: Sequence[Any]) -> None:
         """Remembers what was announced, and looks after threads that may be gone."""
@@ -95,20 +111,75 @@ class Directory:
         while len(self._announced) > _REMEMBERED_MAX:
             self._announced.popitem(last=False)
         for place, answer in zip(due, gone, strict=True):
-            if answer and not place.run:
+            if answer and not place.run and self._ttl:
                 await self.sweep(place.tenant, [id_.decode() for id_ in answer])
+            elif answer and not place.run:
+                await self._look_again(place.tenant, _pairs(answer))
 
     async def sweep(self, tenant: str, thread_ids: Sequence[str]) -> None:
         """Takes out those of these threads that are not there.
 
         One that was announced a moment ago stays: somebody may be about to put to it.
         """
-        heads = [("EXISTS", thread_keys(tenant, id_)[0]) for id_ in thread_ids]
-        there = await self._database.commands(*heads)
-        lost = [id_ for id_, found in zip(thread_ids, there, strict=True) if not found]
-        if lost:
-            key = index_key(tenant)
-            await self._database.call(SCRIPTS.forget, [key], STALE_SECONDS, *lost)
+        await self._forget(
+            await self._empty([Place(tenant, t, "") for t in thread_ids])
+        )
+
+    async def _empty(self, places: Sequence[Place]) -> list[Place]:
+        """Those that lead to nothing: no such thread, or nothing of the run in it."""
+        threads = [place for place in places if not place.run]
+        runs = [place for place in places if place.run]
+        there, without = [], []
+        if threads:
+            heads = [("EXISTS", thread_keys(*place[:2])[0]) for place in threads]
+            there = await self._database.commands(*heads)
+        if runs:
+            calls = [Call(SCRIPTS.without, thread_keys(*p[:2]), [p.run]) for p in runs]
+            without = await self._database.run(*calls)
+        return [
+            *(
+                place
+                for place, is_there in zip(threads, there, strict=True)
+                if not is_there
+            ),
+            *(place for place, gone in zip(runs, without, strict=True) if gone),
+        ]
+
+    async def _forget(self, places: Sequence[Place]) -> None:
+        """Takes these out, but for those that were announced a moment ago."""
+        if not places:
+            return
+        kept = await self._database.run(
+            *(
+                Call(SCRIPTS.forget, [p.key], [STALE_SECONDS, p.thread_id])
+                for p in places
+            )
+        )
+        if self._ttl:
+            return  # they end by themselves
+        names = [
+            again_name(place.run, place.thread_id)
+            for place, is_kept in zip(places, kept, strict=True)
+            if is_kept
+        ]
+        if names:
+            key = again_key(places[0].tenant)
+            await self._database.call(SCRIPTS.look_again, [key], *names)
+
+    async def _look_again(
+        self, tenant: str, found: Sequence[tuple[bytes, Any]]
+    ) -> None:
+        """Takes out of the lists what leads to nothing still.
+
+        Whoever dies on the way leaves it to the next.
+        """
+        places = []
+        for name, _ in found:
+            run, thread_id = again_parts(name.decode())
+            places.append(Place(tenant, thread_id, run))
+        await self._forget(await self._empty(places))
+        args = [part for pair in found for part in pair]
+        await self._database.call(SCRIPTS.looked_again, [again_key(tenant)], *args)
 
     async def threads(self, tenant: str) -> AsyncIterator[tuple[str, int]]:
         """Every thread once, the one that was put to last first.
@@ -157,17 +228,7 @@ class Directory:
         self, tenant: str, thread_id: str, runs: Sequence[str]
     ) -> None:
         """These runs have nothing left in this thread; see `sweep`."""
-        if runs:
-            await self._database.run(
-                *(
-                    Call(
-                        SCRIPTS.forget,
-                        [run_key(tenant, run)],
-                        [STALE_SECONDS, thread_id],
-                    )
-                    for run in runs
-                )
-            )
+        await self._forget([Place(tenant, thread_id, run) for run in runs])
 
 
 def _pairs(found: Sequence[Any]) -> list[tuple[bytes, Any]]:

@@ -21,12 +21,13 @@ name may be gone, or be about to come.
 
     {tenant}:threads            threads by when they were last put to
     {tenant:run}:threads        threads that a run has put to
+    {tenant}:again              what to look at again in these, by when that was found
 """
 
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 # In the order of `thread.lua`.
 _PARTS: Final = ("head", "checkpoint", "order", "lane", "chunk", "write", "fence")
@@ -51,6 +52,26 @@ def index_key(tenant: str) -> str:
 def run_key(tenant: str, run: str) -> str:
     """The threads of a run."""
     return f"{{{_plain(tenant)}:{_plain(run)}}}:threads"
+
+
+def again_key(tenant: str) -> str:
+    """What is to be looked at again in the lists of a tenant and of its runs."""
+    return f"{{{_plain(tenant)}}}:again"
+
+
+def again_name(run: str, thread_id: str) -> str:
+    """A thread in the list of a run, or of the tenant for no run."""
+    return f"{_plain(run)}:{_plain(thread_id)}"
+
+
+def again_parts(name: str) -> tuple[str, str]:
+    """The run and the thread of such a name."""
+    run, _, thread_id = name.partition(":")
+    return _text(run), _text(thread_id)
+
+
+def _text(plain: str) -> str:
+    return unquote(plain, errors="surrogatepass")
 
 
 def _plain(text: str) -> str:

@@ -3,9 +3,9 @@
 -- The runs of what was removed so far.
 local removed = {}
 
--- Those of them that have nothing in this thread any more.
-local function runs_gone()
-  local here, gone = {}, {}
+-- The runs that have a checkpoint or a write in this thread.
+local function runs_here()
+  local here = {}
   for _, text in ipairs(redis.call('HVALS', CHECKPOINT)) do here[run_of(text)] = true end
   for _, field in ipairs(redis.call('HKEYS', WRITE)) do
     local _, cuts = field:gsub('%z', '')
@@ -15,6 +15,12 @@ local function runs_gone()
       end
     end
   end
+  return here
+end
+
+-- Those of the removed that have nothing in this thread any more.
+local function runs_gone()
+  local here, gone = runs_here(), {}
   for run in pairs(removed) do
     if run ~= '' and not here[run] then gone[#gone + 1] = run end
   end
