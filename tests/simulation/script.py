@@ -28,6 +28,7 @@ from threadmill.engine.activation.places import Sharing, place_of
 from threadmill.engine.activation.resume import is_reentry, results
 from threadmill.engine.activation.share import Parked, Share
 from threadmill.engine.activation.tap import Tap
+from threadmill.engine.activation.trace import RunTrace
 from threadmill.engine.activation.writer import Until, Writer
 from threadmill.engine.graphs import GraphCatalogue, LoadedGraph
 from threadmill.faults import Faults
@@ -135,6 +136,7 @@ class ScriptedEntry(Entry):
             on_events=on_events,
             faults=self._simulated,
         )
+        self._trace = RunTrace(run)
         self._share = Share(
             sharing=sharing,
             writer=self._writer,

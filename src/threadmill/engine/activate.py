@@ -42,6 +42,7 @@ from threadmill.engine.activation.places import (
 from threadmill.engine.activation.resume import is_reentry
 from threadmill.engine.activation.stop import Stop, StopReason
 from threadmill.engine.activation.told import Told, read_told
+from threadmill.engine.activation.trace import RunTrace
 from threadmill.engine.described import describe, named, spent
 from threadmill.engine.effects import EffectPorts
 from threadmill.engine.graph_factories import GraphUse
@@ -232,7 +233,9 @@ class Activate:
             await self._give_up(held, claim, claim.attempt, lost, run)
         except UNSTORABLE as error:
             assert run is not None  # noqa: S101 - reading a state refuses nothing
-            await self._end(held.fence, run, Left(Outcome.FAILED, error=error))
+            left = Left(Outcome.FAILED, error=error)
+            await self._end(held.fence, run, left)
+            RunTrace(run).end(left)
 
     async def _give_up(
         self,
@@ -252,6 +255,7 @@ class Activate:
         error = why or spent(attempts, run.lost_by)
         dead = NewDeadLetter(cause=describe(error), attempts=attempts, node=claim.node)
         await self._finish(fence, RunEvent.FAIL, error, dead=dead)
+        RunTrace(run).end(Left(Outcome.FAILED, error=error))
 
     async def _enter(
         self, attempt: Attempt, held: Held, run: Run, head: Stored | None
@@ -279,7 +283,9 @@ class Activate:
                 try:
                     await self._end(held.fence, run, left)
                 except UNSTORABLE as error:
-                    await self._end(held.fence, run, entry.failed(error))
+                    left = entry.failed(error)
+                    await self._end(held.fence, run, left)
+                entry.tell_end(left)
         finally:
             deadline.cancel()
 
@@ -357,8 +363,7 @@ class Activate:
         if claim.attempt <= 1 and reentry and head is not None and not head.writes:
             return None
         # A redriven run begins anew, and its stream is the one it had.
-        begun_now = run.attempt <= 1 and run.started_at == run.updated_at
-        if begun_now or not run.kwargs.get("stream_mode"):
+        if run.begins or not run.kwargs.get("stream_mode"):
             return Told()
         return await read_told(self._stream, claim.tenant, run)
 

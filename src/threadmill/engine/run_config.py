@@ -14,7 +14,7 @@ from threadmill.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from threadmill.stores.records import Json
+    from threadmill.stores.records import Json, Run
 
 # Where in a thread; said by the request itself, not by its configuration.
 POSITION: Final = ("thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map")
@@ -67,6 +67,19 @@ def merge_config(below: Mapping[str, Any], above: Mapping[str, Any]) -> Json:
     if tags:
         merged["tags"] = list(dict.fromkeys(tags))
     return merged
+
+
+def metadata_of(run: Run) -> Json:
+    """What a run's callback handlers are told of it, and its checkpoints keep."""
+    config = run.kwargs.get("config") or {}
+    return {
+        **(config.get("metadata") or {}),
+        **run.metadata,
+        "run_id": str(run.run_id),
+        "thread_id": str(run.thread_id),
+        "graph_id": run.graph_id,
+        "assistant_id": str(run.assistant_id),
+    }
 
 
 def check_command(command: Mapping[str, Any]) -> None:

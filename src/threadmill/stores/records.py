@@ -136,6 +136,11 @@ class Run:
     labels: Sequence[str] = ()
     lost_by: str | None = None
 
+    @property
+    def begins(self) -> bool:
+        """Whether it has only just begun, for the first time."""
+        return self.attempt <= 1 and self.started_at == self.updated_at
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:

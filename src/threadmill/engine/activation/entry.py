@@ -16,7 +16,7 @@ from collections.abc import (
 )
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final, cast
 
 import structlog
@@ -48,8 +48,10 @@ from threadmill.engine.activation.tap import Tap
 from threadmill.engine.activation.tasks import KEY as SUBMIT_KEY
 from threadmill.engine.activation.tasks import TaskStarter
 from threadmill.engine.activation.told import Told
+from threadmill.engine.activation.trace import RunTrace
 from threadmill.engine.activation.writer import Writer
 from threadmill.engine.effects import BOOK_KEY, EffectPorts
+from threadmill.engine.run_config import metadata_of
 from threadmill.engine.values import finished_tasks
 from threadmill.errors import Error, GraphError, LeaseLost, PayloadTooLarge
 from threadmill.faults import Faults
@@ -185,6 +187,10 @@ class Entry:
         self._graph = _bound(graph, self._saver)
         self._stuck: set[asyncio.Task[Any]] = set()
 
+    @cached_property
+    def _trace(self) -> RunTrace:
+        return RunTrace(self._run, (self._graph.config or {}).get("callbacks"))
+
     def _new_tap(self, told: Told) -> Tap:
         return Tap(
             self._modes,
@@ -214,6 +220,8 @@ class Entry:
             self._tap.pause()
             return Left(Outcome.PAUSED, rest=await self._rest())
         given = await self._enter()
+        if not self._reentry and self._run.begins:
+            self._trace.begin()
         driving = asyncio.create_task(self._drive(given))
         stopping = asyncio.create_task(stop.requested())
         failing = asyncio.create_task(self._writer.failed.wait())
@@ -235,6 +243,14 @@ class Entry:
     def fence(self) -> Fence:
         """What this entry holds now."""
         return self._writer.fence
+
+    def tell_end(self, left: Left) -> None:
+        """What became of the run is stored: ends its trace, if the run has ended.
+
+        In a superstep that is spread a failure elsewhere stops like a cancellation.
+        """
+        if left.outcome is not Outcome.STOPPED or not self._share.spread:
+            self._trace.end(left)
 
     async def _is_at_breakpoint(self) -> bool:
         if not self._reentry or self._head is None or self._planned:
@@ -321,16 +337,9 @@ class Entry:
         }
         config = RunnableConfig(
             configurable=configurable,
-            metadata={
-                **(given.get("metadata") or {}),
-                **run.metadata,
-                "run_id": str(run.run_id),
-                "thread_id": str(run.thread_id),
-                "graph_id": run.graph_id,
-                "assistant_id": str(run.assistant_id),
-                "run_attempt": run.attempt,
-            },
+            metadata={**metadata_of(run), "run_attempt": run.attempt},
             recursion_limit=self._steps.limit,
+            callbacks=self._trace.callbacks,
         )
         if self._reentry:
             config["recursion_limit"] = self._steps.left_at(self._saver.step)
