@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 from tests.engine.engine_store import TENANT, EngineStore
 from tests.engine.small_graphs import Steps, compiled, row, step
 from threadmill.domain.run import RunStatus, ThreadStatus
-from threadmill.engine.activate import Attempt
 from threadmill.engine.activation.stop import StopReason
+from threadmill.engine.attempt import Attempt
 from threadmill.testing.engine import EngineDriver, attempt_of
 from threadmill.testing.process import Process
 

@@ -17,7 +17,7 @@ from langgraph.types import Send
 
 from tests.engine.engine_store import TENANT, EngineStore
 from threadmill.domain.run import TERMINAL
-from threadmill.engine.activate import Attempt
+from threadmill.engine.attempt import Attempt
 from threadmill.stores.records import Claim, Run, Superstep
 from threadmill.streams.base import Event
 from threadmill.testing.engine import EngineDriver, TestDesk, attempt_of

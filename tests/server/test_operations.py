@@ -11,7 +11,7 @@ import pytest
 from tests.fixtures.fleet import Fleet, RunningServer
 from tests.stores.run_store import RunStore, put
 from threadmill.domain.run import RunEvent
-from threadmill.engine.activate import fence_of
+from threadmill.engine.attempt import fence_of
 from threadmill.errors import NotFound
 from threadmill.server.services import TENANT
 from threadmill.stores.records import Ending, NewDeadLetter

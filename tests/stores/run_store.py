@@ -17,7 +17,7 @@ from threadmill.domain.multitask import MultitaskStrategy
 from threadmill.domain.run import RunEvent
 from threadmill.drivers.postgres.database import Database
 from threadmill.drivers.postgres.sql import Query
-from threadmill.engine.activate import fence_of
+from threadmill.engine.attempt import fence_of
 from threadmill.stores.postgres.dead_letters import PostgresDeadLetters
 from threadmill.stores.postgres.dispatcher import PostgresDispatcher
 from threadmill.stores.postgres.runs import PostgresRuns

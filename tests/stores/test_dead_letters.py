@@ -14,7 +14,7 @@ from threadmill.checkpoints.base import Commit, Writes
 from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.domain.fence import Fence
 from threadmill.domain.run import RunEvent, RunStatus, ThreadStatus
-from threadmill.engine.activate import fence_of
+from threadmill.engine.attempt import fence_of
 from threadmill.errors import Conflict, NotFound, Overloaded, ThreadBusy
 from threadmill.stores.operations import DeadLetter, DeadLetterFilter, Redriven
 from threadmill.stores.records import NewDeadLetter

@@ -16,7 +16,7 @@ from tests.stores.run_store import GRAPH, TENANT, RunStore, contract, put
 from threadmill.checkpoints.base import Commit
 from threadmill.domain.run import TERMINAL, RunEvent, RunStatus, ThreadStatus
 from threadmill.drivers.postgres.database import Database, Limits
-from threadmill.engine.activate import fence_of
+from threadmill.engine.attempt import fence_of
 from threadmill.errors import LeaseLost, NotFound
 from threadmill.stores.records import Claim
 from threadmill.streams.base import NewEvent

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import uuid4
 
 from tests.stores.run_store import RunStore, contract
-from threadmill.engine.activate import fence_of
+from threadmill.engine.attempt import fence_of
 
 
 @contract

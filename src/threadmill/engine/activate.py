@@ -7,10 +7,9 @@ activation is ready for somebody else; or it is no longer ours and nothing was w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
-from uuid import UUID
 
 import structlog
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -19,14 +18,12 @@ from threadmill.brokers.base import UNKNOWN_WORK, Hints
 from threadmill.checkpoints.base import (
     Checkpoints,
     Commit,
-    RunState,
     RunStates,
     Stored,
     SyncCheckpoints,
 )
 from threadmill.domain.fence import Fence
 from threadmill.domain.run import RunEvent
-from threadmill.engine.activation.desk import Desk
 from threadmill.engine.activation.entry import (
     UNSTORABLE,
     Entry,
@@ -40,9 +37,10 @@ from threadmill.engine.activation.places import (
     untracked_channels,
 )
 from threadmill.engine.activation.resume import is_reentry
-from threadmill.engine.activation.stop import Stop, StopReason
+from threadmill.engine.activation.stop import StopReason
 from threadmill.engine.activation.told import Told, read_told
 from threadmill.engine.activation.trace import RunTrace
+from threadmill.engine.attempt import Attempt, fence_of, is_planned
 from threadmill.engine.described import describe, named, spent
 from threadmill.engine.effects import EffectPorts
 from threadmill.engine.graph_factories import GraphUse
@@ -90,34 +88,6 @@ class ActivateRules:
     attempts_max: int = 5
     retry_seconds: float = 0.5
     shun_seconds: float = 2.0
-
-
-class Attempt:
-    """Claims of one run in work: what the worker may still tell it.
-
-    Args:
-        claims: one, or several tasks of the run's superstep.
-        desk: the worker's side.
-        stop: its switch.
-        begun: the run and its state, if the claim has come with them.
-    """
-
-    def __init__(
-        self,
-        claims: Sequence[Claim],
-        desk: Desk,
-        stop: Stop | None = None,
-        begun: RunState | None = None,
-    ) -> None:
-        self.claims = claims
-        self.desk = desk
-        self.begun = begun
-        self.stop = stop or Stop()
-
-    @property
-    def claim(self) -> Claim:
-        """The first of them."""
-        return self.claims[0]
 
 
 class Activate:
@@ -311,7 +281,7 @@ class Activate:
             sharing=Sharing(
                 desk=attempt.desk,
                 claims=[c for c in attempt.claims if c.kind == "task"],
-                planned=_is_planned(claim),
+                planned=is_planned(claim),
                 labels=run.labels,
                 labels_of=lambda node: labels_of(graph, node),
                 labelled=any(labels_of(graph, node) for node in graph.nodes),
@@ -465,35 +435,6 @@ class Held:
     """What an attempt holds; it changes while tasks are claimed and end."""
 
     fence: Fence
-
-
-def fence_of(claim: Claim, *more: Claim) -> Fence:
-    """The right that claims of one run give."""
-    return Fence(
-        tenant=claim.tenant,
-        thread_id=claim.thread_id,
-        activation_id=claim.activation_id,
-        token=claim.token,
-        run_id=claim.run_id,
-        attempt=claim.attempt,
-        also=tuple(other.key for other in more),
-    )
-
-
-def by_run(claims: Sequence[Claim]) -> Iterator[Sequence[Claim]]:
-    """What one attempt carries out: the tasks of one run together, all else alone."""
-    tasks: dict[UUID, list[Claim]] = {}
-    for claim in claims:
-        if claim.kind == "task":
-            tasks.setdefault(claim.run_id, []).append(claim)
-        else:
-            yield [claim]
-    yield from tasks.values()
-
-
-def _is_planned(claim: Claim) -> bool:
-    """Whether another entry has told of the superstep that a claim begins at."""
-    return claim.kind == "task" or (claim.kind == "join" and claim.attempt <= 1)
 
 
 def _with_attempt(fence: Fence, run: Run) -> Fence:

@@ -35,8 +35,9 @@ from threadmill.checkpoints.base import (
 from threadmill.config import GraphPolicy, GraphSpec
 from threadmill.domain.multitask import MultitaskStrategy
 from threadmill.domain.run import TERMINAL
-from threadmill.engine.activate import Activate, ActivateRules, Attempt, by_run
+from threadmill.engine.activate import Activate, ActivateRules
 from threadmill.engine.activation.entry import EntryLimits
+from threadmill.engine.attempt import Attempt, by_run
 from threadmill.engine.effects import EffectPorts
 from threadmill.engine.graphs import GraphCatalogue, LoadedGraph
 from threadmill.stores.base import Dispatcher, Runs

@@ -19,8 +19,8 @@ from uuid import UUID
 import structlog
 
 from threadmill.domain.draining import STOP_SECONDS, work_seconds
-from threadmill.engine.activate import Attempt, by_run, fence_of
 from threadmill.engine.activation.stop import Stop, StopReason
+from threadmill.engine.attempt import Attempt, by_run, fence_of
 from threadmill.errors import Error
 from threadmill.stores.records import FreeSlot
 from threadmill.worker.desk import DeskRules, WorkerDesk
