@@ -55,8 +55,6 @@ from threadmill.testing.process import (
 )
 
 # More claims of one run than any test needs: a run that does not end is a bug.
-# Of one process, as far as chance looks.
-_COMMITS: Final = 12
 _CLAIMS_MAX: Final = 400
 _LEASE_SECONDS: Final = 300.0
 # How often a process that could take another task does not.
@@ -238,23 +236,21 @@ class EngineDriver:
             [process.worker_id], backoff_seconds=0.0, limit=100
         )
 
-    async def carry_out_spread(
-        self, run: Run, chance: Random, fault: Fault | None = None
-    ) -> Ended:
+    async def carry_out_spread(self, run: Run, chance: Random, *faults: Fault) -> Ended:
         """The same by several processes at once, each with any part of a superstep.
 
         Args:
             run: an accepted run.
             chance: says who takes what, and how much of it.
-            fault: befalls the first process; another one meets the same at a commit
-                that chance chooses.
+            faults: befall a process each, and leave a third one alone; what is told
+                of faults and commits afterwards is the first one's.
 
         Raises:
             AssertionError: nothing is ready, or there is no end to it.
         """
-        first = self.process(fault)
-        later = fault and replace(fault, commit=chance.randint(1, _COMMITS))
-        processes = [first, self.process(later), self.process()]
+        one, other = (*faults, None, None)[:2]
+        first = self.process(one)
+        processes = [first, self.process(other), self.process()]
         claims = 0
         for _ in range(_CLAIMS_MAX):
             chance.shuffle(processes)

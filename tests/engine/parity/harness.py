@@ -14,7 +14,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from random import Random
 from typing import Any
@@ -37,6 +37,8 @@ from threadmill.streams.base import Event
 from threadmill.testing.process import Fault, FaultKind
 
 _TURN_SECONDS = 20
+# Of one process in a turn, as far as chance looks.
+_COMMITS = 12
 MODES: Sequence[StreamMode] = ("values", "updates")
 _CONTROL = {"__interrupt__", "__resume__", "__error__", "__error_source_node__"}
 _ID = re.compile(
@@ -229,7 +231,8 @@ class EngineStory:
     """One thread in the engine, with a fault at the same commit of every turn.
 
     With `spread`, a seed, several processes carry it out at once, and tasks of one
-    superstep go to any of them in any order.
+    superstep go to any of them in any order. Then the same fault may befall a second
+    one, at a commit that chance chooses (`twice`).
     """
 
     def __init__(
@@ -241,11 +244,13 @@ class EngineStory:
         spread: int | None = None,
         kind: FaultKind | None = None,
         commit: int = 0,
+        twice: bool = False,
     ) -> None:
         self._store = store
         self.scenario = scenario
         self._chance = Random(spread) if spread is not None else None
         self.fault = Fault(kind, commit) if kind else None
+        self._twice = twice
         self.ledger = Ledger()
         self.faulted = False
         self.claims: list[int] = []
@@ -285,11 +290,20 @@ class EngineStory:
         if self._chance is None:
             ended = await self._driver.carry_out(run, self.fault)
         else:
-            ended = await self._driver.carry_out_spread(run, self._chance, self.fault)
+            ended = await self._driver.carry_out_spread(
+                run, self._chance, *self._faults(self._chance)
+            )
         self.faulted = self.faulted or ended.faulted
         self.claims.append(ended.claims)
         events = await self._events(run)
         return await self._outcome(ended.run), events
+
+    def _faults(self, chance: Random) -> Sequence[Fault]:
+        if self.fault is None:
+            return ()
+        if not self._twice:
+            return (self.fault,)
+        return self.fault, replace(self.fault, commit=chance.randint(1, _COMMITS))
 
     async def _outcome(self, run: Run) -> Any:
         thread = await self._store.threads.get(TENANT, self.thread_id)
@@ -305,7 +319,7 @@ class EngineStory:
         log = await self._store.events(self.thread_id)
         assert [event.seq for event in log] == list(range(1, len(log) + 1))
         mine = [event for event in log if event.run_id == run.run_id]
-        _check_attempts(mine)
+        _check_attempts(mine, several=self._chance is not None)
         told: dict[str, list[tuple[str, Any]]] = defaultdict(list)
         for event in mine:
             mode, *path = event.event.split("|")
@@ -314,16 +328,20 @@ class EngineStory:
         return _in_order(told)
 
 
-def _check_attempts(events: Sequence[Event]) -> None:
-    """Attempts rise, and each begins with its `metadata`."""
-    attempt = 0
+def _check_attempts(events: Sequence[Event], *, several: bool) -> None:
+    """Each attempt begins with its `metadata`; they rise, unless several go on at once.
+
+    Two processes that repeat what others have lost are two attempts.
+    """
+    begun = [0]
     for event in events:
-        assert event.attempt >= attempt
-        if event.attempt > attempt:
+        if event.attempt not in begun:
             assert event.event == "metadata"
-            attempt = event.attempt
-            assert json.loads(event.data)["attempt"] == attempt
-    assert attempt
+            begun.append(event.attempt)
+            assert json.loads(event.data)["attempt"] == event.attempt
+        assert several or event.attempt == begun[-1]
+    assert several or begun == sorted(begun)
+    assert len(begun) > 1
 
 
 # --------------------------------------------------------------------------- comparison
