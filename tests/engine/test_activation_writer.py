@@ -28,7 +28,7 @@ class Store:
 
     def __init__(self) -> None:
         self.commits: list[Commit] = []
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.open = asyncio.Event()
         self.open.set()
 
@@ -325,15 +325,32 @@ async def test_after_a_failure_nothing_is_written(store: Store, tap: Tap) -> Non
     assert isinstance(writer.failure, StoreUnavailable)
 
 
-async def test_a_commit_that_was_cancelled_may_have_happened(
-    store: Store, tap: Tap
-) -> None:
+async def test_a_commit_outlives_whoever_waits_for_it(store: Store, tap: Tap) -> None:
+    """LangGraph commits in a node's task, which a timeout or a sibling may cancel."""
     writer = _writer(store, tap)
     store.open.clear()
     committing = asyncio.create_task(writer.commit(_writes("a")))
+    sibling = asyncio.create_task(writer.commit(_writes("b")))
     await asyncio.sleep(0)
-    committing.cancel()
+    for _ in range(2):
+        committing.cancel()
+        await asyncio.sleep(0)
+    assert not committing.done()
+    store.open.set()
     await asyncio.wait({committing})
+    assert committing.cancelled()
+    await sibling
+    assert writer.failure is None
+    assert [w.task_id for c in store.commits for w in c.writes] == ["a", "b"]
+
+
+async def test_a_commit_that_is_cancelled_itself_may_have_happened(
+    store: Store, tap: Tap
+) -> None:
+    writer = _writer(store, tap)
+    store.error = asyncio.CancelledError()
+    with pytest.raises(asyncio.CancelledError):
+        await writer.commit(_writes("a"))
     assert isinstance(writer.failure, StoreUnavailable)
 
 

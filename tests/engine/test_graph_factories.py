@@ -300,7 +300,7 @@ async def test_a_context_manager_is_left_however_the_use_ends(
     graph = project.one(LEAVING)
     raised: BaseException | None = None
     try:
-        async with graph.open():
+        async with graph.open(GraphUse(access="threads.read")):
             if error is not None:
                 raise error
     except (ValueError, asyncio.CancelledError) as caught:
@@ -326,7 +326,7 @@ async def test_a_factory_cannot_change_how_the_use_ended(
         """
     )
     with capture_logs() as logs, pytest.raises(ValueError, match="the body's own"):
-        async with graph.open():
+        async with graph.open(GraphUse(access="threads.read")):
             raise ValueError("the body's own")
     cleaned_up = [log for log in logs if log["event"] == "graph.clean_up_failed"]
     assert len(cleaned_up) == ("RuntimeError" in reaction)
@@ -372,7 +372,7 @@ async def test_a_cancellation_by_the_factorys_own_scope_is_a_failure_of_the_grap
         """
     )
     with capture_logs(), pytest.raises(GraphFailed, match="cancelled the use"):
-        async with graph.open():
+        async with graph.open(GraphUse(access="threads.read")):
             await asyncio.Event().wait()
 
 
@@ -385,7 +385,7 @@ async def test_a_cancellation_from_outside_stays_one(project: Project) -> None:
     entered = asyncio.Event()
 
     async def use() -> None:
-        async with graph.open():
+        async with graph.open(GraphUse(access="threads.read")):
             entered.set()
             await asyncio.Event().wait()
 

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from tests.fixtures.graph_projects import Project, a_project, answer
 from threadmill.config import GraphSpec
+from threadmill.engine.graph_factories import GraphUse
 from threadmill.engine.graphs import (
     GraphCatalogue,
     LoadedGraph,
@@ -54,7 +55,7 @@ async def test_an_entrypoint_is_a_graph(project: Project) -> None:
             return len(text)
         """
     )
-    async with graph.open() as compiled:
+    async with graph.open(GraphUse(access="threads.read")) as compiled:
         assert isinstance(compiled, Pregel)
         assert await compiled.ainvoke("four") == 4
     schemas = await graph.schemas()
@@ -131,7 +132,7 @@ async def test_a_factorys_checkpointer_is_replaced_each_time_and_reported_once(
     graph = project.one(f"{saver}\ndef graph(config):\n    {compiled}")
     with capture_logs() as logs:
         for _ in range(3):
-            async with graph.open() as opened:
+            async with graph.open(GraphUse(access="threads.read")) as opened:
                 assert opened.checkpointer is None
     assert [log["event"] for log in logs] == ["graph.checkpointer_replaced"]
 

@@ -424,6 +424,12 @@ async def test_context_and_configuration(client: Any) -> None:
     assert shown["run_id"] == merged["seen"]["configurable"]["run_id"]
 
 
+async def test_a_factory_is_told_that_its_graph_runs(client: Any) -> None:
+    context = {"user": "ada"}
+    told = await client.runs.wait(None, "made-for-each-use", input={}, context=context)
+    assert told == {"access": "threads.create_run", "context": context}
+
+
 async def test_unknown_things_are_named(client: Any) -> None:
     thread = await client.threads.create()
     with pytest.raises(UnprocessableEntityError, match="known graphs: conversation"):

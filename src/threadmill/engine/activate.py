@@ -236,7 +236,9 @@ class Activate:
         """
         loaded = self._loaded(run.graph_id)
         use = GraphUse(
-            config=run.kwargs.get("config") or {}, context=run.kwargs.get("context")
+            access="threads.create_run",
+            config=run.kwargs.get("config") or {},
+            context=run.kwargs.get("context"),
         )
         deadline = asyncio.get_running_loop().call_later(
             max(0.0, self._rules.run_seconds - run.running_seconds),

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from inspect import isawaitable, iscoroutinefunction
@@ -32,6 +32,7 @@ from threadmill.checkpoints.compression import Blob
 from threadmill.checkpoints.home import Home
 from threadmill.domain.fence import Fence
 from threadmill.engine.activation.identity import TaskIdentity
+from threadmill.engine.uncancelled import uncancelled
 from threadmill.errors import (
     EffectNotDone,
     EffectUnknown,
@@ -361,15 +362,8 @@ class _Awaiting:
 
     async def done(self, effect: _Effect, outcome: Outcome) -> None:
         """Under cancellation the outcome is recorded first: nobody else knows it."""
-        work = self._home.run(self._effects.done(effect.fence, effect.call, outcome))
-        recording = asyncio.ensure_future(work)
-        try:
-            await asyncio.shield(recording)
-        except asyncio.CancelledError:
-            await asyncio.wait({recording})  # the store bounds it
-            with suppress(asyncio.CancelledError):
-                recording.exception()
-            raise
+        work = self._effects.done(effect.fence, effect.call, outcome)
+        await uncancelled(self._home.run(work))
 
     async def void(self, effect: _Effect) -> None:
         await self._home.run(self._effects.void(effect.fence, effect.call))

@@ -50,7 +50,7 @@ class GraphUse:
     `context`. This version has no store: `store` stays None.
     """
 
-    access: AccessContext = "threads.read"
+    access: AccessContext
     config: Mapping[str, Any] = field(default_factory=dict)
     context: object = None
     user: BaseUser | None = None

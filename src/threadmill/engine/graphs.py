@@ -39,6 +39,8 @@ from threadmill.engine.graph_schemas import CompiledGraph, GraphSchemas, derive_
 from threadmill.errors import GraphFailed, GraphLoadFailed, NotFound
 
 _ASSISTANTS = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
+# What a factory without parameters is told of.
+_BY_ITSELF = GraphUse(access="assistants.read")
 _STDLIB = sysconfig.get_path("stdlib")
 # Parts of the file names whose frames come before the user's code.
 _MACHINERY = ("<frozen importlib", str(Path(__file__).parent), "importlib/__init__.py")
@@ -106,7 +108,7 @@ class LoadedGraph:
         return self._factory is not None and self._factory.per_use
 
     @asynccontextmanager
-    async def open(self, use: GraphUse | None = None) -> AsyncIterator[CompiledGraph]:
+    async def open(self, use: GraphUse) -> AsyncIterator[CompiledGraph]:
         """Hands out the graph for one use: a run's activation, a read, a drawing.
 
         A graph object, and the result of a factory without parameters, is one object
@@ -130,7 +132,7 @@ class LoadedGraph:
             return
         stack = AsyncExitStack()
         try:
-            yield await self._build(self._factory, use or GraphUse(), stack)
+            yield await self._build(self._factory, use, stack)
         except BaseException as error:
             await self._leave(stack, error)
             raise
@@ -161,7 +163,7 @@ class LoadedGraph:
         async with self._building:
             if self.graph is None:
                 assert self._factory is not None  # noqa: S101 - or graph would be set
-                self.graph = await self._build(self._factory, GraphUse(), None)
+                self.graph = await self._build(self._factory, _BY_ITSELF, None)
             return self.graph
 
     async def _build(
@@ -185,7 +187,9 @@ class LoadedGraph:
             trace = None if error is None else error.__traceback__
             took_over = bool(await stack.__aexit__(kind, error, trace))
         # Whatever the user's code raises must not replace how the body ended.
-        except Exception as raised:  # noqa: BLE001
+        except (Exception, SystemExit, asyncio.CancelledError) as raised:
+            if isinstance(raised, asyncio.CancelledError) and _is_asked_to_stop():
+                raise
             took_over = raised is not error
             if took_over:
                 structlog.get_logger(__name__).exception(
@@ -193,9 +197,8 @@ class LoadedGraph:
                 )
         # A cancellation that the factory's exit took back was its own, such as that of
         # a task group whose child died: nobody outside asked this task to stop.
-        task = asyncio.current_task()
-        asked = task is not None and task.cancelling() > 0
-        if took_over and isinstance(error, asyncio.CancelledError) and not asked:
+        cancelled = isinstance(error, asyncio.CancelledError)
+        if took_over and cancelled and not _is_asked_to_stop():
             raise GraphFailed(
                 f"graph '{self.id}' ({self.target}): its factory cancelled the use"
             ) from error
@@ -386,6 +389,11 @@ def _report(
         traceback=failure.traceback,
     )
     return failure
+
+
+def _is_asked_to_stop() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _attribute(module: ModuleType, spec: GraphSpec) -> object:

@@ -23,6 +23,7 @@ from threadmill.domain.run import ThreadStatus
 from threadmill.engine.fenced_saver import FencedSaver
 from threadmill.engine.graph_factories import GraphUse
 from threadmill.engine.ready import hint_next
+from threadmill.engine.uncancelled import uncancelled
 from threadmill.engine.values import (
     interrupt_json,
     needs_history,
@@ -240,7 +241,7 @@ class States:
             )
             raise LeaseLost(msg) from None
         finally:
-            await _uncancelled(self._end_update(fence, status))
+            await uncancelled(self._end_update(fence, status))
         return written
 
     async def _apply(
@@ -400,13 +401,3 @@ class _ClientErrors:
             raise InvalidRequest(msg) from error
         if isinstance(error, ValueError | InvalidUpdateError):
             raise InvalidRequest(str(error)) from error
-
-
-async def _uncancelled(work: Any) -> None:
-    """Finishes `work` whatever happens to the caller, then lets it be cancelled."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise

@@ -295,6 +295,10 @@ class Worker:
                 going = following
         finally:
             self._ended(going)
+            following = self._following.pop(going, None)
+            if following is not None:
+                # Nobody works on it: the next renewal hands it back.
+                self._ended(following)
             slot.let_go()
 
     def _ended(self, attempt: Attempt) -> None:

@@ -28,6 +28,7 @@ from threadmill.checkpoints.base import (
 )
 from threadmill.domain.fence import Fence
 from threadmill.engine.activation.tap import Owner, Tap
+from threadmill.engine.uncancelled import uncancelled
 from threadmill.errors import LeaseLost, StoreUnavailable
 from threadmill.faults import Faults
 from threadmill.stores.records import FreeSlot, Run
@@ -260,6 +261,11 @@ class Writer:
             )
         if commit.is_empty:
             return Committed()
+        # LangGraph commits from within a node's task, which may have a timeout of its
+        # own or a sibling that fails: neither makes the outcome of a commit unknown.
+        return await uncancelled(self._send(commit))
+
+    async def _send(self, commit: Commit) -> Committed:
         try:
             await self._pass(commit, "before")
             committed = await self._store.commit(
