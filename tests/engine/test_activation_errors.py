@@ -19,7 +19,7 @@ from tests.engine.engine_store import TENANT, EngineStore
 from tests.engine.small_graphs import Steps, compiled, row, step
 from threadmill.checkpoints.base import Stored
 from threadmill.domain.run import RunStatus
-from threadmill.errors import StoreUnavailable
+from threadmill.errors import SchemaOutdated, StoreUnavailable
 from threadmill.stores.records import Run
 from threadmill.testing.engine import EngineDriver, attempt_of
 
@@ -226,6 +226,40 @@ async def test_a_read_that_fails_is_no_failure_of_the_node(
     assert ended.claims == 3
     assert ended.run.attempt == 1
     assert seen == []
+
+
+class Refusing:
+    """A dispatcher that takes nothing back."""
+
+    def __init__(self, dispatcher: Any) -> None:
+        self._dispatcher = dispatcher
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dispatcher, name)
+
+    async def release(self, *_args: Any, **_kwargs: Any) -> None:
+        raise SchemaOutdated("migrate first")
+
+
+async def test_what_cannot_be_given_back_is_left_to_its_lease(
+    engine_store: EngineStore,
+) -> None:
+    builder = StateGraph(Steps)
+    builder.add_node("sub", row(x=step("x")))
+    builder.add_edge(START, "sub")
+    graph_id = str(uuid4())
+    store: Any = engine_store
+    store.checkpoints = Failing(store.checkpoints, 1)
+    store.dispatcher = Refusing(store.dispatcher)
+    driver: EngineDriver = store.driver({graph_id: builder.compile()})
+    await driver.submit(graph_id, uuid4(), {"input": {"steps": []}})
+    process = driver.process()
+    (claim,) = await driver.claim(process)
+    with capture_logs() as logs:
+        await driver.work(process, attempt_of(claim))
+    assert logs[-1]["event"] == "attempt.not_given_back"
+    await driver.heal(process)
+    assert len(await driver.claim(driver.process())) == 1
 
 
 async def test_who_does_not_reach_the_store_leaves_it_to_others(

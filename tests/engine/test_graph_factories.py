@@ -332,15 +332,19 @@ async def test_a_factory_cannot_change_how_the_use_ended(
     assert len(cleaned_up) == ("RuntimeError" in reaction)
 
 
+@pytest.mark.parametrize(
+    "failure", ["RuntimeError('clean-up')", "asyncio.CancelledError()", "SystemExit(1)"]
+)
 async def test_a_clean_up_that_fails_after_a_good_use_is_logged(
-    project: Project,
+    project: Project, failure: str
 ) -> None:
     graph = project.one(
-        """
+        f"""
+        import asyncio
         @contextlib.asynccontextmanager
         async def graph(config):
             yield build()
-            raise RuntimeError("clean-up")
+            raise {failure}
         """
     )
     with capture_logs() as logs:

@@ -56,7 +56,6 @@ from threadmill.errors import (
     StateLost,
     StoreReadOnly,
     StoreUnavailable,
-    Unavailable,
 )
 from threadmill.faults import Faults
 from threadmill.stores.base import Dispatcher
@@ -424,8 +423,9 @@ class Activate:
                 cause=cause,
                 shun_seconds=self._rules.shun_seconds,
             )
-        except Unavailable:
+        except Error as error:
             # The lease runs out by itself.
+            _log.warning("attempt.not_given_back", error=str(error))
             return
         if not delay_seconds:
             self._hints.ready(UNKNOWN_WORK)
