@@ -131,7 +131,8 @@ class ActivationSaver(ReadingSaver):
         self._expected = head.checkpoint["id"] if head else None
         self._thread = str(fence.thread_id)
         self._entered = False
-        self._replays = False
+        # Whether LangGraph would run what has finished again, were it entered anew.
+        self._runs_again = False
         self._home = Home(wait_seconds=_HOME_SECONDS)
         self._home.move_in(asyncio.get_running_loop())
         self.step: int = head.metadata.get("step", -2) if head else -2
@@ -152,7 +153,7 @@ class ActivationSaver(ReadingSaver):
                 # LangGraph would begin with an empty state.
                 raise GraphFailed(f"checkpoint {at.checkpoint_id} is gone")
             if not self._entered:
-                self._replays = at.checkpoint_id != self._expected
+                self._runs_again = at.checkpoint_id != self._expected
             return found
         self._tap.keep(at.ns)
         return await self._at_home(self._subgraph(at, config))
@@ -178,7 +179,7 @@ class ActivationSaver(ReadingSaver):
             if leaves or self._share.may_leave:
                 self._tap.mark()
             self._writer.hold(put, Until.LEAVING if leaves else Until.ANYTHING)
-            self._replays = False
+            self._runs_again = False
             self._expected = self._share.head_id = checkpoint["id"]
             self.step = metadata["step"]
         await self._writer.faults.at("put.after")
@@ -207,7 +208,7 @@ class ActivationSaver(ReadingSaver):
             if _spreads_input(item):
                 self._writer.hold(item, Until.CHECKPOINT)
                 return
-            if self._replays:
+            if self._runs_again:
                 self._writer.hold(item, Until.CHECKPOINT_OR_END)
                 return
             if self._tap.is_only_task(task_id):
