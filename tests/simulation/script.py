@@ -26,7 +26,8 @@ from threadmill.domain.fence import Fence
 from threadmill.engine.activation.entry import Entry, EntryLimits, Stores
 from threadmill.engine.activation.places import Sharing, place_of
 from threadmill.engine.activation.resume import is_reentry, results
-from threadmill.engine.activation.share import Parked, Share
+from threadmill.engine.activation.share import Share
+from threadmill.engine.activation.submitted import Parked
 from threadmill.engine.activation.tap import Tap
 from threadmill.engine.activation.trace import RunTrace
 from threadmill.engine.activation.writer import Until, Writer

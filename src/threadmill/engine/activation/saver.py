@@ -68,7 +68,8 @@ from threadmill.checkpoints.home import Home
 from threadmill.domain.fence import Fence
 from threadmill.engine.activation.identity import TASK_KEY
 from threadmill.engine.activation.resume import is_result
-from threadmill.engine.activation.share import Parked, Share
+from threadmill.engine.activation.share import Share
+from threadmill.engine.activation.submitted import Parked
 from threadmill.engine.activation.tap import Tap
 from threadmill.engine.activation.writer import Until, Writer
 from threadmill.engine.reading_saver import ReadingSaver

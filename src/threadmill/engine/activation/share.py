@@ -15,12 +15,10 @@ writes of such a task is not written again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
-
-from langgraph.errors import GraphDrained, GraphInterrupt
 
 from threadmill.checkpoints.base import (
     Checkpoints,
@@ -39,33 +37,17 @@ from threadmill.engine.activation.places import (
     place_of,
 )
 from threadmill.engine.activation.resume import (
-    errors,
     is_question,
     is_result,
-    questions,
-    results,
 )
+from threadmill.engine.activation.submitted import Result, Submitted
 from threadmill.engine.activation.tap import Tap
 from threadmill.engine.activation.writer import Writer
-from threadmill.engine.values import NULL_TASK
 from threadmill.errors import Error, GraphFailed, LeaseLost
 from threadmill.stores.records import Claim, Superstep
 
-Result = Sequence[tuple[str, Any]]
-
 # A worker that wants more than its share leaves the others time to take theirs.
 _PAUSE_SECONDS: Final = 0.01
-
-
-class Parked(GraphDrained):
-    """What LangGraph is told of a task that does not run here: it leaves the graph."""
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    task: Any
-    place: str
-    admitted: asyncio.Future[Result | None]
 
 
 class Share:
@@ -103,9 +85,7 @@ class Share:
         self._store = store
         self._loop = asyncio.get_running_loop()
         self._base = writer.fence
-        self._waiting: dict[str, _Waiting] = {}
-        self._by_place: dict[str, list[_Waiting]] = {}
-        self._elsewhere: set[str] = set()
+        self._submitted = Submitted()
         self._replays = sharing.replays
         self._known = None if sharing.replays else head
         self._rows = {
@@ -116,7 +96,6 @@ class Share:
         self._verdict: asyncio.Event | None = None
         self._working: set[asyncio.Task[None]] = set()
         self._gathering = False
-        self._complete = False
         self.spread = bool(sharing.claims)
         self.needs: Sequence[str] | None = None
         self.head_id = head.checkpoint["id"] if head else None
@@ -146,21 +125,19 @@ class Share:
         """
         if is_call(task.path):
             return None
-        return await self._waiting[task.id].admitted
+        return await self._submitted.admitted(task.id)
 
     def gather(self, task: Any) -> None:
         """LangGraph has submitted a task; others of its superstep follow at once."""
         if is_call(task.path):
             return
-        one = _Waiting(task, place_of(task.path), self._loop.create_future())
-        self._waiting[task.id] = one
-        self._by_place.setdefault(one.place, []).append(one)
+        self._submitted.add(task)
         if not self._gathering:
             self._gathering = True
             self._loop.call_soon(self._gathered)
 
     def _gathered(self) -> None:
-        self._gathering, self._complete = False, True
+        self._gathering, self._submitted.complete = False, True
         if not self.spread:
             self._share_out()
         else:
@@ -174,7 +151,7 @@ class Share:
         """Runs all tasks here, or plans, or leaves them to whoever has the labels."""
         known, self._known = self._known, None
         self._give_back(known)
-        tasks = [one.task for one in self._open()]
+        tasks = self._submitted.open
         if not tasks:
             return
         able = [task for task in tasks if self._is_able(task)]
@@ -183,8 +160,7 @@ class Share:
         fits = together or len(tasks) <= self._at_once
         if len(able) == len(tasks) and fits:
             self._tap.unmark()
-            for one in self._open():
-                one.admitted.set_result(None)
+            self._submitted.run_all()
         elif stays is not None:
             self._refuse(stays)
         elif len(tasks) == 1 or self._replays:
@@ -192,20 +168,21 @@ class Share:
             nodes = [task for task in tasks if not is_handler(task.path)]
             needed = {label for task in nodes for label in self._labels_of(task)}
             self.needs = sorted(needed)
-            self._park()
+            self._submitted.park()
         else:
             self._tap.unmark()
             self._start(self._plan(tasks, able))
 
     def _refuse(self, stays: str) -> None:
         """The run cannot go where a label is that one of its nodes needs."""
-        for one in self._open():
-            labels = ", ".join(self._labels_of(one.task))
-            one.admitted.set_exception(
+        for task in self._submitted.open:
+            labels = ", ".join(self._labels_of(task))
+            self._submitted.refuse(
+                task.id,
                 GraphFailed(
-                    f"node '{one.task.name}' needs a worker with the labels {labels}, "
+                    f"node '{task.name}' needs a worker with the labels {labels}, "
                     f"and the run cannot leave the one that it is on: {stays}"
-                )
+                ),
             )
 
     async def _plan(self, tasks: Sequence[Any], able: Sequence[Any]) -> None:
@@ -216,7 +193,7 @@ class Share:
         planned = [
             PlannedTask(
                 task_id=task.id,
-                task_path=self._waiting[task.id].place,
+                task_path=place_of(task.path),
                 node=task.name,
                 labels=self._labels_of(task),
                 mine=task.id in mine,
@@ -303,22 +280,20 @@ class Share:
     def _admit(self, places: Iterable[str]) -> None:
         """Lets those run whose activations this entry holds."""
         for place in list(places):
-            here = self._by_place.get(place, ())
-            for one in here:
-                if not one.admitted.done():
-                    one.admitted.set_result(None)
-            claim = self._rows[place]
-            if self._complete and not here and claim.activation_id not in self._ended:
+            here, claim = self._submitted.run(place), self._rows[place]
+            if here or not self._submitted.complete:
+                continue
+            if claim.activation_id not in self._ended:
                 # The cache of this process knows its result: nothing is left to do.
                 self._is_ending(claim)
                 self._start(self._writer.end(claim.activation_id))
 
     def ends(self, task_id: str, writes: Result) -> UUID | None:
         """The activation that ends with these writes of a task, if one does."""
-        one = self._waiting.get(task_id)
-        if not self.spread or one is None:
+        place = self._submitted.place(task_id)
+        if not self.spread or place is None:
             return None
-        row = self._rows.get(one.place)
+        row = self._rows.get(place)
         if row is None or not (is_result(writes) or is_question(writes)):
             return None
         self._is_ending(row)
@@ -406,7 +381,7 @@ class Share:
         """Waits until it is known whether this entry goes on after the superstep."""
         if self._verdict is not None:
             verdict = self._verdict
-            if not self._complete:
+            if not self._submitted.complete:
                 self._gathered()
             await verdict.wait()
         return not self.spread
@@ -414,8 +389,7 @@ class Share:
     async def _go_on(self) -> None:
         """Everything is there: what others have done is given to LangGraph."""
         self._tap.bring_back()
-        open_ = list(self._open())
-        if open_:
+        if self._submitted.open:
             fence = self._writer.fence
             self._known = await self._store.get(
                 fence.tenant, str(fence.thread_id), "", self.head_id
@@ -424,7 +398,7 @@ class Share:
         self._decide()
 
     def _leave(self) -> None:
-        self._park()
+        self._submitted.park()
         self._decide()
 
     def _decide(self) -> None:
@@ -433,53 +407,28 @@ class Share:
             self._verdict = None
         self._changed.set()
 
-    def _park(self) -> None:
-        for one in self._open():
-            self._elsewhere.add(one.task.id)
-            one.admitted.set_exception(Parked("runs elsewhere"))
-
     def _give_back(self, known: Stored | None) -> None:
-        """What is known of tasks that have run: results, questions, errors."""
+        """What is known of tasks that have run."""
         if known is None:
             return
-        done, failed = results(known), errors(known)
-        asked = questions(known, self._base.run_id)
-        for one in self._open():
-            id_ = one.task.id
-            if id_ not in done.keys() | asked.keys() | failed.keys():
-                continue
-            self._elsewhere.add(id_)
-            self._tap.told_elsewhere([id_])
-            if id_ in done:
-                one.admitted.set_result(done[id_])
-            elif id_ in asked:
-                one.admitted.set_exception(GraphInterrupt(asked[id_]))
-            else:
-                # LangGraph asks for the handler next, whose result is known as well.
-                self._known = known
-                one.admitted.set_exception(failed[id_])
+        given = self._submitted.give_back(known, self._base.run_id)
+        if given.ids:
+            self._tap.told_elsewhere(given.ids)
+        if given.failed:
+            # LangGraph asks for the handler next, whose result is known as well.
+            self._known = known
 
     def is_elsewhere(self, task_id: str) -> bool:
         """Whether what LangGraph writes of a task is not this entry's to write."""
-        if task_id in self._elsewhere:
-            return True
-        if not self.spread:
-            return False
-        one = self._waiting.get(task_id)
-        return task_id == NULL_TASK or (one is not None and not one.admitted.done())
+        return self._submitted.is_elsewhere(task_id, spread=self.spread)
 
     def end_superstep(self) -> None:
         """LangGraph has applied the superstep's results."""
-        self._waiting, self._by_place = {}, {}
+        self._submitted = Submitted()
         self._replays = False
-        self._complete = False
-        self._elsewhere = set()
         self._known = None
 
     # --- its own tasks -----------------------------------------------------------
-
-    def _open(self) -> Iterator[_Waiting]:
-        return iter([one for one in self._waiting.values() if not one.admitted.done()])
 
     def _start(self, work: Any) -> None:
         task = self._loop.create_task(self._guarded(work))
