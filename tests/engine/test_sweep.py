@@ -186,6 +186,7 @@ class Troubled:
     def __init__(self, dispatcher: Any, kinds: Sequence[str]) -> None:
         self._dispatcher = dispatcher
         self._kinds = kinds
+        self.carried_out: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._dispatcher, name)
@@ -194,6 +195,7 @@ class Troubled:
         if timers[0].kind in self._kinds:
             raise StoreUnavailable("not this one")
         following: Sequence[Next] = await self._dispatcher.carry_out(timers)
+        self.carried_out.append(timers[0].kind)
         return following
 
 
@@ -213,6 +215,24 @@ async def test_a_timer_that_fails_does_not_keep_others_waiting(
     healing.dispatcher = healing.store.dispatcher
     await healing.sweep().look()
     assert await healing.store.timers() == []
+
+
+async def test_what_takes_its_time_comes_last(database: Database) -> None:
+    """A thread that is erased may hold a lot; all the timers are held that long."""
+    healing = Healing(database)
+    await healing.store.accept(
+        uuid4(),
+        create_thread=True,
+        temporary=True,
+        kwargs={"temporary": True, "stream_mode": []},
+        idempotency_key="k",
+    )
+    fence, _ = await healing.store.begin()
+    await healing.store.finish(fence)
+    await healing.store.make_timers_due()
+    healing.dispatcher = Troubled(healing.store.dispatcher, [])
+    await healing.sweep().look()
+    assert healing.dispatcher.carried_out == ["drop_key", "drop_thread"]
 
 
 async def test_several_processes_heal_together(database: Database) -> None:

@@ -174,3 +174,19 @@ async def test_a_thread_in_use_is_erased_later(store: RunStore) -> None:
     await store.carry_out_due()
     with pytest.raises(NotFound):
         await store.threads.get(TENANT, thread_id)
+
+
+async def test_who_is_late_drops_nothing_that_was_set_anew(store: RunStore) -> None:
+    """Another process has carried the timer out, and the key was used again since."""
+    thread_id = await store.thread()
+    await store.accept(thread_id, idempotency_key="k")
+    await store.make_timers_due()
+    taken_by_slow = await store.dispatcher.due(hold_seconds=60, limit=10)
+    assert await store.carry_out_due() == ["drop_key"]
+    first = await store.accept(thread_id, idempotency_key="k")
+    timers = await store.timers()
+    await store.dispatcher.carry_out(taken_by_slow)
+    assert await store.timers() == timers
+    assert await store.accept(thread_id, idempotency_key="k") == first
+    assert await store.carry_out_due() == ["drop_key"]
+    assert (await store.accept(thread_id, idempotency_key="k")).run_id != first.run_id

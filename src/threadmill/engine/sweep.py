@@ -293,9 +293,13 @@ class Sweep:
 
 
 def _together(due: Sequence[Timer]) -> Sequence[Sequence[Timer]]:
-    """What is carried out as one: deletions by kind, anything else by itself."""
+    """What is carried out as one: deletions by kind, anything else by itself.
+
+    Whole threads, which take their time, come last: nothing else is held meanwhile.
+    """
     alone = [[timer] for timer in due if timer.kind not in EXPIRIES]
     kinds = (
         [timer for timer in due if timer.kind == kind] for kind in sorted(EXPIRIES)
     )
-    return [*alone, *filter(None, kinds)]
+    together = [*alone, *filter(None, kinds)]
+    return sorted(together, key=lambda timers: timers[0].kind == "drop_thread")

@@ -308,11 +308,17 @@ EXPIRIES: Final = frozenset({"drop_events", "drop_key"})
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """Something due; deleted by the transaction that carries it out."""
+    """Something due; deleted by the transaction that carries it out.
+
+    Args:
+        held_until: when others may take it. By then it may have been carried out, and
+            set anew for something else of the same name: that is due later.
+    """
 
     tenant: str
     kind: str
     ref: str
+    held_until: datetime | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,10 @@ class PostgresDispatcher:
         """See `Dispatcher.due`."""
         async with self._database.system_tx() as tx:
             due = tx.add(DISPATCH.due, hold_seconds=hold_seconds, limit=limit)
-        return [Timer(row["tenant_id"], row["kind"], row["ref"]) for row in due.rows]
+        return [
+            Timer(row["tenant_id"], row["kind"], row["ref"], row["held_until"])
+            for row in due.rows
+        ]
 
     async def carry_out(self, timers: Sequence[Timer]) -> Sequence[Next]:
         """See `Dispatcher.carry_out`."""
@@ -175,10 +178,10 @@ class PostgresDispatcher:
     ) -> None:
         """Deletes what the timers of one kind are for, tenant by tenant."""
         for tenant in {timer.tenant for timer in timers if timer.kind == kind}:
-            refs = [t.ref for t in timers if (t.tenant, t.kind) == (tenant, kind)]
+            due = [t for t in timers if (t.tenant, t.kind) == (tenant, kind)]
+            refs, untils = [t.ref for t in due], [t.held_until for t in due]
             async with self._database.tenant_tx(tenant) as tx:
-                tx.add(query, tenant=tenant, refs=refs)
-                _add_drop(tx, kind, refs)
+                tx.add(query, tenant=tenant, refs=refs, untils=untils)
 
     async def _promote_delayed(self, timer: Timer) -> Sequence[Next]:
         run_id = UUID(timer.ref)

@@ -152,23 +152,41 @@ SELECT * FROM threadmill.reopen(%(dead)s, make_interval(secs => %(backoff_second
                                 make_interval(secs => %(shun_seconds)s), %(limit)s)
 
 -- name: due
-SELECT * FROM threadmill.due(make_interval(secs => %(hold_seconds)s), %(limit)s)
+-- The time is read after they were taken: none of them is held for longer.
+SELECT *, clock_timestamp() + make_interval(secs => %(hold_seconds)s) AS held_until
+  FROM threadmill.due(make_interval(secs => %(hold_seconds)s), %(limit)s)
 
 -- name: drop_timers
 DELETE FROM threadmill.timer
  WHERE tenant_id = %(tenant)s AND kind = %(kind)s AND ref = ANY (%(refs)s::text[])
 
 -- name: drop_events
--- Not of a run that was redriven meanwhile.
+-- Not of a run that was redriven meanwhile: its timer was dropped, or set anew.
+WITH expired AS (
+  DELETE FROM threadmill.timer t
+   USING unnest(%(refs)s::text[], %(untils)s::timestamptz[]) AS n (ref, held_until)
+   WHERE t.tenant_id = %(tenant)s AND t.kind = 'drop_events'
+     AND t.ref = ANY (%(refs)s::text[]) AND t.ref = n.ref AND t.due_at <= n.held_until
+  RETURNING t.ref
+)
 DELETE FROM threadmill.event e
  USING threadmill.run r
- WHERE r.tenant_id = %(tenant)s AND r.run_id = ANY (%(refs)s::text[]::uuid[])
+ WHERE r.tenant_id = %(tenant)s
+   AND r.run_id = ANY (ARRAY (SELECT ref::uuid FROM expired))
    AND r.finished_at IS NOT NULL
    AND e.tenant_id = %(tenant)s AND e.thread_id = r.thread_id AND e.run_id = r.run_id
 
 -- name: drop_keys
+-- Not one that was claimed anew: a request that is sent again must still find it.
+WITH expired AS (
+  DELETE FROM threadmill.timer t
+   USING unnest(%(refs)s::text[], %(untils)s::timestamptz[]) AS n (ref, held_until)
+   WHERE t.tenant_id = %(tenant)s AND t.kind = 'drop_key'
+     AND t.ref = ANY (%(refs)s::text[]) AND t.ref = n.ref AND t.due_at <= n.held_until
+  RETURNING t.ref
+)
 DELETE FROM threadmill.idempotency
- WHERE tenant_id = %(tenant)s AND key = ANY (%(refs)s::text[])
+ WHERE tenant_id = %(tenant)s AND key = ANY (ARRAY (SELECT ref FROM expired))
 
 -- name: still_temporary
 -- Comes after the thread's lock.
