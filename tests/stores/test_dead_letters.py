@@ -22,6 +22,11 @@ from threadmill.streams.base import NewEvent
 
 CAUSE = {"error": "RuntimeError", "message": "gave up"}
 ALL = DeadLetterFilter()
+STATELESS: dict[str, Any] = {
+    "temporary": True,
+    "create_thread": True,
+    "kwargs": {"temporary": True, "stream_mode": []},
+}
 
 
 async def die(store: RunStore, fence: Fence, *, attempts: int = 5) -> UUID:
@@ -252,13 +257,8 @@ async def test_events_of_a_redriven_run_stay(store: RunStore) -> None:
 async def test_a_stateless_runs_thread_stays_as_long_as_its_dead_letter(
     store: RunStore,
 ) -> None:
-    stateless: dict[str, Any] = {
-        "temporary": True,
-        "create_thread": True,
-        "kwargs": {"temporary": True, "stream_mode": []},
-    }
     thread_id = uuid4()
-    run_id = await dead_run(store, thread_id, **stateless)
+    run_id = await dead_run(store, thread_id, **STATELESS)
     assert await store.carry_out_due() == ["drop_events"]
     await store.threads.get(TENANT, thread_id)
     await redrive(store, run_id)
@@ -266,6 +266,17 @@ async def test_a_stateless_runs_thread_stays_as_long_as_its_dead_letter(
     await die(store, fence)
     await store.dead_letters.discard(TENANT, run_id)
     assert "drop_thread" in await store.carry_out_due()
+    with pytest.raises(NotFound):
+        await store.threads.get(TENANT, thread_id)
+
+
+async def test_a_stateless_runs_thread_goes_when_its_dead_run_is_deleted(
+    store: RunStore,
+) -> None:
+    thread_id = uuid4()
+    run_id = await dead_run(store, thread_id, **STATELESS)
+    await store.runs.delete(TENANT, thread_id, run_id)
+    assert await store.carry_out_due() == ["drop_thread"]
     with pytest.raises(NotFound):
         await store.threads.get(TENANT, thread_id)
 

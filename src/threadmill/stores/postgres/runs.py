@@ -139,7 +139,13 @@ class PostgresRuns:
         """See `Runs.delete`."""
         await self.get(tenant, run_id, thread_id)
         async with self._database.tenant_tx(tenant) as tx:
-            tx.add(RUNS.delete, tenant=tenant, thread_id=thread_id, run_id=run_id)
+            tx.add(
+                RUNS.delete,
+                tenant=tenant,
+                thread_id=thread_id,
+                run_id=run_id,
+                temporary_seconds=self._retention.temporary_seconds,
+            )
 
 
 def _add_accept(tx: Transaction, new: NewRun) -> Result:

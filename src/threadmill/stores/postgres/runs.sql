@@ -202,11 +202,14 @@ DELETE FROM threadmill.superstep
  WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
 
 -- name: delete
+-- With its dead letter, if it has one: the thread of a stateless run goes then as it
+-- would have gone without.
 WITH r AS (
   DELETE FROM threadmill.run
    WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
      AND run_id = %(run_id)s AND status NOT IN ('pending', 'running')
-  RETURNING run_id, run_id::text AS ref
+  RETURNING run_id, run_id::text AS ref, thread_id,
+            coalesce((kwargs ->> 'temporary')::boolean, false) AS temporary
 ), e AS (
   DELETE FROM threadmill.event e
    USING r
@@ -218,6 +221,13 @@ WITH r AS (
 ), l AS (
   DELETE FROM threadmill.dead_letter
    WHERE tenant_id = %(tenant)s AND run_id = (SELECT run_id FROM r)
+  RETURNING run_id
+), d AS (
+  INSERT INTO threadmill.timer (tenant_id, kind, ref, due_at)
+  SELECT %(tenant)s, 'drop_thread', r.thread_id::text,
+         now() + make_interval(secs => %(temporary_seconds)s)
+    FROM r JOIN l USING (run_id) WHERE r.temporary
+  ON CONFLICT DO NOTHING
 )
 SELECT threadmill.require(EXISTS (SELECT FROM r), 'conflict',
                           'the run is pending or running; cancel it first')
