@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from langgraph.checkpoint.base import CheckpointMetadata, empty_checkpoint
 
@@ -201,3 +203,17 @@ async def put(store: RunStore, fence: Fence, step: int, parent: str | None) -> s
     commit = Commit(puts=(new,))
     await store.checkpoints.commit(TENANT, str(fence.thread_id), commit, fence)
     return checkpoint_id
+
+
+async def until_somebody_waits(uri: str) -> None:
+    """Wait until a session of this database waits for a lock."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    connecting = psycopg.AsyncConnection.connect(uri, autocommit=True)
+    async with asyncio.timeout(30), await connecting as watcher:
+        while True:
+            found = await watcher.execute(query)
+            if (await found.fetchone() or (0,))[0]:
+                return

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from tests.stores.run_store import GRAPH, TENANT, RunStore, put
+from tests.stores.run_store import GRAPH, TENANT, RunStore, put, until_somebody_waits
 from threadmill.checkpoints.base import Commit, Writes
 from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.domain.fence import Fence
@@ -304,20 +304,6 @@ async def test_what_is_just_being_discarded_is_not_redriven(
     with pytest.raises(NotFound):
         await late
     assert (await store.runs.get(TENANT, run_id)).status is RunStatus.ERROR
-
-
-async def until_somebody_waits(uri: str) -> None:
-    """Wait until a session of this database waits for a lock."""
-    query = (
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    )
-    connecting = psycopg.AsyncConnection.connect(uri, autocommit=True)
-    async with asyncio.timeout(30), await connecting as watcher:
-        while True:
-            found = await watcher.execute(query)
-            if (await found.fetchone() or (0,))[0]:
-                return
 
 
 async def test_a_redriven_run_needs_the_labels_that_it_needed(store: RunStore) -> None:

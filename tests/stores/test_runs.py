@@ -5,9 +5,16 @@ from __future__ import annotations
 import asyncio
 from uuid import uuid4
 
+import psycopg
 import pytest
 
-from tests.stores.run_store import TENANT, RunStore, contract, new_run
+from tests.stores.run_store import (
+    TENANT,
+    RunStore,
+    contract,
+    new_run,
+    until_somebody_waits,
+)
 from threadmill.domain.multitask import MultitaskStrategy
 from threadmill.domain.run import RunStatus, ThreadStatus
 from threadmill.errors import (
@@ -309,6 +316,23 @@ async def test_only_an_ended_run_is_deleted(store: RunStore) -> None:
     await store.runs.delete(TENANT, thread_id, run.run_id)
     with pytest.raises(NotFound):
         await store.runs.delete(TENANT, thread_id, run.run_id)
+
+
+async def test_a_run_that_is_just_being_deleted_is_not_found(
+    store: RunStore, database_uri: str
+) -> None:
+    """It is not "pending or running"."""
+    thread_id = await store.thread()
+    run = await store.accept(thread_id)
+    fence, _ = await store.begin()
+    await store.finish(fence)
+    async with await psycopg.AsyncConnection.connect(database_uri) as deleting:
+        await deleting.execute("DELETE FROM threadmill.run")
+        late = asyncio.create_task(store.runs.delete(TENANT, thread_id, run.run_id))
+        await until_somebody_waits(database_uri)
+        await deleting.commit()
+    with pytest.raises(NotFound):
+        await late
 
 
 # -------------------------------------------------------------------------- cancelling

@@ -137,14 +137,13 @@ class PostgresRuns:
 
     async def delete(self, tenant: str, thread_id: UUID, run_id: UUID) -> None:
         """See `Runs.delete`."""
-        await self.get(tenant, run_id, thread_id)
+        where = {"tenant": tenant, "thread_id": thread_id, "run_id": run_id}
         async with self._database.tenant_tx(tenant) as tx:
+            tx.add(RUNS.lock, **where)
             tx.add(
                 RUNS.delete,
-                tenant=tenant,
-                thread_id=thread_id,
-                run_id=run_id,
                 temporary_seconds=self._retention.temporary_seconds,
+                **where,
             )
 
 

@@ -201,9 +201,14 @@ RETURNING a.activation_id, a.token, a.worker_id
 DELETE FROM threadmill.superstep
  WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
 
+-- name: lock
+SELECT 1 FROM threadmill.run
+ WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s AND run_id = %(run_id)s
+   FOR UPDATE
+
 -- name: delete
--- With its dead letter, if it has one: the thread of a stateless run goes then as it
--- would have gone without.
+-- Comes after the lock: whoever had it before may have deleted the run. Its dead letter
+-- goes too, and then the thread of a stateless run as it would have gone without.
 WITH r AS (
   DELETE FROM threadmill.run
    WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
@@ -229,5 +234,10 @@ WITH r AS (
     FROM r JOIN l USING (run_id) WHERE r.temporary
   ON CONFLICT DO NOTHING
 )
-SELECT threadmill.require(EXISTS (SELECT FROM r), 'conflict',
+SELECT threadmill.require(
+         EXISTS (SELECT FROM threadmill.run
+                  WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
+                    AND run_id = %(run_id)s),
+         'not_found', format('run %%s not found', %(run_id)s::text)),
+       threadmill.require(EXISTS (SELECT FROM r), 'conflict',
                           'the run is pending or running; cancel it first')
