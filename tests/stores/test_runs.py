@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -165,6 +168,32 @@ async def test_a_key_is_free_again_after_its_time(store: RunStore) -> None:
     assert await store.carry_out_due() == ["drop_key"]
     second = await store.accept(thread_id, idempotency_key="k", body_hash=b"two")
     assert second.run_id != first.run_id
+
+
+async def test_a_key_that_expires_just_now_is_free(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the statement that finds it taken and the look at who has it."""
+    thread_id = await store.thread()
+    await store.accept(thread_id, idempotency_key="k", body_hash=b"one")
+    begin = store.database.tenant_tx
+
+    @asynccontextmanager
+    async def expire_first(
+        tenant: str, *, read_only: bool = False
+    ) -> AsyncIterator[Any]:
+        if read_only:
+            monkeypatch.undo()
+            assert await store.carry_out_due() == ["drop_key"]
+        async with begin(tenant, read_only=read_only) as tx:
+            yield tx
+
+    monkeypatch.setattr(store.database, "tenant_tx", expire_first)
+    second = await store.accept(thread_id, idempotency_key="k", body_hash=b"two")
+    assert second.seq == 2
+    assert (
+        await store.accept(thread_id, idempotency_key="k", body_hash=b"two") == second
+    )
 
 
 # ------------------------------------------------------------------------ busy threads

@@ -12,8 +12,8 @@ import pytest
 from threadmill.domain.fence import Fence
 from threadmill.domain.multitask import MultitaskStrategy
 from threadmill.domain.run import ThreadStatus
-from threadmill.drivers.postgres.database import Database
-from threadmill.errors import AlreadyExists, NotFound, ThreadBusy
+from threadmill.drivers.postgres.database import Database, Limits
+from threadmill.errors import AlreadyExists, Conflict, NotFound, ThreadBusy
 from threadmill.stores.postgres.assistants import PostgresAssistants
 from threadmill.stores.postgres.runs import PostgresRuns
 from threadmill.stores.postgres.threads import PostgresThreads
@@ -26,6 +26,14 @@ from threadmill.stores.records import (
 )
 
 WORKER = uuid4()
+
+# Somebody else deletes a thread right after a statement has found it.
+_DELETES = """
+CREATE FUNCTION delete_doomed() RETURNS trigger LANGUAGE plpgsql AS
+  'BEGIN DELETE FROM threadmill.thread WHERE metadata ? ''doomed''; RETURN NULL; END';
+CREATE TRIGGER delete_doomed AFTER INSERT ON threadmill.thread
+  FOR EACH STATEMENT EXECUTE FUNCTION delete_doomed();
+"""
 
 
 @pytest.fixture
@@ -250,3 +258,28 @@ def _activations(uri: str, thread_id: UUID | None = None) -> list[str]:
             {"id": thread_id},
         )
         return [row[0] for row in rows]
+
+
+async def test_a_thread_that_is_deleted_meanwhile_is_made(
+    fresh_database_uri: str,
+) -> None:
+    """Also where the one that is there would have done."""
+    database = Database(fresh_database_uri, name="test", limits=Limits(pool_max=1))
+    await database.open()
+    try:
+        threads, thread_id = PostgresThreads(database), uuid4()
+        await threads.create(
+            "acme", thread_id, metadata={"doomed": 1}, if_exists="raise"
+        )
+        with psycopg.connect(fresh_database_uri, autocommit=True) as admin:
+            admin.execute(_DELETES)
+        made = await threads.create(
+            "acme", thread_id, metadata={"n": 1}, if_exists="do_nothing"
+        )
+        assert made.metadata == {"n": 1}
+        with pytest.raises(Conflict, match="try again"):
+            await threads.create(
+                "acme", uuid4(), metadata={"doomed": 1}, if_exists="do_nothing"
+            )
+    finally:
+        await database.close()

@@ -108,6 +108,7 @@ class Threads(Protocol):
 
         Raises:
             AlreadyExists: the id is taken.
+            Conflict: a thread of that id is being deleted, again and again.
         """
         ...
 

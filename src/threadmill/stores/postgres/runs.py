@@ -47,19 +47,27 @@ class PostgresRuns:
     async def accept(self, tenant: str, new: NewRun) -> Accepted:
         """See `Runs.accept`."""
         try:
-            async with self._database.tenant_tx(tenant) as tx:
-                run = _add_accept(tx, new)
+            return await self._accept(tenant, new)
         except AlreadyExists:
             if (key := new.idempotency_key) is None:
                 raise
             owner = await self._owner_of(key, tenant, new)
+        if owner is not None:
             return Accepted(owner, new=False)
+        return await self._accept(tenant, new)  # the key has expired meanwhile
+
+    async def _accept(self, tenant: str, new: NewRun) -> Accepted:
+        async with self._database.tenant_tx(tenant) as tx:
+            run = _add_accept(tx, new)
         return Accepted(run_of(run.rows[0]), new=True)
 
-    async def _owner_of(self, key: str, tenant: str, new: NewRun) -> Run:
+    async def _owner_of(self, key: str, tenant: str, new: NewRun) -> Run | None:
+        """The run that the same request has made; None if nobody has the key."""
         async with self._database.tenant_tx(tenant, read_only=True) as tx:
             owner = tx.add(RUNS.key_owner, tenant=tenant, key=stored_key(key))
-        if owner.one is None or bytes(owner.one["body_hash"]) != new.body_hash:
+        if owner.one is None:
+            return None
+        if bytes(owner.one["body_hash"]) != new.body_hash:
             msg = "the Idempotency-Key was used with another request"
             raise Conflict(msg)
         try:

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 from threadmill.domain.fence import Fence
 from threadmill.drivers.postgres.sql import Queries
-from threadmill.errors import AlreadyExists, LeaseLost, NotFound
+from threadmill.errors import AlreadyExists, Conflict, LeaseLost, NotFound
 from threadmill.stores.postgres.erase import erase_thread
 from threadmill.stores.postgres.rows import thread_of
 from threadmill.stores.postgres.runs import add_promote, jsonb, next_of
@@ -46,15 +46,20 @@ class PostgresThreads:
     ) -> Thread:
         """See `Threads.create`."""
         where = {"tenant": tenant, "thread_id": thread_id}
-        async with self._database.tenant_tx(tenant) as tx:
-            created = tx.add(
-                THREADS.create, metadata=jsonb(metadata), **where, **_ttl(ttl)
-            )
-            found = tx.add(THREADS.get, **where)
-        if created.one is None and if_exists != "do_nothing":
-            msg = f"thread {thread_id} exists already"
-            raise AlreadyExists(msg)
-        return thread_of(found.rows[0])
+        for _ in range(2):
+            async with self._database.tenant_tx(tenant) as tx:
+                created = tx.add(
+                    THREADS.create, metadata=jsonb(metadata), **where, **_ttl(ttl)
+                )
+                found = tx.add(THREADS.get, **where)
+            if created.one is None and if_exists != "do_nothing":
+                msg = f"thread {thread_id} exists already"
+                raise AlreadyExists(msg)
+            if found.one is not None:
+                return thread_of(found.one)
+            # There was one, and somebody has deleted it between the two statements.
+        msg = f"thread {thread_id} is being deleted; try again"
+        raise Conflict(msg)
 
     async def get(self, tenant: str, thread_id: UUID) -> Thread:
         """See `Threads.get`."""
