@@ -127,6 +127,14 @@ async def test_a_cancellation_is_not_lost_while_the_pool_hands_over(
         await database.close()
 
 
+def _raising(sqlstate: str) -> Query:
+    return Query(
+        "raise",
+        f"DO $$ BEGIN RAISE EXCEPTION 'too bad' USING ERRCODE = '{sqlstate}',"
+        " DETAIL = 'a row'; END $$".encode(),
+    )
+
+
 @pytest.mark.parametrize(
     ("sqlstate", "error", "said"),
     [
@@ -139,16 +147,32 @@ async def test_what_the_server_refuses_by_is_told(
     database: Database, sqlstate: str, error: type[Error], said: str
 ) -> None:
     """Without details: they may hold what users have said."""
-    refuse = Query(
-        "raise",
-        f"DO $$ BEGIN RAISE EXCEPTION 'too bad' USING ERRCODE = '{sqlstate}',"
-        " DETAIL = 'a row'; END $$".encode(),
-    )
     with pytest.raises(error, match=said):
         async with database.tenant_tx("acme") as tx:
             tx.add(INSERT, key="one")
-            tx.add(refuse)
+            tx.add(_raising(sqlstate))
     assert await count(database, "acme") == 0
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "looks"),
+    [("57014", 0), ("55P03", 0), ("40P01", 0), ("57P01", 1)],
+)
+async def test_the_pool_is_looked_at_when_a_connection_has_ended(
+    database: Database, sqlstate: str, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when a statement took too long: that happens under load, and often."""
+    looked = asyncio.Event()
+
+    async def check() -> None:
+        looked.set()
+
+    monkeypatch.setattr(database._pool, "check", check)
+    with pytest.raises(Unavailable):
+        async with database.tenant_tx("acme") as tx:
+            tx.add(_raising(sqlstate))
+    await asyncio.sleep(0)
+    assert looked.is_set() == looks
 
 
 async def test_a_server_that_became_a_standby_is_left(fresh_database_uri: str) -> None:

@@ -24,7 +24,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from threadmill.drivers.postgres.connection import Connection, Row
 from threadmill.drivers.postgres.sql import Queries
@@ -53,6 +53,8 @@ _TRANSACTION_TIMEOUT = 170000
 # What Linux takes.
 _PROBES_MAX = 120
 _CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
+# Of SQLSTATE: connection exceptions, and a server that shuts down or is starting.
+_ENDED = ("08", "57P")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +222,7 @@ class Database:
                 _heed(before)
                 await self._pipeline(connection, tx)
         except Exception as error:
-            if isinstance(error, _CONNECTION_ERRORS):
+            if _ended_connection(error):
                 self._discard_broken()
             raise translate(error) from error
 
@@ -280,6 +282,18 @@ def _heed(before: int) -> None:
     """
     if _cancellations() > before:
         raise asyncio.CancelledError
+
+
+def _ended_connection(error: Exception) -> bool:
+    """Whether it says of a connection that it is no more, or never was.
+
+    What a server says of a statement that it has cancelled is an operational error too,
+    as is that no connection was free.
+    """
+    if not isinstance(error, _CONNECTION_ERRORS) or isinstance(error, PoolTimeout):
+        return False
+    state = getattr(error, "sqlstate", None)
+    return state is None or state.startswith(_ENDED)
 
 
 async def _recover(connection: Connection, error: psycopg.Error) -> None:
