@@ -140,6 +140,8 @@ def _raising(sqlstate: str) -> Query:
     [
         ("53100", StoreReadOnly, "disk is full"),
         ("25006", StoreUnavailable, "takes no writes"),
+        ("40P01", Unavailable, "DeadlockDetected.*a retry is safe"),
+        ("57014", Unavailable, "THREADMILL_STATEMENT_TIMEOUT_SECONDS"),
         ("23514", InvariantViolated, r"^unexpected database error: too bad \(23514\)$"),
     ],
 )
@@ -173,6 +175,29 @@ async def test_the_pool_is_looked_at_when_a_connection_has_ended(
             tx.add(_raising(sqlstate))
     await asyncio.sleep(0)
     assert looked.is_set() == looks
+
+
+async def test_a_full_pool_is_not_taken_for_a_database_that_is_away(
+    database_uri: str,
+) -> None:
+    limits = Limits(pool_max=1, pool_timeout_seconds=0.1)
+    database = Database(database_uri, name="test", limits=limits)
+    sleep = Query("sleep", b"SELECT pg_sleep(1)")
+    await database.open()
+
+    async def transact() -> None:
+        async with database.tenant_tx("acme") as tx:
+            tx.add(sleep)
+
+    sleeping = asyncio.create_task(transact())
+    try:
+        await asyncio.sleep(0)
+        with pytest.raises(StoreUnavailable, match=r"all 1 .*THREADMILL_POOL_MAX"):
+            await transact()
+    finally:
+        sleeping.cancel()
+        await asyncio.wait({sleeping})
+        await database.close()
 
 
 async def test_a_server_that_became_a_standby_is_left(fresh_database_uri: str) -> None:

@@ -142,6 +142,7 @@ class Database:
             uri, name=name, limits=limits, session_settings=prepare
         )
         self._recheck: asyncio.Task[None] | None = None
+        self._in_use = 0
         # Behind a transaction pooler a session's settings are somebody else's too.
         self._enter = _SQL.enter if prepare else _SQL.enter_pooled
         self._enter_timeouts = {} if prepare else _timeouts(limits)
@@ -220,7 +221,19 @@ class Database:
         try:
             async with asyncio.timeout(bound), self._pool.connection() as connection:
                 _heed(before)
-                await self._pipeline(connection, tx)
+                self._in_use += 1
+                try:
+                    await self._pipeline(connection, tx)
+                finally:
+                    self._in_use -= 1
+        except PoolTimeout as error:
+            if self._in_use < self.limits.pool_max:
+                raise translate(error) from error
+            msg = (
+                f"all {self._in_use} database connections of this process are in use "
+                "(THREADMILL_POOL_MAX); a retry is safe"
+            )
+            raise StoreUnavailable(msg) from error
         except Exception as error:
             if _ended_connection(error):
                 self._discard_broken()
@@ -287,10 +300,9 @@ def _heed(before: int) -> None:
 def _ended_connection(error: Exception) -> bool:
     """Whether it says of a connection that it is no more, or never was.
 
-    What a server says of a statement that it has cancelled is an operational error too,
-    as is that no connection was free.
+    What a server says of a statement that it has cancelled is an operational error too.
     """
-    if not isinstance(error, _CONNECTION_ERRORS) or isinstance(error, PoolTimeout):
+    if not isinstance(error, _CONNECTION_ERRORS):
         return False
     state = getattr(error, "sqlstate", None)
     return state is None or state.startswith(_ENDED)

@@ -26,6 +26,14 @@ def _contention(error: psycopg.Error) -> errors.Error:
     return errors.Unavailable(f"the database is busy ({name}); a retry is safe")
 
 
+def _cancelled(_error: psycopg.Error) -> errors.Error:
+    # Rolled back as well; but what was too slow may be so each time.
+    return errors.Unavailable(
+        "the database has cancelled a statement: it took longer than "
+        "THREADMILL_STATEMENT_TIMEOUT_SECONDS, or somebody has ended it"
+    )
+
+
 def _nul(_error: psycopg.Error) -> errors.Error:
     message = "the text holds a NUL character, which PostgreSQL cannot store"
     return errors.InvalidRequest(message)
@@ -72,11 +80,11 @@ _TABLE: Final[Sequence[tuple[tuple[type[psycopg.Error], ...], _Translation]]] = 
         (
             pg.DeadlockDetected,
             pg.LockNotAvailable,
-            pg.QueryCanceled,
             pg.SerializationFailure,
         ),
         _contention,
     ),
+    ((pg.QueryCanceled,), _cancelled),
     (
         (pg.FeatureNotSupported, pg.InvalidSqlStatementName),
         lambda _: errors.Unavailable("the schema has changed; a retry is safe"),
