@@ -150,7 +150,7 @@ def inspections_of(settings: Settings) -> Inspections:
     """Looks at the configured database.
 
     Raises:
-        BadSetting: none is configured.
+        BadSetting: none is configured, or a URI cannot be parsed.
     """
     limits = limits_of(settings)
     direct = settings.database_uri_direct
@@ -158,7 +158,9 @@ def inspections_of(settings: Settings) -> Inspections:
         PostgresInspection(database_uri(settings), limits=limits),
         None
         if direct is None
-        else PostgresInspection(direct.get_secret_value(), limits=limits),
+        else PostgresInspection(
+            direct.get_secret_value(), limits=limits, setting="DATABASE_URI_DIRECT"
+        ),
     )
 
 

@@ -16,7 +16,7 @@ from threadmill.drivers.postgres.reach import (
     lead_to_one_database,
     reach,
 )
-from threadmill.errors import StoreUnavailable
+from threadmill.errors import BadSetting, StoreUnavailable
 
 
 async def test_a_database_that_answers_is_reached_at_once(postgres_uri: str) -> None:
@@ -118,11 +118,20 @@ def test_an_address_holds_no_secret(
 async def test_no_driver_takes_a_uri_that_can_be_misread() -> None:
     """Also where no setting was checked before: `PostgresSaver.from_conn_string`."""
     uri = "postgresql://me:se/cret@127.0.0.1:1/db"
-    with pytest.raises(StoreUnavailable, match="percent-encode") as caught:
+    with pytest.raises(BadSetting, match="percent-encode") as caught:
         async with PostgresSaver.from_conn_string(uri):
             pass
     assert "cret" not in str(caught.value)
     assert connection_info("host=h password=a@b/c", name="", limits=Limits())
+
+
+@pytest.mark.parametrize("setting", ["DATABASE_URI", "DATABASE_URI_DIRECT"])
+async def test_a_uri_that_is_none_is_a_setting_to_mend(setting: str) -> None:
+    """Nothing that a retry could do anything about."""
+    uri = "postgresql://me:secret@host/db?nonsense=1"
+    with pytest.raises(BadSetting, match=f"^{setting} is not") as caught:
+        await reach(uri, limits=Limits(), on_retry=_never, setting=setting)
+    assert "secret" not in str(caught.value)
 
 
 def _never(reason: str) -> None:

@@ -135,7 +135,7 @@ class Examination:
             try:
                 yield from asyncio.run(_looked_at(settings))
             except BadSetting as error:
-                yield wrong("database", str(error), "set DATABASE_URI")
+                yield wrong("database", str(error), "set it, or mend it")
             except Error as error:
                 yield wrong("database", str(error), "start it, or mend the address")
             else:

@@ -30,7 +30,7 @@ from threadmill.drivers.postgres.connection import Connection, Row
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.drivers.postgres.translate import translate
 from threadmill.environment import is_misread
-from threadmill.errors import InvariantViolated, StoreUnavailable
+from threadmill.errors import BadSetting, InvariantViolated, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -342,7 +342,12 @@ def _keepalives(limits: Limits) -> dict[str, str]:
 
 
 def connection_info(
-    uri: str, *, name: str, limits: Limits, session_settings: bool = False
+    uri: str,
+    *,
+    name: str,
+    limits: Limits,
+    session_settings: bool = False,
+    setting: str = "the URI of the database",
 ) -> str:
     """`uri` with the timeouts that keep a connection from hanging.
 
@@ -352,13 +357,14 @@ def connection_info(
         limits: the bounds.
         session_settings: whether the session's settings bound statements and guide
             their planning.
+        setting: that holds the URI, for the error.
 
     Raises:
-        StoreUnavailable: the URI cannot be parsed (its text is not repeated).
+        BadSetting: the URI cannot be parsed (its text is not repeated).
     """
     if is_misread(uri):
-        msg = "the URI of the database can be misread; percent-encode its password"
-        raise StoreUnavailable(msg)
+        msg = f"{setting} can be misread; percent-encode its password"
+        raise BadSetting(msg)
     session = {**_timeouts(limits), **_keepalives(limits), **_PLANNING}
     options = "".join(f" -c {k}={v}" for k, v in session.items())
     try:
@@ -375,5 +381,5 @@ def connection_info(
             tcp_user_timeout=round(limits.tcp_user_timeout_seconds * 1000),
         )
     except psycopg.ProgrammingError:
-        msg = "DATABASE_URI is not a PostgreSQL URI (postgresql://user@host/database)"
-        raise StoreUnavailable(msg) from None
+        msg = f"{setting} is not a PostgreSQL URI (postgresql://user@host/database)"
+        raise BadSetting(msg) from None

@@ -65,12 +65,13 @@ async def reach(
         patience_seconds: how long attempts are repeated.
 
     Raises:
+        BadSetting: the URI cannot be parsed.
         StoreUnavailable: it never did, or refuses us; the message holds the setting,
             the address and the last reason, and no password.
     """
     deadline = time.monotonic() + patience_seconds
     pause = _FIRST_PAUSE_SECONDS
-    info = connection_info(uri, name="threadmill start", limits=limits)
+    info = connection_info(uri, name="threadmill start", limits=limits, setting=setting)
     while True:
         try:
             await _connect(info, limits)

@@ -40,16 +40,24 @@ class PostgresInspection:
     Args:
         uri: of the database.
         limits: of connections.
+        setting: that holds the URI, for errors.
         clock: this machine's, in seconds since 1970.
     """
 
     def __init__(
-        self, uri: str, *, limits: Limits, clock: Callable[[], float] = time.time
+        self,
+        uri: str,
+        *,
+        limits: Limits,
+        setting: str = "DATABASE_URI",
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._seconds = (
             limits.connect_timeout_seconds + limits.statement_timeout_seconds
         )
-        self._info = connection_info(uri, name="threadmill doctor", limits=limits)
+        self._info = connection_info(
+            uri, name="threadmill doctor", limits=limits, setting=setting
+        )
         self._clock = clock
 
     async def server(self) -> ServerFacts:
