@@ -291,27 +291,39 @@ class States:
         hint_next(self._hints, following)
 
     async def glance(self, tenant: str, threads: Sequence[Thread]) -> Sequence[Glance]:
-        """Values and open questions of several threads, from their heads."""
+        """Values and open questions of several threads, from their heads.
+
+        One that was deleted meanwhile, or has lost its state, has none. When a read
+        fails otherwise, no other one goes on.
+        """
         free = asyncio.Semaphore(_READS_AT_ONCE)
 
         async def one(thread: Thread) -> Glance:
             async with free:
                 return await self._glance(tenant, thread)
 
-        return await asyncio.gather(*(one(thread) for thread in threads))
+        try:
+            async with asyncio.TaskGroup() as group:
+                reads = [group.create_task(one(thread)) for thread in threads]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [read.result() for read in reads]
 
     async def _glance(self, tenant: str, thread: Thread) -> Glance:
         thread_id = str(thread.thread_id)
         try:
             stored = await self._checkpoints.get(tenant, thread_id, "")
+            if stored is None:
+                return Glance()
+            values = await self._head_values(tenant, thread, stored)
+        except NotFound:
+            return Glance()
         except StateLost as lost:
             # It is a thread among others; who asks for its state is told.
             _log.warning("state.lost", thread=thread_id, cause=str(lost))
             return Glance()
-        if stored is None:
-            return Glance()
         return Glance(
-            await self._head_values(tenant, thread, stored),
+            values,
             {
                 task: [interrupt_json(i) for i in asked]
                 for task, asked in open_interrupts(stored.writes).items()
