@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from tests.fixtures.away import LONG, TENANT, Place
 from threadmill.checkpoints.base import Commit
 from threadmill.checkpoints.compression import Blob
+from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.checkpoints.pruning import PostgresPruning
 from threadmill.checkpoints.upkeep import Upkeep
 from threadmill.domain.retention import Strategy
@@ -43,6 +44,21 @@ async def test_pruned_chunks_go_and_the_others_stay(place: Place) -> None:
     assert await place.elsewhere() == 3
     assert place.to_do() == []
     assert await place.values() == {"same": LONG, "text": f"5{LONG}"}
+
+
+async def test_an_erased_thread_leaves_no_result_that_was_away_alone(
+    place: Place,
+) -> None:
+    """Its checkpoints were written before there was a chunk store."""
+    inline = PostgresCheckpoints(place.store.database)
+    await place.put(put("c1", text=LONG), store=inline)
+    result = Commit(writes=(writes("c1", "t1", ("a", LONG)),))
+    await place.store.commit(TENANT, place.thread, result)
+    assert await place.elsewhere() == 1
+    await PostgresThreads(place.store.database).delete(TENANT, place.thread_id)
+    await place.carry_out("drop")
+    assert await place.elsewhere() == 0
+    assert place.to_do() == []
 
 
 async def test_an_erased_thread_leaves_nothing(place: Place) -> None:
