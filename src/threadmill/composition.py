@@ -281,7 +281,7 @@ def _core(
         lock_key=lock_key,
         database=database,
         runs=PostgresRuns(database, retention, relay),
-        threads=PostgresThreads(database),
+        threads=PostgresThreads(database, relay),
         assistants=PostgresAssistants(database),
         dispatcher=PostgresDispatcher(database, retention, relay),
         members=members,

@@ -97,7 +97,7 @@ class RunStore:
         self.database = database
         self.runs = PostgresRuns(database, retention, relay)
         self.dispatcher = PostgresDispatcher(database, retention, relay)
-        self.threads = PostgresThreads(database)
+        self.threads = PostgresThreads(database, relay)
         self.dead_letters = PostgresDeadLetters(database, retention)
         self.stream = PostgresStream(database)
         self.checkpoints = PostgresCheckpoints(database, relay=relay)

@@ -87,7 +87,7 @@ class PostgresCheckpoints:
         memory: what is known to be stored; shared by all who write here.
         indexed: the paths in its state that each graph declares.
         away: where values lie, if not here.
-        relay: told of events that were appended.
+        relay: told of events that were appended, and of threads that were pruned.
     """
 
     def __init__(

@@ -49,6 +49,7 @@ class PostgresPruning:
 
     def __init__(self, checkpoints: PostgresCheckpoints) -> None:
         self._database = checkpoints.database
+        self._relay = checkpoints.relay
         self._upkeep = Upkeep(checkpoints)
 
     async def prune(
@@ -83,6 +84,7 @@ class PostgresPruning:
             _require_rest(tx, thread_id, as_of, delete=True)
             held = tx.add(SQL.weigh, tenant=tenant, thread_id=thread_id)
             erase_thread(tx, thread_id)
+        await self._relay.forget(tenant, thread_id)
         row = held.rows[0]
         return Freed(1, row["checkpoints"], row["bytes"])
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from threadmill.operations import Operations
     from threadmill.settings import Settings
     from threadmill.stores.retention import Freed
+    from threadmill.streams.relay import Relay
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
@@ -126,13 +127,18 @@ def prune_database(
     from threadmill.checkpoints.pruning import PostgresPruning
     from threadmill.engine.prune import Prune
     from threadmill.stores.postgres.retention import PostgresRetention
+    from threadmill.streams.configured import open_relay
 
     async def work(checkpoints: PostgresCheckpoints) -> None:
         kept = PostgresRetention(checkpoints.database)
         async for freed in Prune(kept, PostgresPruning(checkpoints))(tenant, order):
             tell(freed)
 
-    asyncio.run(_with_checkpoints(settings, "threadmill prune", work))
+    async def prune() -> None:
+        async with open_relay(settings) as relay:
+            await _with_checkpoints(settings, "threadmill prune", work, relay)
+
+    asyncio.run(prune())
 
 
 def search_histories(
@@ -195,7 +201,10 @@ def measure(
 
 
 async def _with_checkpoints(
-    settings: Settings, name: str, work: Callable[[PostgresCheckpoints], Awaitable[T]]
+    settings: Settings,
+    name: str,
+    work: Callable[[PostgresCheckpoints], Awaitable[T]],
+    relay: Relay | None = None,
 ) -> T:
     """Does `work` over one connection of its own, once the schema is current."""
     from threadmill.checkpoints.configured import away_of
@@ -209,7 +218,8 @@ async def _with_checkpoints(
         limits=replace(limits_of(settings), pool_min=1, pool_max=1),
         prepare=settings.prepared_statements,
     )
-    checkpoints = PostgresCheckpoints(database, away=away_of(settings, {}))
+    away = away_of(settings, {})
+    checkpoints = PostgresCheckpoints(database, away=away, relay=relay)
     await checkpoints.open()
     try:
         return await work(checkpoints)

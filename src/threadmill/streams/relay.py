@@ -102,6 +102,13 @@ class Relay(Protocol):
         """What follows a number, as far as it is known here."""
         ...
 
+    async def forget(self, tenant: str, thread_id: UUID) -> None:
+        """A commit has deleted events of this thread, or all of it.
+
+        What cannot be told, or is told of the thread later, goes after its time.
+        """
+        ...
+
 
 class NoRelay:
     """Where PostgreSQL alone is read."""
@@ -115,3 +122,6 @@ class NoRelay:
         """See `Relay.tail`."""
         del tenant, thread_id, run_id, after, limit
         return Tail()
+
+    async def forget(self, tenant: str, thread_id: UUID) -> None:
+        """See `Relay.forget`."""

@@ -45,7 +45,7 @@ class PostgresDispatcher:
     Args:
         database: where the schema lives.
         retention: how long a finished run's leftovers stay.
-        relay: told how runs end.
+        relay: told how runs end, and which threads are deleted.
     """
 
     def __init__(
@@ -212,6 +212,8 @@ class PostgresDispatcher:
                 _add_drop(tx, timer.kind, [timer.ref])
         except Conflict:
             return  # the timer comes up again
+        if not kept:
+            await self._relay.forget(timer.tenant, UUID(timer.ref))
 
 
 def add_claim(

@@ -34,7 +34,7 @@ class PostgresRuns:
     Args:
         database: where the schema lives.
         retention: how long a finished run's leftovers stay.
-        relay: told how runs end.
+        relay: told how runs end, and which are deleted.
     """
 
     def __init__(
@@ -153,6 +153,7 @@ class PostgresRuns:
                 temporary_seconds=self._retention.temporary_seconds,
                 **where,
             )
+        await self._relay.forget(tenant, thread_id)
 
 
 def _add_accept(tx: Transaction, new: NewRun) -> Result:

@@ -13,6 +13,7 @@ from threadmill.stores.postgres.erase import erase_thread
 from threadmill.stores.postgres.rows import thread_of
 from threadmill.stores.postgres.runs import add_promote, jsonb, next_of
 from threadmill.stores.postgres.thread_search import count_of, page_of
+from threadmill.streams.relay import NoRelay
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from threadmill.domain.run import ThreadStatus
     from threadmill.drivers.postgres.database import Database
     from threadmill.stores.records import Json, Next, Thread, ThreadFilter
+    from threadmill.streams.relay import Relay
 
 THREADS = Queries(__package__, "threads.sql")
 
@@ -30,10 +32,12 @@ class PostgresThreads:
 
     Args:
         database: where the schema lives.
+        relay: told which threads are deleted.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, relay: Relay | None = None) -> None:
         self._database = database
+        self._relay = relay or NoRelay()
 
     async def create(
         self,
@@ -98,6 +102,7 @@ class PostgresThreads:
             erased = erase_thread(tx, thread_id)
         if erased.one is None:
             raise _not_found(thread_id)
+        await self._relay.forget(tenant, thread_id)
 
     async def search(
         self,

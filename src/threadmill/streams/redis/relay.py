@@ -115,6 +115,10 @@ class RedisRelay:
             status=RunStatus(status) if status else None,
         )
 
+    async def forget(self, tenant: str, thread_id: UUID) -> None:
+        """See `Relay.forget`."""
+        await self._ask(SCRIPTS.forget, _keys(tenant, thread_id))
+
     async def _ask(self, script: Any, keys: list[str], *args: Any) -> Any:
         """The answer; None if there is none soon."""
         if self._clock() < self._not_before:
