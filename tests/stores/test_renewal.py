@@ -218,3 +218,20 @@ async def test_a_member_learns_once_that_it_shall_drain(
         for _ in range(4):
             await renewing.renewal()
     assert renewing.drains == 1
+
+
+async def test_a_member_that_was_silent_still_learns_that_it_shall_drain(
+    renewing: Renewing, database: Database, database_uri: str
+) -> None:
+    """It was frozen before it heard of it, for longer than others are remembered."""
+    other = Member(uuid4(), "other", "worker", "0")
+    await renewing.members.join(other)
+    key = await renewing.members.join(renewing.member)
+    await PostgresFleet(database).drain(renewing.member.worker_id)
+    await renewing.members.forget_silent(silent_seconds=0)
+    left = [member.worker_id for member in await PostgresFleet(database).list()]
+    with renewing.thread(database_uri, key, _OFTEN, None):
+        for _ in range(2):
+            await renewing.renewal()
+    assert renewing.drains == 1
+    assert other.worker_id not in left

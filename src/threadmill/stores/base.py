@@ -348,5 +348,8 @@ class Members(Protocol):
         ...
 
     async def forget_silent(self, *, silent_seconds: float) -> None:
-        """Removes members that have not been seen for so long."""
+        """Removes members that have not been seen for so long.
+
+        One that was asked to drain, and may come back, stays for a day.
+        """
         ...

@@ -24,5 +24,8 @@ SELECT w.worker_id
    AND pg_try_advisory_xact_lock_shared(29805, w.lock_key)
 
 -- name: forget_silent
+-- Who was asked to drain and may not have heard of it yet must still find that here when
+-- he comes back: nothing else remembers it.
 DELETE FROM threadmill.worker
  WHERE seen_at < now() - make_interval(secs => %(silent_seconds)s)
+   AND (NOT drain OR seen_at < now() - interval '1 day')
