@@ -42,6 +42,7 @@ from threadmill.drivers.postgres.configured import (
 )
 from threadmill.drivers.postgres.database import Database, connection_info
 from threadmill.drivers.postgres.migrate import require_current
+from threadmill.ending import end
 from threadmill.engine.activate import Activate, ActivateRules
 from threadmill.engine.activation.entry import EntryLimits
 from threadmill.engine.effects import EffectPorts
@@ -463,9 +464,7 @@ async def in_fleet(
             await listener.start()
         yield
     finally:
-        sweeping.cancel()
-        with suppress(asyncio.CancelledError):
-            await sweeping
+        await end(sweeping)
         if feed is not None:
             await feed.close()
         if listener is not None:

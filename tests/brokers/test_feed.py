@@ -166,3 +166,32 @@ async def test_what_cannot_be_read_is_forgotten(
     await until_empty(server)
     assert worker.looks.empty()
     await feed.close()
+
+
+class Clinging(Worker):
+    """A worker whose look does not end before it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_end = asyncio.Event()
+
+    async def look(self) -> Looked:
+        try:
+            return await super().look()
+        finally:
+            await self.may_end.wait()
+
+
+async def test_whoever_closes_may_be_cancelled_while_the_feed_clings(
+    new_broker: NewBroker, server: Broker
+) -> None:
+    worker = Clinging()
+    feed = HintFeed(new_broker([]), worker, Others(), wait_seconds=0.5)
+    await feed.start()
+    await server.publish([Hint("mine")])
+    await worker.looks.get()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await feed.close()
+    worker.may_end.set()
+    await feed.close()

@@ -20,6 +20,7 @@ from uuid import UUID
 import structlog
 
 from threadmill.brokers.retrying import Retrying
+from threadmill.ending import end
 from threadmill.errors import BrokerUnavailable
 from threadmill.faults import Faults
 
@@ -109,9 +110,7 @@ class BrokerHints:
     async def close(self) -> None:
         """Publishes what waits if the broker takes it quickly, then ends."""
         if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
             self._task = None
         with suppress(BrokerUnavailable, TimeoutError):
             async with asyncio.timeout(_GOODBYE_SECONDS):

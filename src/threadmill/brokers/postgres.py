@@ -21,6 +21,7 @@ import structlog
 
 from threadmill.drivers.postgres.reach import Outage
 from threadmill.drivers.postgres.sql import Queries
+from threadmill.ending import end
 from threadmill.errors import Error
 from threadmill.faults import Faults
 
@@ -97,9 +98,7 @@ class PostgresHints:
     async def close(self) -> None:
         """Publishes what waits, then ends."""
         if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
         with suppress(Error):
             await self._send()
 
@@ -159,9 +158,7 @@ class PostgresListener:
     async def close(self) -> None:
         """Stops listening; safe to call twice."""
         if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
             self._task = None
 
     async def _listen_always(self) -> None:

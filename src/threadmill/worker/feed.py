@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import structlog
 
 from threadmill.brokers.retrying import Retrying
+from threadmill.ending import end
 from threadmill.faults import Faults
 from threadmill.worker.worker import Looked
 
@@ -104,9 +105,7 @@ class HintFeed:
     async def close(self) -> None:
         """Stops; what is not acknowledged comes back. Safe to call twice."""
         if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
             self._task = None
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
