@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -210,6 +210,7 @@ async def open_core(
                     yield core
                 finally:
                     await _aside(core.blocking.close)
+                # Not after a failure: who is listed, and holds no lock, is healed.
                 with suppress(Exception):
                     await members.leave(member.worker_id)
     finally:
@@ -416,6 +417,8 @@ async def in_fleet(
 ) -> AsyncIterator[None]:
     """Holds leases and presence, listens for hints and sweeps, while the block runs.
 
+    Presence ends with it, whatever fails on the way in or out.
+
     Args:
         core: the process.
         receivers: told of every hint, from here and elsewhere.
@@ -445,43 +448,44 @@ async def in_fleet(
         on_drain=on_drain,
         faults=core.faults,
     )
-    renewal.start()
     sweep = build_sweep(core, renewal.undisturbed)
-    sweeping = asyncio.create_task(sweep.run(), name="sweep")
-    listener = None
-    feed = await _feed(core, worker)
-    try:
+    async with AsyncExitStack() as begun:
+        renewal.start()
+        # Last, and whatever else fails: while it renews, nobody heals our runs.
+        begun.push_async_callback(_aside, renewal.stop)
         if direct is not None:
-            info = connection_info(
-                direct,
-                name=f"{core.member.name} hints",
-                limits=core.database.limits,
-                session_settings=True,
-            )
-            listener = PostgresListener(
-                info, receivers, origin=str(core.member.worker_id)
-            )
-            await listener.start()
+            await _listen(begun, core, direct, receivers)
+        await _feed(begun, core, worker)
+        sweeping = asyncio.create_task(sweep.run(), name="sweep")
+        begun.push_async_callback(end, sweeping)
         yield
-    finally:
-        await end(sweeping)
-        if feed is not None:
-            await feed.close()
-        if listener is not None:
-            await listener.close()
-        await _aside(renewal.stop)
 
 
-async def _feed(core: Core, worker: Worker | None) -> HintFeed | None:
+async def _listen(
+    begun: AsyncExitStack, core: Core, direct: str, receivers: Sequence[HintReceiver]
+) -> None:
+    """Receives the hints of other processes."""
+    info = connection_info(
+        direct,
+        name=f"{core.member.name} hints",
+        limits=core.database.limits,
+        session_settings=True,
+    )
+    listener = PostgresListener(info, receivers, origin=str(core.member.worker_id))
+    await listener.start()
+    begun.push_async_callback(listener.close)
+
+
+async def _feed(begun: AsyncExitStack, core: Core, worker: Worker | None) -> None:
     """Receives hints for the worker, if there are both it and a broker."""
     if worker is None or not isinstance(core.hints, BrokerHints):
-        return None
+        return
     name = f"{core.member.name} receives"
     receives = broker(core.settings, name, core.member.labels)
     assert receives is not None  # noqa: S101 - the hints have one
     feed = HintFeed(receives, worker, core.hints, faults=core.faults)
     await feed.start()
-    return feed
+    begun.push_async_callback(feed.close)
 
 
 async def _aside(work: Callable[[], None]) -> None:
