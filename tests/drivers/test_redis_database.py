@@ -318,6 +318,25 @@ async def test_full_memory_refuses_puts_and_not_reads(redis_uri: str) -> None:
             await store.commit(TENANT, "t", more)
 
 
+class _Silent:
+    """A client whose server does not let it go."""
+
+    async def aclose(self) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_closing_ends_also_where_a_server_does_not_answer(redis_uri: str) -> None:
+    limits = RedisLimits(connect_timeout_seconds=0.05)
+    database = RedisDatabase(redis_uri, limits=limits)
+    await database.open()
+    (whole,) = database._clients
+    database._clients = [_Silent(), whole, _Silent()]
+    with capture_logs() as logs:
+        await database.close()
+    assert [line["event"] for line in logs] == ["redis.not_closed"] * 2
+    await database.close()
+
+
 async def test_a_closed_database_says_so(redis_uri: str) -> None:
     async with _open(redis_uri) as database:
         pass

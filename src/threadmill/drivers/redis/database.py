@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
 from redis import asyncio as theirs
 from redis import exceptions
 from redis.asyncio.retry import Retry
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from threadmill.drivers.redis.target import Target
 
 Text = str | bytes | int
+
+_log = structlog.get_logger(__name__)
 
 _NAME: Final = "threadmill"
 
@@ -118,11 +121,14 @@ class RedisDatabase:
             raise
 
     async def close(self) -> None:
-        """Closes every connection; safe to call twice."""
+        """Closes every connection; never raises, safe to call twice."""
         self._client, clients, self._clients = None, self._clients, []
-        async with asyncio.timeout(self.limits.connect_timeout_seconds):
-            for client in clients:
-                await client.aclose()
+        for client in clients:
+            try:
+                async with asyncio.timeout(self.limits.connect_timeout_seconds):
+                    await client.aclose()
+            except THEIRS as error:
+                _log.warning("redis.not_closed", cause=type(error).__name__)
 
     async def call(self, script: Script, keys: Sequence[Text], *args: Text) -> Any:
         """Runs one script; one round trip.
