@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from importlib.resources import files
 
 import psycopg
 import pytest
@@ -23,6 +24,13 @@ import asyncio, os
 from threadmill.drivers.postgres.migrate import migrate
 print(len(asyncio.run(migrate(os.environ["DATABASE_URI"]))))
 """
+
+
+def test_no_file_is_passed_over() -> None:
+    folder = files("threadmill.drivers.postgres") / "migrations"
+    assert {f"{m.id:04d}_{m.name}.pre.sql" for m in migrations()} == {
+        file.name for file in folder.iterdir()
+    }
 
 
 async def test_a_missing_schema_is_refused_by_name(postgres_uri: str) -> None:

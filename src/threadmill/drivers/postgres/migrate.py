@@ -1,9 +1,9 @@
 """Creates and upgrades the schema from plain SQL files, forward only.
 
-A file is `NNNN_name.pre.sql` (expand: old code still works on its result) or
-`NNNN_name.post.sql` (contract: run when no old process is left). Each runs once, in
-its own transaction, under one advisory lock, so several processes may migrate at
-once. A file that was changed after it had been applied is an error.
+A file is `NNNN_name.pre.sql`: it runs before the release that it comes with, and the
+code of the release before still works on its result. Each runs once, in its own
+transaction, under one advisory lock, so several processes may migrate at once. A file
+that was changed after it had been applied is an error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from threadmill.errors import SchemaOutdated, SetupError, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_FILE = re.compile(r"^(?P<id>\d{4})_(?P<name>[a-z0-9_]+)\.(?P<phase>pre|post)\.sql$")
+_FILE = re.compile(r"^(?P<id>\d{4})_(?P<name>[a-z0-9_]+)\.pre\.sql$")
 # Any constant will do, as long as every release uses the same one.
 _LOCK = 7_236_140_905_118_274
 _LOCK_SECONDS = 60
@@ -51,7 +51,6 @@ class Migration:
 
     id: int
     name: str
-    phase: str
     sql: bytes = field(repr=False)
 
     @property
@@ -64,7 +63,7 @@ def migrations() -> list[Migration]:
     """Every migration of this release, in order."""
     files = resources.files(__package__).joinpath("migrations").iterdir()
     found = [
-        Migration(int(match["id"]), match["name"], match["phase"], file.read_bytes())
+        Migration(int(match["id"]), match["name"], file.read_bytes())
         for file in files
         if (match := _FILE.match(file.name))
     ]
