@@ -1,4 +1,4 @@
-"""From settings to objects: only this module and `operations` name adapters.
+"""From settings to objects; ARCHITECTURE.md has the other places that name adapters.
 
 A process is a `Core` (what every role needs), plus a worker, plus the services of the
 HTTP interface, as its role asks. Whoever opens a core closes it; nothing is global.

@@ -1,4 +1,4 @@
-"""The command line: `threadmill dev|serve|worker|migrate|doctor|version`.
+"""The command line: `threadmill COMMAND`; `program.COMMANDS` has them all.
 
 Others script against it: names, options, exit codes and the two `*.ready` log lines are
 part of the interface (docs/reference/cli.md). Each command is one file. They share how

@@ -1,8 +1,8 @@
 """Ports of the durable truth: threads, runs, activations, workers, timers.
 
-Each method is one transaction and one step of a run's life as the engine tells it.
-All take the tenant first; the dispatcher's (claim, renew, reopen, due) look across
-tenants and return ids only.
+Each method is one transaction and one step of a run's life as the engine tells it. What
+belongs to a tenant is asked for with the tenant first, or by a claim or fence that
+names it. `Dispatcher` looks across tenants, and `Members` belong to none.
 """
 
 from __future__ import annotations

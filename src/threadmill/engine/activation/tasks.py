@@ -1,7 +1,8 @@
 """The hook through which LangGraph's runner starts a superstep's tasks.
 
-Passed as ``configurable["__pregel_runner_submit"]`` (engine's one private key). It
-starts every task in this process. A task must not see that its superstep was entered
+Passed as ``configurable["__pregel_runner_submit"]``, a private key of LangGraph's. It
+starts the tasks that are to run in this process (`Share` decides); the others wait for
+their results from elsewhere. A task must not see that its superstep was entered
 in a special way, so its config loses the hook and gets the run's own recursion limit
 back before it runs.
 """
@@ -75,7 +76,7 @@ class TaskStarter:
         fn: Callable[..., Awaitable[Any]],
         *args: Any,
         __name__: str | None = None,  # noqa: A002  # LangGraph's name
-        __cancel_on_exit__: bool = False,  # noqa: ARG002  # `close` cancels all
+        __cancel_on_exit__: bool = False,  # noqa: ARG002  # `Entry` cancels all
         __reraise_on_exit__: bool = True,  # noqa: ARG002  # the runner raises
         __next_tick__: bool = False,  # noqa: ARG002  # always so
         **kwargs: Any,

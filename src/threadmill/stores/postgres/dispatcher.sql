@@ -1,4 +1,4 @@
--- The working side: claiming, fencing, renewing, what is due.
+-- The working side: claiming, fencing, what is due. Renewing: renewal.sql.
 
 -- name: claim
 SELECT * FROM threadmill.claim(%(worker_id)s, %(graphs)s::text[], %(labels)s::text[],

@@ -184,8 +184,8 @@ SELECT threadmill.require(EXISTS (SELECT FROM r), %(refusal)s,
                           'the run does not exist or has ended already')
 
 -- name: drop_activations
--- All that is left of a run that ends: its superstep first, then its activations in the
--- order in which everybody locks them.
+-- All that is left of a run that ends, after its superstep (drop_superstep): its
+-- activations, in the order in which everybody locks them.
 WITH held AS MATERIALIZED (
   SELECT activation_id FROM threadmill.activation
    WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
