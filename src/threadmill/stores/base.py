@@ -3,6 +3,20 @@
 Each method is one transaction and one step of a run's life as the engine tells it. What
 belongs to a tenant is asked for with the tenant first, or by a claim or fence that
 names it. `Dispatcher` looks across tenants, and `Members` belong to none.
+
+Besides what each method lists, all of them raise
+
+- `Unavailable`: the database was busy, and nothing has happened; a retry is safe.
+- `StoreUnavailable`, of these: no answer. The outcome is open: the transaction is there
+  whole, or not at all. `StoreReadOnly`: the disk is full, and nothing has happened.
+- `InvalidRequest`: a value that cannot be stored; nothing has happened.
+- `SchemaOutdated`, `Forbidden`: the store is not set up for it; nothing has happened.
+- `InvariantViolated`: our bug.
+
+Cancelled, a method leaves the outcome open in the same way. What is said after a commit
+(to a relay) may then be missing; it may always be. `Dispatcher.carry_out` takes a
+transaction for each thing that it does: of these, some may be done and others not, and
+the timers of what is not done come up again.
 """
 
 from __future__ import annotations
