@@ -131,7 +131,7 @@ async def test_a_run_over_its_time_ends_as_timeout(engine_store: EngineStore) ->
     run = await engine_store.runs.get(TENANT, attempt.claim.run_id)
     assert run.status is RunStatus.TIMEOUT
     assert run.error is not None
-    assert "0.2 s" in run.error["message"]
+    assert run.error["message"] == "the run took over 0.2 s (BG_JOB_TIMEOUT_SECS)"
     thread = await engine_store.threads.get(TENANT, attempt.claim.thread_id)
     assert thread.status is ThreadStatus.ERROR
     last = (await engine_store.events(attempt.claim.thread_id))[-1]

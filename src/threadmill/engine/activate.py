@@ -374,7 +374,8 @@ class Activate:
     async def _stopped(self, fence: Fence, left: Left) -> None:
         match left.reason:
             case StopReason.DEADLINE:
-                error = TimeoutError(f"the run took over {self._rules.run_seconds:g} s")
+                seconds = f"{self._rules.run_seconds:g} s (BG_JOB_TIMEOUT_SECS)"
+                error = TimeoutError(f"the run took over {seconds}")
                 await self._finish(fence, RunEvent.EXPIRE, error, rest=left.rest)
             case StopReason.DRAIN:
                 await self._give_back(fence, delay_seconds=0.0)
