@@ -1,7 +1,9 @@
 # Every task of the project, by name. `make` alone lists them.
 #
 # Each task sets the environment up first: a fresh clone needs python3 (3.11 or newer,
-# with its venv module) and make, nothing else.
+# with its venv module) and make. What `make services` installs is needed, too, by the
+# tasks that call it first (test, bench, chaos, mutants): as root on Debian they install
+# it, else they say what to install.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
