@@ -19,8 +19,7 @@
     │  ├─ StoreUnavailable   the database does not answer
     │  ├─ StoreReadOnly      a store answers, and takes nothing more
     │  ├─ BrokerUnavailable  the message broker does not answer
-    │  ├─ ChunksDropped      the thread was pruned while it was written
-    │  └─ Draining           this process is going away
+    │  └─ ChunksDropped      the thread was pruned while it was written
     ├─ SetupError          the operator must mend something
     │  ├─ BadSetting         a setting or langgraph.json is wrong
     │  └─ SchemaOutdated     run `threadmill migrate`
@@ -170,12 +169,6 @@ class ChunksDropped(Unavailable):
 
     # The saver answers it by itself, with a put that sends everything.
     code = "chunks_dropped"
-
-
-class Draining(Unavailable):
-    """this process is shutting down; another one will answer."""
-
-    code = "draining"
 
 
 class SetupError(Error):
