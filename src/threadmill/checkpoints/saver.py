@@ -16,13 +16,14 @@ to put decides what is latest. Threadmill's server and workers add the fence.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 from threadmill.checkpoints.codec import STATE_BYTES_MAX, Codec
 from threadmill.checkpoints.home import BackgroundLoop, Home, running_loop
 from threadmill.checkpoints.interface import StoreSaver
 from threadmill.checkpoints.postgres import PostgresCheckpoints
 from threadmill.checkpoints.upkeep import Upkeep
+from threadmill.domain.tenant import DEFAULT_TENANT
 from threadmill.drivers.postgres.database import Database, Limits
 from threadmill.drivers.postgres.migrate import migrate
 from threadmill.errors import InvalidRequest, SetupError
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
-DEFAULT_TENANT: Final = "default"
 
 # How much longer than the database's own limits a thread waits for an answer.
 _MARGIN_SECONDS = 5.0

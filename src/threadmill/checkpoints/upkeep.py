@@ -18,6 +18,7 @@ from threadmill.checkpoints.away import SQL as ELSEWHERE
 from threadmill.checkpoints.configs import Address
 from threadmill.checkpoints.history import needed_ancestors
 from threadmill.checkpoints.shipment import SQL as CHUNKS
+from threadmill.domain.retention import Strategy
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.errors import ChunksDropped, HeadMoved, InvalidRequest, SetupError
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from threadmill.drivers.postgres.sql import Query
 
 SQL = Queries(__package__, "upkeep.sql")
-
-STRATEGIES = ("keep_latest", "delete")
 
 # A thread that goes on while it is pruned, or copied, is read again this often.
 _TRIES = 5
@@ -163,7 +162,7 @@ class Upkeep:
             InvalidRequest: an unknown strategy.
             HeadMoved: the thread kept going on while it was pruned.
         """
-        if strategy not in STRATEGIES:
+        if strategy not in set(Strategy):
             msg = (
                 f"prune strategy '{strategy}' is unknown; use 'keep_latest' or 'delete'"
             )

@@ -12,11 +12,11 @@ import typer
 from threadmill.cli.console import complain, say, say_json, say_table
 from threadmill.cli.options import (
     DEFAULT_CONFIG,
-    DEFAULT_TENANT,
     AsJson,
     Config,
     Tenant,
 )
+from threadmill.domain.tenant import DEFAULT_TENANT
 from threadmill.errors import LimitExceeded, RequestError
 from threadmill.logs import redact
 

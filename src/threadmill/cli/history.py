@@ -12,11 +12,12 @@ import typer
 from threadmill.cli.console import say, say_json, say_table
 from threadmill.cli.options import (
     DEFAULT_CONFIG,
-    DEFAULT_TENANT,
     AsJson,
     Config,
     Tenant,
 )
+from threadmill.domain.history import LIMIT_MAX, SCAN_MAX
+from threadmill.domain.tenant import DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from threadmill.domain.history import Moment, ValueMatch
@@ -62,12 +63,12 @@ Changed = Annotated[
     bool, typer.Option("--changed", help="Only where it was another value before.")
 ]
 Limit = Annotated[
-    int, typer.Option("--limit", min=1, max=200, help="How many at most.")
+    int, typer.Option("--limit", min=1, max=LIMIT_MAX, help="How many at most.")
 ]
 Scan = Annotated[
     int,
     typer.Option(
-        "--scan", min=1, max=20_000, help="How much may be looked at for a page."
+        "--scan", min=1, max=SCAN_MAX, help="How much may be looked at for a page."
     ),
 ]
 Cursor = Annotated[str | None, _text("--cursor", "Where the page before has ended.")]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from threadmill.cli.console import paint, say
-from threadmill.cli.options import DEFAULT_CONFIG, DEFAULT_TENANT, Config, Tenant
+from threadmill.cli.options import DEFAULT_CONFIG, Config, Tenant
+from threadmill.domain.tenant import DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from threadmill.checkpoints.repack import Repacked

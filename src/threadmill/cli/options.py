@@ -27,5 +27,4 @@ Slots = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Tenant = Annotated[str, typer.Option("--tenant", help="Whose data it is about.")]
 
-DEFAULT_TENANT = "default"
 DEFAULT_CONFIG = Path("langgraph.json")

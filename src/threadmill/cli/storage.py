@@ -10,11 +10,12 @@ import typer
 from threadmill.cli.console import say, say_json, say_table
 from threadmill.cli.options import (
     DEFAULT_CONFIG,
-    DEFAULT_TENANT,
     AsJson,
     Config,
     Tenant,
 )
+from threadmill.domain.tenant import DEFAULT_TENANT
+from threadmill.engine.measure import SCAN_MAX, SHOWN_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,10 +35,11 @@ ThreadId = Annotated[
     typer.Option("--thread", help="Only this thread.", show_default=False),
 ]
 Limit = Annotated[
-    int, typer.Option("--limit", min=1, max=100, help="How many threads are shown.")
+    int,
+    typer.Option("--limit", min=1, max=SHOWN_MAX, help="How many threads are shown."),
 ]
 Scan = Annotated[
-    int, typer.Option("--scan", min=1, max=2000, help="How many are summed up.")
+    int, typer.Option("--scan", min=1, max=SCAN_MAX, help="How many are summed up.")
 ]
 Cursor = Annotated[
     str | None,

@@ -10,11 +10,11 @@ import typer
 from threadmill.cli.console import say, say_json
 from threadmill.cli.options import (
     DEFAULT_CONFIG,
-    DEFAULT_TENANT,
     AsJson,
     Config,
     Tenant,
 )
+from threadmill.domain.tenant import DEFAULT_TENANT
 from threadmill.logs import redact
 
 RunId = Annotated[UUID, typer.Argument(metavar="RUN_ID", help="The run.")]

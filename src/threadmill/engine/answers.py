@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from threadmill.checkpoints.configs import tuple_of
-from threadmill.domain.run import RunStatus
+from threadmill.domain.run import FAILED
 from threadmill.engine.graph_factories import GraphUse
 from threadmill.engine.reading_saver import ReadingSaver
 from threadmill.engine.values import (
+    INTERRUPT,
     finished_tasks,
     interrupt_json,
     needs_history,
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from threadmill.engine.graphs import GraphCatalogue
     from threadmill.stores.base import Runs
     from threadmill.stores.records import Run
-
-_INTERRUPT: Final = "__interrupt__"
 
 
 class Answers:
@@ -86,7 +85,7 @@ class Answers:
 
     async def _answer(self, tenant: str, ended: RunState) -> Any:
         run = ended.run
-        if run.status in {RunStatus.ERROR, RunStatus.TIMEOUT}:
+        if run.status in FAILED:
             unknown = {"error": str(run.status), "message": "the run failed"}
             return {"__error__": run.error or unknown}
         if ended.at is None:
@@ -99,7 +98,7 @@ class Answers:
         if not asked:
             return values
         questions = [interrupt_json(i) for task in asked.values() for i in task]
-        return {**(values if isinstance(values, dict) else {}), _INTERRUPT: questions}
+        return {**(values if isinstance(values, dict) else {}), INTERRUPT: questions}
 
     async def _as_left(self, tenant: str, run: Run, stored: Stored) -> Stored:
         """The run's last checkpoint without what later runs wrote to it."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from threadmill.domain.supported import POSTGRES_MAX, POSTGRES_MIN
 from threadmill.stores.inspection import APP_ROLE, DISPATCHER_ROLE
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
         TableFacts,
     )
 
-# PostgreSQL's major versions that the tests run on.
-POSTGRES_MIN: Final = 15
-POSTGRES_MAX: Final = 18
 # As in pyproject.toml: from the first up to, but not with, the second.
 LANGGRAPH_RANGE: Final = ((1, 2, 16), (1, 3))
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from threadmill.engine.graph_schemas import CompiledGraph
     from threadmill.stores.records import Json
 
-_INTERRUPT: Final = "__interrupt__"
+INTERRUPT: Final = "__interrupt__"
 #: Writes under this id are the superstep's input, not some task's doing.
 NULL_TASK: Final = "00000000-0000-0000-0000-000000000000"
 #: What happened to a task, as opposed to what it produced.
@@ -66,7 +66,7 @@ def open_interrupts(
     done = finished_tasks(writes)
     found: dict[str, list[Interrupt]] = {}
     for task_id, channel, value in writes:
-        if channel != _INTERRUPT or task_id in done:
+        if channel != INTERRUPT or task_id in done:
             continue
         asked = value if isinstance(value, list | tuple) else [value]
         found.setdefault(task_id, []).extend(asked)

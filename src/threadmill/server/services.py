@@ -10,6 +10,7 @@ from fastapi import Depends, Path, Request
 
 from threadmill.checkpoints.chunk_store import ChunkChores
 from threadmill.composition import Core
+from threadmill.domain.tenant import DEFAULT_TENANT
 from threadmill.engine.answers import Answers
 from threadmill.engine.cancel import Cancel
 from threadmill.engine.graphs import GraphCatalogue
@@ -26,7 +27,7 @@ from threadmill.stores.base import Assistants, Runs, Threads
 from threadmill.streams.base import Stream
 
 # The only tenant of this version; authentication will tell it.
-TENANT = "default"
+TENANT = DEFAULT_TENANT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

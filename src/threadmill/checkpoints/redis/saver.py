@@ -28,6 +28,7 @@ from threadmill.checkpoints.home import BackgroundLoop, Home
 from threadmill.checkpoints.interface import StoreSaver
 from threadmill.checkpoints.redis.store import Keeping, RedisCheckpoints
 from threadmill.checkpoints.redis.upkeep import RedisUpkeep
+from threadmill.domain.tenant import DEFAULT_TENANT
 from threadmill.drivers.redis.database import RedisDatabase, RedisLimits
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
-DEFAULT_TENANT: Final = "default"
 
 # How much longer than Redis's own limits a thread waits for an answer.
 _MARGIN_SECONDS: Final = 5.0

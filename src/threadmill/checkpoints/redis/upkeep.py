@@ -15,7 +15,7 @@ from threadmill.checkpoints.history import needed_ancestors
 from threadmill.checkpoints.redis.directory import SCRIPTS
 from threadmill.checkpoints.redis.keys import thread_keys
 from threadmill.checkpoints.redis.store import run_name
-from threadmill.checkpoints.upkeep import STRATEGIES
+from threadmill.domain.retention import Strategy
 from threadmill.errors import HeadMoved, InvalidRequest
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class RedisUpkeep:
             InvalidRequest: an unknown strategy.
             HeadMoved: the thread kept going on while it was pruned.
         """
-        if strategy not in STRATEGIES:
+        if strategy not in set(Strategy):
             msg = (
                 f"prune strategy '{strategy}' is unknown; use 'keep_latest' or 'delete'"
             )

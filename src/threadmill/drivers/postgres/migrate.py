@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from threadmill.domain.supported import POSTGRES_MIN
 from threadmill.drivers.postgres.database import Limits, connection_info
 from threadmill.drivers.postgres.translate import translate
 from threadmill.errors import SchemaOutdated, SetupError, StoreUnavailable
@@ -42,7 +43,6 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_class c
 """
 _BECOME = b"SELECT set_config('role', 'threadmill_app', true)"
 _RECORD = b"INSERT INTO threadmill.migration (id, name, checksum) VALUES (%s, %s, %s)"
-_SERVER_VERSION_MIN = 150000
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +151,8 @@ async def require_current(uri: str, *, limits: Limits | None = None) -> None:
 
 
 def _require_version(connection: psycopg.AsyncConnection) -> None:
-    if connection.info.server_version < _SERVER_VERSION_MIN:
-        msg = "PostgreSQL 15 or newer is needed"
+    if connection.info.server_version < POSTGRES_MIN * 10_000:
+        msg = f"PostgreSQL {POSTGRES_MIN} or newer is needed"
         raise SetupError(msg)
 
 

@@ -23,9 +23,8 @@ from langgraph.types import Command, Interrupt, Send
 
 from threadmill.checkpoints.base import Checkpoints, Stored
 from threadmill.domain.fence import Fence
-from threadmill.engine.values import CONTROL, NULL_TASK, finished_tasks
+from threadmill.engine.values import CONTROL, INTERRUPT, NULL_TASK, finished_tasks
 
-_INTERRUPT: Final = "__interrupt__"
 _RESUME: Final = "__resume__"
 _ERROR: Final = "__error__"
 _SOURCE: Final = "__error_source_node__"
@@ -87,7 +86,7 @@ async def replay_before(
 
 def is_question(writes: Sequence[tuple[str, Any]]) -> bool:
     """Whether these are the writes of a task that waits for a human."""
-    return any(channel == _INTERRUPT for channel, _ in writes)
+    return any(channel == INTERRUPT for channel, _ in writes)
 
 
 def is_result(writes: Sequence[tuple[str, Any]]) -> bool:
@@ -113,7 +112,7 @@ def questions(stored: Stored, run_id: UUID | None) -> dict[str, tuple[Interrupt,
         for (task, channel, value), by in zip(
             stored.writes, stored.write_runs, strict=True
         )
-        if channel == _INTERRUPT and by == run_id and task not in done
+        if channel == INTERRUPT and by == run_id and task not in done
     }
 
 
@@ -137,10 +136,10 @@ def pending_interrupts(head: Stored) -> dict[str, set[UUID | None]]:
     questions: dict[str, str] = {}
     runs: dict[str, set[UUID | None]] = {}
     for (task, channel, value), by in zip(head.writes, head.write_runs, strict=True):
-        if task in done or channel not in {_INTERRUPT, _RESUME}:
+        if task in done or channel not in {INTERRUPT, _RESUME}:
             continue
         runs.setdefault(task, set()).add(by)
-        if channel == _INTERRUPT:
+        if channel == INTERRUPT:
             questions |= {interrupt.id: task for interrupt in _interrupts(value)}
     return {question: runs[task] for question, task in questions.items()}
 

@@ -26,7 +26,8 @@ from langgraph.pregel.protocol import StreamProtocol
 from langgraph.types import StreamMode
 
 from threadmill.engine.activation.messages import MessageEvents
-from threadmill.engine.activation.told import INTERRUPT, Told, question_ids
+from threadmill.engine.activation.told import Told, question_ids
+from threadmill.engine.values import INTERRUPT
 from threadmill.engine.wire_json import encode
 from threadmill.streams.base import NewEvent
 

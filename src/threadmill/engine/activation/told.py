@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from threadmill.engine.values import INTERRUPT
+
 if TYPE_CHECKING:
     from threadmill.stores.records import Run
     from threadmill.streams.base import Event, Stream
 
-INTERRUPT: Final = "__interrupt__"
 _PAGE: Final = 1000
 
 
