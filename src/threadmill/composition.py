@@ -6,22 +6,18 @@ HTTP interface, as its role asks. Whoever opens a core closes it; nothing is glo
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Final
 from uuid import uuid4
 
 from threadmill import __version__
-from threadmill.brokers.base import HintReceiver
 from threadmill.brokers.broker import Broker, BrokerOptions
 from threadmill.brokers.outbox import BrokerHints
-from threadmill.brokers.postgres import PostgresHints, PostgresListener
+from threadmill.brokers.postgres import PostgresHints
 from threadmill.brokers.schemes import broker_of
 from threadmill.checkpoints.away import Away
 from threadmill.checkpoints.chunk_upkeep import ChunkUpkeep
@@ -40,9 +36,9 @@ from threadmill.drivers.postgres.configured import (
     direct_uri,
     limits_of,
 )
-from threadmill.drivers.postgres.database import Database, connection_info
+from threadmill.drivers.postgres.database import Database
 from threadmill.drivers.postgres.migrate import require_current
-from threadmill.ending import end
+from threadmill.ending import aside
 from threadmill.engine.activate import Activate, ActivateRules
 from threadmill.engine.activation.entry import EntryLimits
 from threadmill.engine.effects import EffectPorts
@@ -51,7 +47,6 @@ from threadmill.engine.measure import Measure
 from threadmill.engine.prune import Prune
 from threadmill.engine.retain import Retain
 from threadmill.engine.search_histories import SearchHistories
-from threadmill.engine.sweep import Sweep, SweepRules
 from threadmill.faults import Faults
 from threadmill.operations import Operations, operations_over, retention_of
 from threadmill.settings import Settings
@@ -61,23 +56,19 @@ from threadmill.stores.postgres.dispatcher import PostgresDispatcher
 from threadmill.stores.postgres.effects import PostgresEffects, PostgresSyncEffects
 from threadmill.stores.postgres.inspection import PostgresInspection
 from threadmill.stores.postgres.members import PostgresMembers
-from threadmill.stores.postgres.renewal import RenewalThread
 from threadmill.stores.postgres.retention import PostgresRetention
 from threadmill.stores.postgres.runs import PostgresRuns
 from threadmill.stores.postgres.threads import PostgresThreads
-from threadmill.stores.records import Claim, Member
+from threadmill.stores.records import Member
 from threadmill.streams.base import Stream
 from threadmill.streams.configured import open_relay
 from threadmill.streams.postgres import PostgresStream
 from threadmill.streams.relay import Relay
 from threadmill.streams.relayed import RelayedStream
 from threadmill.worker.desk import DeskRules
-from threadmill.worker.feed import HintFeed
 from threadmill.worker.slots import threads_of_slot
 from threadmill.worker.worker import Worker, WorkerRules
 
-# However long leases are: members connect again every two seconds.
-_SETTLE_SECONDS_MAX: Final = 10.0
 # Nodes that block while they call a subgraph are few.
 _BLOCKING_CONNECTIONS: Final = 2
 
@@ -209,7 +200,7 @@ async def open_core(
                 try:
                     yield core
                 finally:
-                    await _aside(core.blocking.close)
+                    await aside(core.blocking.close)
                 # Not after a failure: who is listed, and holds no lock, is healed.
                 with suppress(Exception):
                     await members.leave(member.worker_id)
@@ -383,119 +374,3 @@ def build_worker(core: Core) -> Worker:
         ),
         faults=core.faults,
     )
-
-
-def build_sweep(core: Core, undisturbed: Callable[[float], bool]) -> Sweep:
-    """The healing loop of this process."""
-    settings = core.settings
-    return Sweep(
-        dispatcher=core.dispatcher,
-        members=core.members,
-        threads=core.threads,
-        hints=core.hints,
-        rules=SweepRules(
-            sweep_seconds=settings.sweep_seconds,
-            presence_seconds=settings.presence_seconds,
-            lease_seconds=settings.lease_seconds,
-            settle_seconds=min(settings.lease_seconds, _SETTLE_SECONDS_MAX),
-            attempts_max=settings.attempts_max,
-        ),
-        undisturbed=undisturbed,
-        retain=core.retain,
-        chunks=core.chunks,
-        faults=core.faults,
-    )
-
-
-@asynccontextmanager
-async def in_fleet(
-    core: Core,
-    receivers: Sequence[HintReceiver],
-    worker: Worker | None,
-    *,
-    on_drain: Callable[[], None] = lambda: None,
-) -> AsyncIterator[None]:
-    """Holds leases and presence, listens for hints and sweeps, while the block runs.
-
-    Presence ends with it, whatever fails on the way in or out.
-
-    Args:
-        core: the process.
-        receivers: told of every hint, from here and elsewhere.
-        worker: told which leases still hold.
-        on_drain: called from another thread when somebody wants the process to drain.
-    """
-    settings = core.settings
-    for receiver in receivers:
-        core.hints.add_local(receiver)
-    direct, main = direct_uri(settings), database_uri(settings)
-    # Attempts to connect must leave time for the next renewal, over the other way.
-    limits = replace(
-        core.database.limits,
-        connect_timeout_seconds=min(
-            settings.connect_timeout_seconds, settings.renew_seconds
-        ),
-    )
-    name = f"{core.member.name} renewal"
-    session = partial(connection_info, name=name, limits=limits)
-    renewal = RenewalThread(
-        session(direct or main, session_settings=direct is not None),
-        core.member,
-        core.lock_key,
-        detour=session(main) if direct not in (None, main) else None,
-        times=lease_times(settings),
-        on_renewed=worker.renewed if worker is not None else _ignore,
-        on_drain=on_drain,
-        faults=core.faults,
-    )
-    sweep = build_sweep(core, renewal.undisturbed)
-    async with AsyncExitStack() as begun:
-        renewal.start()
-        # Last, and whatever else fails: while it renews, nobody heals our runs.
-        begun.push_async_callback(_aside, renewal.stop)
-        if direct is not None:
-            await _listen(begun, core, direct, receivers)
-        await _feed(begun, core, worker)
-        sweeping = asyncio.create_task(sweep.run(), name="sweep")
-        begun.push_async_callback(end, sweeping)
-        yield
-
-
-async def _listen(
-    begun: AsyncExitStack, core: Core, direct: str, receivers: Sequence[HintReceiver]
-) -> None:
-    """Receives the hints of other processes."""
-    info = connection_info(
-        direct,
-        name=f"{core.member.name} hints",
-        limits=core.database.limits,
-        session_settings=True,
-    )
-    listener = PostgresListener(info, receivers, origin=str(core.member.worker_id))
-    await listener.start()
-    begun.push_async_callback(listener.close)
-
-
-async def _feed(begun: AsyncExitStack, core: Core, worker: Worker | None) -> None:
-    """Receives hints for the worker, if there are both it and a broker."""
-    if worker is None or not isinstance(core.hints, BrokerHints):
-        return
-    name = f"{core.member.name} receives"
-    receives = broker(core.settings, name, core.member.labels)
-    assert receives is not None  # noqa: S101 - the hints have one
-    feed = HintFeed(receives, worker, core.hints, faults=core.faults)
-    await feed.start()
-    begun.push_async_callback(feed.close)
-
-
-async def _aside(work: Callable[[], None]) -> None:
-    """Does `work` in a thread of its own: nodes that never end may hold all others."""
-    thread = ThreadPoolExecutor(max_workers=1)
-    try:
-        await asyncio.get_running_loop().run_in_executor(thread, work)
-    finally:
-        thread.shutdown(wait=False)
-
-
-def _ignore(_asked_at: float, _held: Sequence[Claim]) -> None:
-    """A process without a worker holds no claims."""

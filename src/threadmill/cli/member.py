@@ -19,13 +19,13 @@ import structlog
 from threadmill.composition import (
     Core,
     build_worker,
-    in_fleet,
     new_member,
     open_core,
 )
 from threadmill.domain.draining import STOP_SECONDS, work_seconds
 from threadmill.engine.activation.selftest import self_test
 from threadmill.errors import Error, InvariantViolated
+from threadmill.membership import in_fleet
 from threadmill.server.app import create_app
 from threadmill.server.health import health_app
 from threadmill.server.live import Drain

@@ -16,9 +16,10 @@ from threadmill.brokers import schemes
 from threadmill.brokers.broker import Broker, BrokerOptions
 from threadmill.brokers.outbox import BrokerHints
 from threadmill.brokers.postgres import PostgresHints
-from threadmill.composition import build_worker, in_fleet, new_member, open_core
+from threadmill.composition import build_worker, new_member, open_core
 from threadmill.engine.graphs import GraphCatalogue
 from threadmill.errors import BadSetting, BrokerUnavailable
+from threadmill.membership import in_fleet
 from threadmill.settings import Settings
 
 pytestmark = pytest.mark.timeout(60)
