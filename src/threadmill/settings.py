@@ -297,7 +297,9 @@ class Settings(BaseSettings):
         Env("CORS_ALLOW_ORIGINS"),
         Field(min_length=1),
     ] = ("*",)
-    """Origins whose browsers may call, comma-separated; `*` is all."""
+    """Origins whose pages may call, comma-separated; `*` is all. Requests of other
+    pages that would change something get 403.
+    """
 
     mount_prefix: Annotated[str, Env("MOUNT_PREFIX")] = ""
     """The path under which all routes are served: `/api`."""

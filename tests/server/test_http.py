@@ -391,6 +391,29 @@ async def test_only_named_origins(fleet: Fleet) -> None:
         assert response.headers.get("access-control-allow-origin") == allowed
 
 
+async def test_pages_of_other_origins_change_nothing(fleet: Fleet) -> None:
+    """What a form could send comes without a preflight, whatever CORS answers."""
+    server = await fleet.server(cors_allow_origins=("https://app.example",))
+    port = server.http_server.port
+    for origin, status in (
+        ("https://other.example", 403),
+        ("null", 403),
+        ("https://app.example", 200),
+        (f"http://127.0.0.1:{port}", 200),
+        (f"http://127.0.0.1:{port + 1}", 403),
+        (None, 200),
+    ):
+        headers = {"Content-Type": "text/plain"} | (
+            {"Origin": origin} if origin else {}
+        )
+        made = await server.http.post("/threads", content=b"{}", headers=headers)
+        assert made.status_code == status, origin
+    refused = await server.http.post("/threads", headers={"Origin": "null"})
+    assert "CORS_ALLOW_ORIGINS" in refused.json()["detail"]
+    read = await server.http.get("/info", headers={"Origin": "https://other.example"})
+    assert read.status_code == 200
+
+
 async def test_info_and_ok(idle_server: RunningServer) -> None:
     http = idle_server.http
     info = (await http.get("/info")).json()

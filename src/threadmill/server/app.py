@@ -24,7 +24,7 @@ from threadmill.server import (
     threads,
 )
 from threadmill.server.docs_page import add_docs_page
-from threadmill.server.guard import BodyLimits, LastResort
+from threadmill.server.guard import BodyLimits, LastResort, Origins
 from threadmill.server.history import ValueBody
 from threadmill.server.requests import CheckpointBody
 
@@ -76,6 +76,7 @@ def create_app(
         openapi_url=f"{prefix}/openapi.json",
         middleware=[
             _cors(settings),
+            Middleware(Origins, allowed=settings.cors_allow_origins),
             Middleware(LastResort),
             Middleware(
                 BodyLimits,

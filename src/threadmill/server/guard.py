@@ -1,19 +1,66 @@
-"""Two middlewares around everything: the limits of a body, and the last resort."""
+"""Middlewares around everything: whose pages may act, limits of bodies, last resort."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
-from threadmill.errors import PayloadTooLarge, RequestTooSlow
+from threadmill.errors import Forbidden, PayloadTooLarge, RequestTooSlow
 from threadmill.server.errors import answer, internal_error
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Origins:
+    """Refuses what the pages of other origins want changed.
+
+    CORS keeps a page from reading an answer. What a form could send it sends without
+    asking first, so without this the request would have been carried out by then.
+
+    Args:
+        app: what is guarded.
+        allowed: origins whose pages may act; `*` is all.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
+        self._app = app
+        self._allowed = frozenset(allowed)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lets through what only reads, and what no browser says the origin of."""
+        if (
+            scope["type"] == "http"
+            and "*" not in self._allowed
+            and scope["method"] not in _READING
+        ):
+            headers = Headers(scope=scope)
+            host = headers.get("host", "").lower()
+            for origin in headers.getlist("origin"):
+                if origin not in self._allowed and not _is_at(origin, host):
+                    await answer(_stranger(origin))(scope, receive, send)
+                    return
+        await self._app(scope, receive, send)
+
+
+def _is_at(origin: str, host: str) -> bool:
+    """Whether an origin is the server itself, whatever ends its TLS."""
+    scheme, _, rest = origin.partition("://")
+    return scheme in {"http", "https"} and rest.lower() == host
+
+
+def _stranger(origin: str) -> Forbidden:
+    shown = origin[:200]
+    return Forbidden(f"pages of {shown!r} may not act here (CORS_ALLOW_ORIGINS)")
 
 
 class BodyLimits:
