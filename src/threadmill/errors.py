@@ -6,7 +6,7 @@
     ├─ RequestError        change the request
     │  ├─ InvalidRequest     malformed or not allowed
     │  ├─ PayloadTooLarge    over a configured limit
-    │  ├─ RequestTooSlow     its body has stopped coming
+    │  ├─ RequestTooSlow     its body comes too slowly
     │  ├─ NotFound           no such thing, or not yours
     │  ├─ Forbidden          known, and not allowed
     │  └─ Conflict           clashes with the present state
@@ -72,7 +72,7 @@ class PayloadTooLarge(RequestError):
 
 
 class RequestTooSlow(RequestError):
-    """the request's body has stopped coming (THREADMILL_REQUEST_SECONDS)."""
+    """the request's body comes too slowly (THREADMILL_REQUEST_SECONDS)."""
 
     code = "request_too_slow"
 

@@ -207,8 +207,9 @@ class Settings(BaseSettings):
     """The largest HTTP request body; a larger one gets 413."""
 
     request_seconds: Annotated[_Seconds, Env("THREADMILL_REQUEST_SECONDS")] = 60
-    """The longest that the head of a request may take, and that its body may pause;
-    then it gets 408.
+    """The longest that the head of a request may take, and that its body may pause (all
+    of it may take ten times that); then it gets 408. A client that takes nothing of its
+    answer for so long is cut off.
     """
 
     state_bytes_max: Annotated[_Bytes, Env("THREADMILL_STATE_BYTES_MAX")] = (

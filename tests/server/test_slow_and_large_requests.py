@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 
 import pytest
 from structlog.testing import capture_logs
 
 from tests.fixtures.fleet import Fleet, RunningServer
+from threadmill.server.live import Drain, LiveResponse
+from threadmill.server.process import HttpServer
 from threadmill.server.protocol import HEAD_BYTES_MAX
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -128,6 +133,68 @@ async def test_a_body_that_stops_is_refused(fleet: Fleet) -> None:
     writer.write(b"1")  # too late, and a little at a time
     assert b"408" in await reader.read()
     writer.close()
+
+
+async def test_a_body_that_trickles_is_refused(fleet: Fleet) -> None:
+    """No pause is too long, and yet it does not end."""
+    server = await fleet.server(request_seconds=0.05)
+    head = b"POST /threads HTTP/1.1\r\nhost: a\r\ncontent-length: 9999\r\n\r\n"
+    reader, writer = await _sent(server, head)
+
+    async def trickle() -> None:
+        with suppress(ConnectionError):
+            while True:
+                writer.write(b"1")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+
+    trickling = asyncio.create_task(trickle())
+    async with asyncio.timeout(5):
+        assert await _status(reader) == b"408"
+    trickling.cancel()
+    writer.close()
+
+
+@pytest.mark.skipif(
+    not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel does not tell"
+)
+async def test_a_client_that_stops_reading_is_cut_off() -> None:
+    """What was held for it is let go, as if it had gone."""
+    gone, closed = asyncio.Event(), asyncio.Event()
+
+    async def body() -> AsyncGenerator[bytes, None]:
+        try:
+            while True:
+                yield b"x" * 65536
+                await asyncio.sleep(0)  # what is sent to nobody waits for nobody
+        finally:
+            closed.set()
+
+    async def told() -> None:
+        gone.set()
+
+    drain = Drain()
+    response = LiveResponse(
+        body(),
+        beat=b"\n",
+        beat_seconds=1,
+        drain=drain,
+        media_type="text/plain",
+        headers={},
+        on_gone=told,
+    )
+    server = HttpServer(response, drain=drain, grace_seconds=1, request_seconds=0.2)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.run())
+        await server.started()
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            try:
+                async with asyncio.timeout(5):
+                    await gone.wait()
+                    await closed.wait()
+            finally:
+                server.stop()
 
 
 async def test_an_answer_may_take_longer_than_a_request(fleet: Fleet) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+# How many times the longest pause a whole body may take.
+_PAUSES: Final = 10
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -69,7 +71,8 @@ class BodyLimits:
     Args:
         app: what is guarded.
         bytes_max: how large a body may be.
-        pause_seconds: how long the next part of one may take.
+        pause_seconds: how long the next part of one may take; the whole has
+            `_PAUSES` times that.
     """
 
     def __init__(self, app: ASGIApp, bytes_max: int, pause_seconds: float) -> None:
@@ -87,12 +90,15 @@ class BodyLimits:
             await answer(self._error())(scope, receive, send)
             return
         received, complete = 0, False
+        now = asyncio.get_running_loop().time
+        end = now() + _PAUSES * self._pause_seconds
 
         async def counted() -> Message:
             nonlocal received, complete
             # What comes after the body is that the client goes: that may take hours.
+            seconds = None if complete else min(self._pause_seconds, end - now())
             try:
-                async with asyncio.timeout(None if complete else self._pause_seconds):
+                async with asyncio.timeout(seconds):
                     message = await receive()
             except TimeoutError:
                 raise RequestTooSlow from None

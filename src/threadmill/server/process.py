@@ -50,7 +50,8 @@ class HttpServer:
         listener: a socket of `listen`, in place of host and port.
         drain: begun on `stop`: open responses end.
         grace_seconds: how long other requests may take then.
-        request_seconds: how long the head of a request may take.
+        request_seconds: how long the head of a request may take, and how long a client
+            may take nothing of what it is sent.
 
     Raises:
         SetupError: the address cannot be listened on.
@@ -69,6 +70,7 @@ class HttpServer:
     ) -> None:
         self._socket = listen(host, port) if listener is None else listener
         self._drain = drain
+        _cut_who_stops_reading(self._socket, request_seconds)
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -144,6 +146,19 @@ def listen(host: str, port: int, *, option: str = "--port") -> socket.socket:
     # client's delayed acknowledgement; asyncio sets it only on sockets of its own.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def _cut_who_stops_reading(listener: socket.socket, seconds: float) -> None:
+    """Bounds how long what was sent may lie there unread or unacknowledged.
+
+    The kernel does it, for whatever is sent: it alone knows what the client has taken,
+    and a connection that was closed with an answer in it would wait on as well. Then
+    the connection breaks, as if the client had gone. Connections inherit it.
+    """
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux has it
+    if option is not None:
+        milliseconds = max(1, round(seconds * 1000))
+        listener.setsockopt(socket.IPPROTO_TCP, option, milliseconds)
 
 
 def url_of(listener: socket.socket, prefix: str = "") -> str:
