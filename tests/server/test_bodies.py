@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from tests.fixtures.fleet import RunningServer
 from threadmill.server.app import create_app
 from threadmill.server.requests import DEPTH_MAX
+from threadmill.stores.base import METADATA_BYTES_MAX, METADATA_KEYS_MAX
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -243,6 +244,35 @@ async def test_a_backslash_before_u0000_is_no_nul(idle_server: RunningServer) ->
     made = await idle_server.http.post("/runs/batch", json=body)
     assert made.status_code == 200
     assert made.json()[0]["metadata"]["a"] == "\\u0000"
+
+
+# --- metadata -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fits", "too_much"),
+    [
+        ({f"k{n}": n for n in range(METADATA_KEYS_MAX)}, {"one": "more"}),
+        ({"a": "x" * (METADATA_BYTES_MAX - 20)}, {"b": "y" * 40}),
+    ],
+    ids=["keys", "bytes"],
+)
+async def test_metadata_of_a_thread_is_bounded(
+    idle_server: RunningServer, fits: dict[str, Any], too_much: dict[str, Any]
+) -> None:
+    """Each of its keys is a row in an index, and all are written with the thread."""
+    http = idle_server.http
+    refused = await http.post("/threads", json={"metadata": {**fits, **too_much}})
+    assert refused.status_code == 422
+    thread = f"/threads/{await _thread(http, metadata=fits)}"
+    for metadata in ({**fits, **too_much}, too_much):  # also a little at a time
+        status, said = _told(await http.patch(thread, json={"metadata": metadata}))
+        assert status == 422
+        assert f"{METADATA_KEYS_MAX} keys" in said
+        assert f"{METADATA_BYTES_MAX} bytes" in said
+    assert (await http.get(thread)).json()["metadata"] == fits
+    changed = await http.patch(thread, json={"metadata": {next(iter(fits)): 1}})
+    assert changed.status_code == 200
 
 
 # --- clients that go ----------------------------------------------------------------

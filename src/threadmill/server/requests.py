@@ -31,6 +31,7 @@ from threadmill.engine.states import Position
 from threadmill.engine.submit import check_stream_modes
 from threadmill.errors import InvalidRequest
 from threadmill.server.errors import readable
+from threadmill.stores.base import METADATA_BYTES_MAX, METADATA_KEYS_MAX
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -52,7 +53,20 @@ def _names_a_graph(metadata: Object) -> Object:
     return metadata
 
 
-ThreadMetadata = Annotated[Object, AfterValidator(_names_a_graph)]
+def _is_bounded(metadata: Object) -> Object:
+    keys, size = len(metadata), len(orjson.dumps(metadata))
+    if keys > METADATA_KEYS_MAX or size > METADATA_BYTES_MAX:
+        msg = (
+            f"a thread's metadata has at most {METADATA_KEYS_MAX} keys and "
+            f"{METADATA_BYTES_MAX} bytes, not {keys} and {size}"
+        )
+        raise PydanticCustomError("metadata", msg)
+    return metadata
+
+
+ThreadMetadata = Annotated[
+    Object, AfterValidator(_names_a_graph), AfterValidator(_is_bounded)
+]
 
 
 class Body(BaseModel):

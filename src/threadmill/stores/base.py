@@ -21,7 +21,7 @@ the timers of what is not done come up again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +50,10 @@ if TYPE_CHECKING:
         ThreadFilter,
         Timer,
     )
+
+#: Of a thread's metadata: each key is a row of an index, written with the thread.
+METADATA_KEYS_MAX: Final = 1000
+METADATA_BYTES_MAX: Final = 256 * 1024
 
 
 class Runs(Protocol):
@@ -148,6 +152,8 @@ class Threads(Protocol):
 
         Raises:
             NotFound: no such thread.
+            InvalidRequest: it would grow beyond `METADATA_KEYS_MAX` or
+                `METADATA_BYTES_MAX`.
         """
         ...
 

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 from threadmill.domain.fence import Fence
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.errors import AlreadyExists, Conflict, LeaseLost, NotFound
+from threadmill.stores.base import METADATA_BYTES_MAX, METADATA_KEYS_MAX
 from threadmill.stores.postgres.erase import erase_thread
 from threadmill.stores.postgres.rows import thread_of
 from threadmill.stores.postgres.runs import add_promote, jsonb, next_of
@@ -88,6 +89,8 @@ class PostgresThreads:
                 tenant=tenant,
                 thread_id=thread_id,
                 metadata=jsonb(metadata),
+                keys_max=METADATA_KEYS_MAX,
+                bytes_max=METADATA_BYTES_MAX,
                 keeps_ttl=ttl is None,
                 **_ttl(ttl),
             )

@@ -11,6 +11,8 @@ SELECT * FROM threadmill.thread
  WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
 
 -- name: patch
+-- What has grown beyond the limits in another way may still be changed. Sizes are those
+-- of JSON as PostgreSQL writes it.
 UPDATE threadmill.thread
    SET metadata = metadata || %(metadata)s, updated_at = now(),
        ttl_minutes = CASE WHEN %(keeps_ttl)s THEN ttl_minutes
@@ -18,6 +20,15 @@ UPDATE threadmill.thread
        ttl_strategy = CASE WHEN %(keeps_ttl)s THEN ttl_strategy
                            ELSE %(ttl_strategy)s::text END
  WHERE tenant_id = %(tenant)s AND thread_id = %(thread_id)s
+   AND threadmill.require(
+         (SELECT count(*) FROM jsonb_object_keys(metadata || %(metadata)s))
+           <= greatest(%(keys_max)s::bigint,
+                       (SELECT count(*) FROM jsonb_object_keys(metadata)))
+         AND octet_length((metadata || %(metadata)s)::text)
+           <= greatest(%(bytes_max)s::int, octet_length(metadata::text)),
+         'invalid_request',
+         'metadata: together with what the thread has, there would be more than '
+         || %(keys_max)s::bigint || ' keys or ' || %(bytes_max)s::int || ' bytes')
 RETURNING *
 
 -- name: lock
