@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ from starlette.types import Message, Scope
 from structlog.testing import capture_logs
 
 from tests.fixtures.fleet import RunningServer
+from threadmill.engine.cursors import cursor_of, digest_of
 from threadmill.server.app import create_app
 from threadmill.server.requests import DEPTH_MAX
 from threadmill.stores.base import METADATA_BYTES_MAX, METADATA_KEYS_MAX
@@ -244,6 +246,23 @@ async def test_a_backslash_before_u0000_is_no_nul(idle_server: RunningServer) ->
     made = await idle_server.http.post("/runs/batch", json=body)
     assert made.status_code == 200
     assert made.json()[0]["metadata"]["a"] == "\\u0000"
+
+
+# --- cursors ------------------------------------------------------------------------
+
+
+async def test_a_forged_cursor_is_refused(idle_server: RunningServer) -> None:
+    """Nothing in it reaches the database."""
+    forged = cursor_of(("no date", "no id"), digest_of("default", "storage", None))
+    deep = base64.urlsafe_b64encode(b"[" * 700).decode()
+    for cursor in (forged, deep):
+        with capture_logs() as logs:
+            refused = await idle_server.http.get(
+                "/threadmill/storage", params={"cursor": cursor}
+            )
+        assert refused.status_code == 422
+        assert "cursor" in refused.json()["detail"]
+        assert [line for line in logs if line["log_level"] == "error"] == []
 
 
 # --- metadata -----------------------------------------------------------------------

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 from threadmill.engine.cursors import cursor_of, digest_of, place_of
 from threadmill.errors import NotFound
 from threadmill.stores.storage import GraphSize
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from threadmill.stores.storage import Sizes, ThreadSize
 
 SHOWN_MAX: Final = 100
@@ -31,6 +31,8 @@ _LOOKED_INTO: Final = 100
 _LOOKED_INTO_ALONE: Final = 5000
 # Threads that are looked into for the channels of their graphs, of all graphs together.
 _SAMPLED: Final = 20
+# Threads are walked along by when they were made.
+_PLACE: Final = (datetime, UUID)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +109,7 @@ class Measure:
             InvalidRequest: the cursor is none of this question's.
         """
         digest = digest_of(tenant, "storage", graph_id)
-        place = None if cursor is None else place_of(cursor, digest, parts=2)
+        place = None if cursor is None else place_of(cursor, digest, parts=_PLACE)
         sizes: list[ThreadSize] = []
         more = True
         while more and len(sizes) < scan:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from threadmill.engine.cursors import cursor_of, digest_of, place_of
 
@@ -85,10 +87,12 @@ class SearchHistories:
             and value.path in self._indexed.get(query.graph_id, ())
         )
         digest = digest_of(tenant, asdict(query), by_index)
+        # Along the index and along threads, see `Histories.search`.
+        parts = (datetime, str, str) if by_index else (datetime, UUID, int)
         found = await self._histories.search(
             tenant,
             query,
-            after=None if cursor is None else place_of(cursor, digest, parts=3),
+            after=None if cursor is None else place_of(cursor, digest, parts=parts),
             limit=limit,
             scan=scan,
             by_index=by_index,

@@ -33,7 +33,8 @@ class Histories(Protocol):
         Args:
             tenant: whose.
             query: what is searched for.
-            after: the `place` of the page before.
+            after: the `place` of the page before: an instant, and then two texts by the
+                index, a UUID and a whole number without it.
             limit: how many at most.
             scan: checkpoints looked at at most, and threads.
             by_index: the path of `query.value` is one that `query.graph_id` declares.
