@@ -137,10 +137,16 @@ class Unavailable(Error):
     code = "unavailable"
 
     def __init__(
-        self, message: str | None = None, *, retry_after_seconds: float = 1.0
+        self,
+        message: str | None = None,
+        *,
+        retry_after_seconds: float = 1.0,
+        shown: str | None = None,
     ) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+        # What clients may read: no address, and nothing that a server said.
+        self.shown = shown or str(self)
 
 
 class StoreUnavailable(Unavailable):

@@ -14,6 +14,7 @@ from threadmill.errors import (
     Error,
     InvariantViolated,
     LeaseLost,
+    SetupError,
     StoreReadOnly,
     StoreUnavailable,
     Unavailable,
@@ -198,6 +199,23 @@ async def test_a_full_pool_is_not_taken_for_a_database_that_is_away(
         sleeping.cancel()
         await asyncio.wait({sleeping})
         await database.close()
+
+
+async def test_a_right_that_is_missing_is_the_operators_to_mend(
+    database: Database,
+) -> None:
+    with pytest.raises(SetupError, match=r"permission denied.*threadmill doctor"):
+        async with database.tenant_tx("acme") as tx:
+            tx.add(Query("secrets", b"SELECT rolpassword FROM pg_authid"))
+
+
+async def test_a_row_of_another_tenant_is_our_bug(database: Database) -> None:
+    """It has the code of a missing right, which somebody else would have to mend."""
+    text = INSERT.text.replace(b"threadmill.tenant()", b"'somebody'")
+    theirs = Query("theirs", text)
+    with pytest.raises(InvariantViolated, match="42501"):
+        async with database.tenant_tx("acme") as tx:
+            tx.add(theirs, key="one")
 
 
 async def test_a_server_that_became_a_standby_is_left(fresh_database_uri: str) -> None:

@@ -127,6 +127,7 @@ async def test_no_error_shows_a_secret(redis_uri: str) -> None:
     with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1") as refused_too:
         await unreachable.open()
     assert "secret" not in str(refused_too.value)
+    assert refused_too.value.shown == "Redis does not answer"
     for kind in ("redis+cluster://u:secret@127.0.0.1:1", _SENTINEL):
         with pytest.raises(StoreUnavailable, match="does not answer") as refused_too:
             await RedisDatabase(kind).open()
@@ -292,11 +293,12 @@ async def test_every_wait_ends(redis_uri: str) -> None:
             commit = Commit(puts=(put("c1"),))
             first = asyncio.create_task(store.commit(TENANT, "t", commit))
             await until(lambda: looking.info("clients")["blocked_clients"])
-            with pytest.raises(StoreUnavailable, match="were in use"):
+            with pytest.raises(StoreUnavailable, match="were in use") as busy:
                 await store.commit(TENANT, "t", commit)
             with pytest.raises(StoreUnavailable, match="does not answer"):
                 await first
             looking.client_unpause()
+        assert busy.value.shown == "all connections to Redis were in use"
         await store.commit(TENANT, "t", commit)
 
 
@@ -309,8 +311,9 @@ async def test_full_memory_refuses_puts_and_not_reads(redis_uri: str) -> None:
             with client.Redis.from_url(server.uri) as operator:
                 operator.config_set("maxmemory", "1mb")
                 more = Commit(puts=(put("c2", "c1", expected="c1", n=2),))
-                with pytest.raises(StoreReadOnly, match="no memory left"):
+                with pytest.raises(StoreReadOnly, match="no memory left") as full:
                     await store.commit(TENANT, "t", more)
+                assert full.value.shown == "Redis has no memory left"
                 found = await store.get(TENANT, "t", "")
                 assert found is not None
                 assert found.checkpoint["id"] == "c1"

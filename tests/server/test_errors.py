@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from threadmill.drivers.postgres.translate import subclasses
 from threadmill.errors import (
@@ -13,6 +14,8 @@ from threadmill.errors import (
     GraphLoadFailed,
     InvariantViolated,
     LimitExceeded,
+    SetupError,
+    StoreUnavailable,
     Unavailable,
 )
 from threadmill.server.errors import STATUS, answer, readable, status_of
@@ -46,9 +49,23 @@ def test_every_error_can_be_answered(cls: type[Error]) -> None:
     response = answer(cls("the message"))
     assert response.status_code == status_of(cls)
     shown = b"the message" in bytes(response.body)
-    assert shown is not issubclass(cls, InvariantViolated | GraphLoadFailed)
+    hidden = InvariantViolated | GraphLoadFailed | SetupError
+    assert shown is not issubclass(cls, hidden)
     retry = issubclass(cls, LimitExceeded | Unavailable)
     assert ("retry-after" in response.headers) is retry
+
+
+def test_where_a_store_is_stands_in_the_log() -> None:
+    error = StoreUnavailable("Redis (10.0.0.1:6379) is away", shown="Redis is away")
+    with capture_logs() as logs:
+        assert bytes(answer(error).body) == b'{"detail":"Redis is away"}'
+    assert [log["cause"] for log in logs] == [str(error)]
+
+
+def test_what_operators_must_mend_stands_in_the_log() -> None:
+    with capture_logs() as logs:
+        assert b"10.0" not in bytes(answer(SetupError("10.0.0.1 refuses it")).body)
+    assert [log["cause"] for log in logs] == ["10.0.0.1 refuses it"]
 
 
 def test_parts_of_a_second_are_rounded_up() -> None:

@@ -1,7 +1,8 @@
 """The one table from Threadmill's errors to HTTP, and the answers made of it.
 
 Every error is answered as `{"detail": text}`. A class that is not in the table is
-answered like its nearest base. Bugs of ours tell the client nothing but that.
+answered like its nearest base. Bugs of ours tell the client nothing but that, and
+mistakes of the set-up nothing but that there is one.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ STATUS: Final[Mapping[type[errors.Error], int]] = MappingProxyType(
     }
 )
 _INTERNAL: Final = "internal error; the server's log has the cause"
+_NOT_SET_UP: Final = "the set-up must be mended; the server's log says how"
 
 
 def status_of(error: type[errors.Error]) -> int:
@@ -57,12 +59,22 @@ def answer(error: errors.Error) -> Response:
 
 
 def told(error: errors.Error) -> str:
-    """What clients may read of `error`; bugs of ours go to the log instead."""
+    """What clients may read of `error`.
+
+    Bugs of ours, what operators must mend, and where a store is go to the log instead.
+    """
+    log = structlog.get_logger(__name__)
     if isinstance(error, errors.InvariantViolated):
-        log = structlog.get_logger(__name__)
         log.error("server.invariant_violated", exc_info=error)
         return _INTERNAL
-    return error.shown if isinstance(error, errors.GraphLoadFailed) else str(error)
+    if isinstance(error, errors.SetupError):
+        log.error("server.setup_error", error=type(error).__name__, cause=str(error))
+        return _NOT_SET_UP
+    if isinstance(error, errors.Unavailable) and error.shown != str(error):
+        log.warning("server.unavailable", error=type(error).__name__, cause=str(error))
+    if isinstance(error, errors.GraphLoadFailed | errors.Unavailable):
+        return error.shown
+    return str(error)
 
 
 def detail(

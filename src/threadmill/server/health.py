@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from threadmill.errors import Unavailable
+from threadmill.server.errors import told
 from threadmill.server.metrics import PROMETHEUS, Numbers, worker_metrics
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def health_app(ping: Callable[[], Awaitable[None]], numbers: Numbers) -> Starlet
             try:
                 await ping()
             except Unavailable as error:
-                return JSONResponse({"detail": str(error)}, status_code=500)
+                return JSONResponse({"detail": told(error)}, status_code=500)
         return JSONResponse({"ok": True, **numbers()})
 
     async def metrics(_request: Request) -> Response:

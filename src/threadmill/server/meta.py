@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from threadmill import __version__
 from threadmill.errors import Unavailable
-from threadmill.server.errors import detail
+from threadmill.server.errors import detail, told
 from threadmill.server.metrics import (
     PROMETHEUS,
     archive_metrics,
@@ -38,7 +38,7 @@ async def ok(services: Needs, check_db: Annotated[str, Query()] = "1") -> Respon
         try:
             await services.threads.ping()
         except Unavailable as error:
-            return detail(500, str(error))
+            return detail(500, told(error))
     return json_response(
         {"ok": True, "services": {"database": "ok"} if checked else {}}
     )

@@ -17,6 +17,10 @@ from threadmill import errors
 
 _REQUIRE = "TM001"
 
+# Where PostgreSQL finds that a row is not allowed by row-level security; the code is
+# that of a missing right, and the text is in the server's language.
+_ROW_CHECK = "ExecWithCheckOptions"
+
 _Translation = Callable[[psycopg.Error], errors.Error]
 
 
@@ -71,7 +75,12 @@ def _unexpected(error: BaseException) -> errors.Error:
 
 
 def _refused(error: psycopg.Error) -> errors.Error:
-    return errors.Forbidden(f"the database refused: {error.diag.message_primary}")
+    if error.diag.source_function == _ROW_CHECK:
+        return _unexpected(error)  # a row of another tenant's: only we could write it
+    return errors.SetupError(
+        f"the database refuses the login a right ({error.diag.message_primary}); "
+        "`threadmill doctor` names the GRANT"
+    )
 
 
 # The first entry whose classes fit decides; the general ones come last.

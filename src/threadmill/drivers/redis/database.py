@@ -193,7 +193,8 @@ class RedisDatabase:
                 f"all {self.limits.pool_max} connections to Redis ({self.target}) were"
                 f" in use for {self.limits.pool_timeout_seconds:g} s"
             )
-            raise StoreUnavailable(msg) from None
+            shown = "all connections to Redis were in use"
+            raise StoreUnavailable(msg, shown=shown) from None
         try:
             if self._client is None:
                 msg = f"the connections to Redis ({self.target}) are not open"

@@ -68,10 +68,10 @@ def translated(error: Exception, where: str) -> Error:
         return SetupError(msg)
     if isinstance(error, theirs.OutOfMemoryError):
         msg = f"Redis ({where}) has no memory left; raise its maxmemory ({text})"
-        return StoreReadOnly(msg)
+        return StoreReadOnly(msg, shown="Redis has no memory left")
     if isinstance(error, theirs.ReadOnlyError) or word in _READ_ONLY:
         msg = f"Redis ({where}) takes nothing; it is a replica, or cannot save ({text})"
-        return StoreReadOnly(msg)
+        return StoreReadOnly(msg, shown="Redis takes nothing")
     passing = (
         theirs.ConnectionError,
         theirs.TimeoutError,
@@ -84,5 +84,5 @@ def translated(error: Exception, where: str) -> Error:
     sent = not word.startswith("EVAL")
     if (isinstance(error, passing) and sent) or word in _PASSING:
         msg = f"Redis ({where}) does not answer; check that it is running ({text})"
-        return StoreUnavailable(msg)
+        return StoreUnavailable(msg, shown="Redis does not answer")
     return InvariantViolated(f"Redis ({where}) refuses a command: {text}")
