@@ -5,9 +5,9 @@ out when it is too late. So the standard library's loggers (uvicorn's, LangGraph
 user's own) and structlog's end in one handler, and every finished line passes one
 filter.
 
-Promises: a password in a URI or a `password=` never reaches the stream, in whatever
-value or traceback it stands. A traceback is written once, after its event. On a
-terminal lines are for people, elsewhere they are JSON objects.
+Promises: a password or a NATS token in a URI, or a `password=`, never reaches the
+stream, in whatever value or traceback it stands. A traceback is written once, after its
+event. On a terminal lines are for people, elsewhere they are JSON objects.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 # Up to the last @ that may belong to it: a password may hold an @ or a slash that was
 # not escaped, and also a quote, if no slash comes before the host.
 _IN_URI: Final = re.compile(r"""(?<=://)([^\s:/?#@]*):(?:[^\s"']*@|[^\s/]*@)""")
+# A NATS token stands where other URIs have a user, who is no secret. Up to the last @
+# of a list of servers; a password has been hidden by then.
+_TOKEN: Final = re.compile(
+    r"""(?<![\w+.-])((?:nats|tls)://)(?![^\s/@]*:\*\*\*@)[^\s/"']*@"""
+)
 # The value ends with the quote that it began with, escaped as often (JSON in JSON).
 _IN_PAIR: Final = re.compile(
     r"""(?ix) \b (\w*password \\*["']? \s* [=:] \s*)
@@ -82,9 +87,10 @@ def has_colour(stream: TextIO, environ: Mapping[str, str] | None = None) -> bool
 
 
 def redact(text: str) -> str:
-    """`text` without the passwords of URIs and of `password=` pairs."""
+    """`text` without passwords and tokens of URIs, and values of `password=`."""
     if "://" in text:
         text = _IN_URI.sub(rf"\1:{_HIDDEN}@", text)
+        text = _TOKEN.sub(rf"\1{_HIDDEN}@", text)
     if "assword" in text or "ASSWORD" in text:
         text = _IN_PAIR.sub(rf"\1\2{_HIDDEN}\2", text)
     return text

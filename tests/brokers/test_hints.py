@@ -12,7 +12,12 @@ import pytest
 
 from threadmill.brokers import schemes
 from threadmill.brokers.base import HINT_BYTES_MAX, Hint
-from threadmill.brokers.broker import BrokerOptions, queue_name, route_of
+from threadmill.brokers.broker import (
+    BrokerOptions,
+    queue_name,
+    route_of,
+    unavailable,
+)
 from threadmill.brokers.schemes import broker_of
 from threadmill.errors import BadSetting
 from threadmill.settings import Settings
@@ -155,3 +160,28 @@ def test_others_add_a_scheme_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> 
     made: Any = broker_of(BrokerOptions(uri="pigeon://host"))
     assert isinstance(made, Pigeons)
     assert made.options.uri == "pigeon://host"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "nats://se%40cret@a:4222,b:4222",
+        "tls://se%40cret@a",
+        "nats://me:se%40cret@a",
+        "nats://other@a:4222,se%40cret@b:4222",
+        "nats://other@a:4222,nats://se%40cret@b:4222",
+        "nats://me:other@a:4222,nats://me:se%40cret@b:4222",
+        "amqp://me:se%40cret@a/vhost",
+    ],
+)
+@pytest.mark.parametrize("said", ["{uri}", "bad login se%40cret", "bad login se@cret"])
+def test_what_a_broker_says_is_told_without_secrets(uri: str, said: str) -> None:
+    told = str(unavailable(BrokerOptions(uri=uri), OSError(said.format(uri=uri))))
+    assert "cret" not in told
+    assert "other" not in told
+    assert "does not serve: " in told
+
+
+def test_a_user_is_no_secret() -> None:
+    told = str(unavailable(BrokerOptions(uri="amqp://me@a"), OSError("who is me?")))
+    assert told == "amqp://a does not serve: who is me?"

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 PLAIN: Final = ""
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
 _REASON_CHARACTERS_MAX: Final = 200
+# Where a login without a password is a token.
+_TOKEN_SCHEMES: Final = frozenset({"nats", "tls"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +75,9 @@ class BrokerOptions:
     def address(self) -> str:
         """Where the broker is: never a user, a password or a query."""
         parts = urlsplit(self.uri)
-        host = parts.netloc.rpartition("@")[2]
-        return f"{parts.scheme}://{host}{parts.path}".rstrip("/")
+        # The path, too: in a list of servers it is where the others are.
+        place = f"{parts.netloc}{parts.path}".rpartition("@")[2]
+        return f"{parts.scheme}://{place}".rstrip("/")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -221,7 +224,13 @@ def unavailable(options: BrokerOptions, error: BaseException) -> BrokerUnavailab
 
 
 def _secrets(uri: str) -> Sequence[str]:
-    secret = urlsplit(uri).password
-    if not secret:
-        return ()
-    return (uri, secret, unquote(secret))
+    """What must not be shown of a URI, the longest first."""
+    parts = urlsplit(uri)
+    found = {parts.password or ""}
+    if parts.scheme in _TOKEN_SCHEMES:
+        for server in uri.split(","):
+            login = server.rpartition("://")[2].rpartition("@")[0]
+            user, _, password = login.partition(":")
+            found.add(password or user)
+    known = {form for secret in found if secret for form in (secret, unquote(secret))}
+    return sorted({uri, *known} if known else (), key=len, reverse=True)
