@@ -284,8 +284,10 @@ async def test_unexpected_errors_tell_nothing(fleet: Fleet) -> None:
     server = await fleet.server()
     object.__setattr__(server.services, "threads", Broken())  # it is frozen
     with capture_logs() as logs:
-        response = await server.http.get(f"/threads/{NOBODY}")
+        response = await server.http.get(f"/threads/%30{NOBODY[1:]}")
     assert [line["event"] for line in logs] == ["request.failed"]
+    # As it came: what is decoded could break out of its line.
+    assert logs[0]["path"] == f"/threads/%30{NOBODY[1:]}"
     assert response.status_code == 500
     assert response.json() == {
         "detail": "internal error; the server's log has the cause"

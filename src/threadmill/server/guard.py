@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from threadmill.errors import Forbidden, PayloadTooLarge, RequestTooSlow
 from threadmill.server.errors import answer, internal_error
+from threadmill.server.request_log import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -144,7 +145,7 @@ class LastResort:
             if scope["type"] != "http":
                 raise
             structlog.get_logger(__name__).exception(
-                "request.failed", method=scope.get("method"), path=scope.get("path")
+                "request.failed", method=scope.get("method"), path=path_of(scope)
             )
             if not begun:
                 await internal_error()(scope, receive, send)

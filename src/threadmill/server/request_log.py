@@ -49,8 +49,13 @@ class RequestLog:
             _log.info(
                 "request",
                 method=scope["method"],
-                # As it came, percent-encoded: it cannot break out of its line.
-                path=scope.get("raw_path", b"").decode("ascii", "replace"),
+                path=path_of(scope),
                 status=status,
                 ms=round((monotonic() - began_at) * 1000, 1),
             )
+
+
+def path_of(scope: Scope) -> str:
+    """A request's path as it came, percent-encoded: it cannot break out of its line."""
+    raw: bytes = scope.get("raw_path", b"")
+    return raw.decode("ascii", "replace")
