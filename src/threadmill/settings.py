@@ -292,6 +292,13 @@ class Settings(BaseSettings):
     )
     """Supersteps a run may take when its config sets no `recursion_limit`."""
 
+    recursion_limit_max: Annotated[_Count, Env("THREADMILL_RECURSION_LIMIT_MAX")] = (
+        100_000
+    )
+    """The largest `recursion_limit` that a run's config may set; a larger one gets
+    422.
+    """
+
     cors_allow_origins: Annotated[
         tuple[str, ...],
         BeforeValidator(_split),

@@ -236,6 +236,13 @@ REFUSALS: list[tuple[str, str, object, int, str]] = [
         422,
         "recursion_limit",
     ),
+    (
+        "POST",
+        "/runs",
+        {**RUN, "config": {"recursion_limit": 100_001}},
+        422,
+        "THREADMILL_RECURSION_LIMIT_MAX",
+    ),
     ("POST", "/runs/wait", {**RUN, "command": {"resume": 1}}, 400, "resume"),
     ("POST", "/runs/wait", {**RUN, "checkpoint_id": "c"}, 400, "checkpoint"),
     (

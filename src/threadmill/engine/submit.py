@@ -101,6 +101,7 @@ class SubmitLimits:
     """Bounds and defaults of accepted runs."""
 
     recursion_limit: int = 10_011
+    recursion_limit_max: int = 100_000
     queue_per_thread_max: int = 1000
     idempotency_ttl_seconds: float = 86_400.0
 
@@ -165,6 +166,7 @@ class Submit:
             GraphLoadFailed: the graph is known and does not load.
         """
         _check(request)
+        _check_steps(request.config, self._limits.recursion_limit_max)
         target = await self._target(tenant, request.assistant_id)
         await self._require_checkpoint(tenant, request)
         return await self._new_run(request, target)
@@ -324,6 +326,15 @@ _SYSTEM: Final[Mapping[str, str]] = {"created_by": "system"}
 
 def _default(graph: LoadedGraph) -> _Target:
     return _Target(graph.assistant_id, graph, {}, {}, dict(_SYSTEM))
+
+
+def _check_steps(config: Json, limit: int) -> None:
+    if (config.get("recursion_limit") or 0) > limit:
+        msg = (
+            f"config.recursion_limit must not be more than {limit} "
+            "(THREADMILL_RECURSION_LIMIT_MAX)"
+        )
+        raise InvalidRequest(msg)
 
 
 def _check(request: RunRequest) -> None:

@@ -89,6 +89,7 @@ def build_services(core: Core) -> Services:
             hints=core.hints,
             limits=SubmitLimits(
                 recursion_limit=settings.recursion_limit,
+                recursion_limit_max=settings.recursion_limit_max,
                 queue_per_thread_max=settings.queue_per_thread_max,
                 idempotency_ttl_seconds=settings.idempotency_ttl_seconds,
             ),
