@@ -36,6 +36,9 @@ def main() -> int:
         "--only", choices=ALL_FAULTS, action="append", help="only this kind; repeatable"
     )
     parser.add_argument(
+        "--first", choices=ALL_FAULTS, action="append", help="before others; repeatable"
+    )
+    parser.add_argument(
         "--settle-seconds",
         type=float,
         default=SETTLE_SECONDS,
@@ -71,6 +74,7 @@ def main() -> int:
                 seconds=args.seconds,
                 seed=seed,
                 kinds=args.only or _kinds(broker, args.checkpoints),
+                first=args.first or (),
                 console=console,
                 settle_seconds=args.settle_seconds,
                 clients=args.clients,

@@ -63,6 +63,7 @@ async def run(
     seconds: float,
     seed: int,
     kinds: Sequence[str],
+    first: Sequence[str] = (),
     console: Console,
     settle_seconds: float = SETTLE_SECONDS,
     clients: int = CLIENTS,
@@ -76,6 +77,7 @@ async def run(
         seconds: how long faults are injected.
         seed: of order and victims.
         kinds: which of `ALL_FAULTS`.
+        first: those of them that come before the others.
         console: takes the report.
         settle_seconds: how long runs have to end once nothing harms them any more.
         clients: who send at once.
@@ -99,7 +101,8 @@ async def run(
             # For the battery's own connections.
             os.environ.update(arena.broker.service.env())
         await migrate(postgres.primary.uri)
-        await _storm(arena, seconds, kinds, console, settle_seconds, clients)
+        rounds = _rounds(arena.chooser, kinds, first)
+        await _storm(arena, seconds, rounds, console, settle_seconds, clients)
         history = await _history(arena)
     finally:
         await arena.close()
@@ -116,7 +119,7 @@ async def run(
 async def _storm(
     arena: Arena,
     seconds: float,
-    kinds: Sequence[str],
+    rounds: Iterator[Sequence[str]],
     console: Console,
     settle_seconds: float,
     clients: int,
@@ -134,7 +137,7 @@ async def _storm(
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                await _strike(arena, kinds, console)
+                await _strike(arena, rounds, console)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -163,13 +166,18 @@ async def _watch_itself(arena: Arena) -> None:
             arena.log.fault(STALL, at=before, until=now + AFTERMATH_SECONDS)
 
 
-async def _strike(arena: Arena, kinds: Sequence[str], console: Console) -> None:
+async def _strike(
+    arena: Arena, rounds: Iterator[Sequence[str]], console: Console
+) -> None:
     begun = arena.log.now()
-    for kind in _rounds(arena.chooser, kinds):
-        if kind in arena.skipped:
-            if len(arena.skipped) == len(kinds):
-                return
-            continue
+    while kinds := [kind for kind in next(rounds) if kind not in arena.skipped]:
+        await _play(arena, kinds, console, begun)
+
+
+async def _play(
+    arena: Arena, kinds: Sequence[str], console: Console, begun: float
+) -> None:
+    for kind in kinds:
         await arena.staffed()
         await asyncio.sleep(arena.chooser.uniform(*_PAUSE_SECONDS))
         console.print(f"  {arena.log.now() - begun:4.0f} s  {kind}", style="dim")
@@ -195,9 +203,17 @@ async def _one(arena: Arena, kind: str) -> None:
         del arena.injected[kind]
 
 
-def _rounds(chooser: random.Random, kinds: Sequence[str]) -> Iterator[str]:
+def _rounds(
+    chooser: random.Random, kinds: Sequence[str], first: Sequence[str]
+) -> Iterator[Sequence[str]]:
+    """Every kind once, and once more, each time in another order."""
+    others = [kind for kind in kinds if kind not in first]
+    yield [
+        *chooser.sample(first, len(first)),
+        *chooser.sample(others, len(others)),
+    ]
     while True:
-        yield from chooser.sample(kinds, len(kinds))
+        yield chooser.sample(kinds, len(kinds))
 
 
 def _database(arena: Arena) -> Database:

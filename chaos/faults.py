@@ -403,7 +403,7 @@ FAULTS: Final[Mapping[str, FaultOf]] = {
     "rolling restart": roll,
     "clock an hour off": skew,
     "killed at a named point": kill_at_a_point,
-    "event loop blocked": _message("block", 1.5),
+    "event loop blocked": _message("block", LEASE_SECONDS + 1.5),
     "node holds the GIL": _message("gil", LEASE_SECONDS),
     "out of memory": _message("oom", 2.0),
     "poison node": _message("poison", 1.0),

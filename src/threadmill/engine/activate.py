@@ -268,6 +268,7 @@ class Activate:
             head, run.run_id
         )
         stays = self._stays(run.graph_id, graph)
+        needs = {node: labels_of(graph, node) for node in graph.nodes}
         return self._enters(
             graph,
             run=run,
@@ -284,8 +285,8 @@ class Activate:
                 claims=[c for c in attempt.claims if c.kind == "task"],
                 planned=is_planned(claim),
                 labels=run.labels,
-                labels_of=lambda node: labels_of(graph, node),
-                labelled=any(labels_of(graph, node) for node in graph.nodes),
+                labels_of=needs.__getitem__,
+                labelled=any(needs.values()),
                 at_once=(run.kwargs.get("config") or {}).get("max_concurrency"),
                 stays=stays,
                 replays=replays,

@@ -49,6 +49,11 @@ _SOME = [
 ]
 FULL = os.environ.get("THREADMILL_PARITY") == "full"
 CASES = _EVERY if FULL else _SOME
+SPREAD = [
+    (scenario, kind)
+    for n, scenario in enumerate(SCENARIOS)
+    for kind in (_KINDS if FULL else [_KINDS[n % len(_KINDS)]])
+]
 # The same draws each time, so that a failure is one; others by hand.
 SEED = int(os.environ.get("THREADMILL_PARITY_SEED", "0"))
 # Where values lie concerns how a commit stores them, so every third will do.
@@ -160,8 +165,8 @@ async def test_spread_over_processes(
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("scenario", "kind"),
-    [(s, _KINDS[n % len(_KINDS)]) for n, s in enumerate(SCENARIOS)],
-    ids=NAMES,
+    SPREAD,
+    ids=[f"{s.name}-{kind}" for s, kind in SPREAD],
 )
 async def test_spread_with_a_fault_at_every_commit(
     engine_store: EngineStore, told_plainly: Plain, scenario: Scenario, kind: FaultKind

@@ -73,11 +73,29 @@ class Sharing:
 
 
 def labels_of(graph: Pregel[Any, Any, Any, Any], node: str) -> Sequence[str]:
-    """What a worker must have to run a node, from the node's metadata.
+    """What a worker must have to run a node.
+
+    That is what the node's metadata says, and for a node that is a graph, or calls one
+    that LangGraph can see, what the nodes of that graph need: they run where it does.
 
     Raises:
-        GraphFailed: the metadata has no such form.
+        GraphFailed: the metadata of one has no such form.
     """
+    return sorted(_needs(graph, node, frozenset()))
+
+
+def _needs(
+    graph: Pregel[Any, Any, Any, Any], node: str, within: frozenset[int]
+) -> set[str]:
+    needs = set(_own_labels(graph, node))
+    for _, inner in graph.get_subgraphs(namespace=node):
+        if isinstance(inner, Pregel) and id(inner) not in within:
+            for name in inner.nodes:
+                needs |= _needs(inner, name, within | {id(inner)})
+    return needs
+
+
+def _own_labels(graph: Pregel[Any, Any, Any, Any], node: str) -> Sequence[str]:
     given = (graph.nodes[node].metadata or {}).get("threadmill", {})
     where = f"node '{node}': metadata['threadmill']"
     if not isinstance(given, Mapping) or given.keys() - {"labels"}:
