@@ -13,8 +13,8 @@ BIN := .venv/bin
 # processes: each would compile everything anew, four seconds instead of one.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Two workers suit two cores; the tests wait for processes more than they compute.
-PYTEST_WORKERS ?= 2
+# Three workers suit two cores: tests wait for processes more than they compute.
+PYTEST_WORKERS ?= 3
 PYTEST_ARGS ?=
 
 # Of `make simulate`; `make test` plays the seeds from 0 to 9,999.

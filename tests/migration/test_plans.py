@@ -67,7 +67,8 @@ INSERT INTO threadmill.dead_letter (tenant_id, run_id, thread_id, graph_id, caus
                                     attempts)
 SELECT tenant_id, run_id, thread_id, 'g', '{}', 5 FROM threadmill.run WHERE seq = 1;
 INSERT INTO threadmill.timer
-SELECT tenant_id, 'drop_events', run_id::text, now() FROM threadmill.run;
+SELECT tenant_id, kind, run_id::text, now()
+  FROM threadmill.run, unnest(ARRAY['drop_events', 'drop_key']) kind;
 INSERT INTO threadmill.idempotency (tenant_id, key, body_hash, run_id)
 SELECT tenant_id, run_id::text, '', run_id FROM threadmill.run;
 INSERT INTO threadmill.event

@@ -164,9 +164,12 @@ DELETE FROM threadmill.timer
 -- Not of a run that was redriven meanwhile: its timer was dropped, or set anew.
 WITH expired AS (
   DELETE FROM threadmill.timer t
-   USING unnest(%(refs)s::text[], %(untils)s::timestamptz[]) AS n (ref, held_until)
    WHERE t.tenant_id = %(tenant)s AND t.kind = 'drop_events'
-     AND t.ref = ANY (%(refs)s::text[]) AND t.ref = n.ref AND t.due_at <= n.held_until
+     AND t.ref = ANY (%(refs)s::text[])
+     AND t.due_at <= (
+       SELECT n.held_until
+         FROM unnest(%(refs)s::text[], %(untils)s::timestamptz[]) AS n (ref, held_until)
+        WHERE n.ref = t.ref)
   RETURNING t.ref
 )
 DELETE FROM threadmill.event e
@@ -180,9 +183,12 @@ DELETE FROM threadmill.event e
 -- Not one that was claimed anew: a request that is sent again must still find it.
 WITH expired AS (
   DELETE FROM threadmill.timer t
-   USING unnest(%(refs)s::text[], %(untils)s::timestamptz[]) AS n (ref, held_until)
    WHERE t.tenant_id = %(tenant)s AND t.kind = 'drop_key'
-     AND t.ref = ANY (%(refs)s::text[]) AND t.ref = n.ref AND t.due_at <= n.held_until
+     AND t.ref = ANY (%(refs)s::text[])
+     AND t.due_at <= (
+       SELECT n.held_until
+         FROM unnest(%(refs)s::text[], %(untils)s::timestamptz[]) AS n (ref, held_until)
+        WHERE n.ref = t.ref)
   RETURNING t.ref
 )
 DELETE FROM threadmill.idempotency
