@@ -29,6 +29,7 @@ from tests.engine.wide_story import (
     wide,
     work_off,
 )
+from tests.stores.run_store import until_somebody_waits
 from threadmill.domain.lease import LeaseTimes
 from threadmill.domain.run import RunStatus
 from threadmill.engine.activation.stop import Stop, StopReason
@@ -226,24 +227,10 @@ async def test_erasing_a_thread_meets_its_tasks_in_the_order_of_their_ids(
         erasing = asyncio.create_task(
             engine_store.threads.delete(TENANT, story.run.thread_id)
         )
-        await _until_somebody_waits(shared_database_uri)
+        await until_somebody_waits(shared_database_uri)
         await committing.execute(f"{lock} NOWAIT", (others,))
     await erasing
     assert await engine_store.left_over(story.run.thread_id) == (0, None)
-
-
-async def _until_somebody_waits(uri: str) -> None:
-    """Returns once a session waits for a lock in this database."""
-    query = (
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    )
-    connecting = psycopg.AsyncConnection.connect(uri, autocommit=True)
-    async with asyncio.timeout(30), await connecting as watcher:
-        while True:
-            found = await watcher.execute(query)
-            if (await found.fetchone() or (0,))[0]:
-                return
 
 
 # --- labels and limits -----------------------------------------------------------
