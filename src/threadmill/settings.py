@@ -206,6 +206,13 @@ class Settings(BaseSettings):
     ] = 32 * 1024 * 1024
     """The largest HTTP request body; a larger one gets 413."""
 
+    response_bytes_max: Annotated[_Bytes, Env("THREADMILL_RESPONSE_BYTES_MAX")] = (
+        128 * 1024 * 1024
+    )
+    """The largest answer to who lists threads, runs, assistants or states; who asks for
+    more gets 422. A single item is never refused.
+    """
+
     request_seconds: Annotated[_Seconds, Env("THREADMILL_REQUEST_SECONDS")] = 60
     """The longest that the head of a request may take, and that its body may pause (all
     of it may take ten times that); then it gets 408. A client that takes nothing of its

@@ -60,8 +60,8 @@ async def test_a_list_survives_a_thread_that_is_being_deleted(
     async with database.tenant_tx(TENANT) as tx:
         tx.add(_GONE, tenant=TENANT, thread_id=gone.thread_id)
     states = states_of(store, store.checkpoints)
-    shown = await states.glance(TENANT, [gone, fine])
-    assert [glance.values for glance in shown] == [None, {}]
+    shown = [g.values async for g in states.glances(TENANT, [gone, fine])]
+    assert shown == [None, {}]
 
 
 async def test_when_a_read_fails_no_other_goes_on(database: Database) -> None:
@@ -80,5 +80,5 @@ async def test_when_a_read_fails_no_other_goes_on(database: Database) -> None:
 
     states = states_of(store, SimpleNamespace(get=read))
     with pytest.raises(StoreUnavailable):
-        await states.glance(TENANT, threads)
+        await anext(states.glances(TENANT, threads))
     assert reading == set()

@@ -42,7 +42,13 @@ from threadmill.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Callable,
+        Mapping,
+        Sequence,
+    )
     from uuid import UUID
 
     from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -59,6 +65,8 @@ _log = structlog.get_logger(__name__)
 
 # Heads that one request reads at once: the pool serves others as well.
 _READS_AT_ONCE: Final = 4
+# Of states, also of several threads, that wait until they are told.
+_READS_AHEAD: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +167,11 @@ class States:
         limit: int,
         before: Position | None = None,
         metadata: Json | None = None,
-    ) -> Sequence[StateSnapshot]:
+    ) -> AsyncGenerator[StateSnapshot, None]:
         """Past states, newest first by the order in which they were committed.
+
+        They are read as they are asked for, a few at a time. What is pruned meanwhile
+        ends them.
 
         Args:
             tenant: whose thread it is.
@@ -177,17 +188,28 @@ class States:
         thread = await self._threads.get(tenant, thread_id)
         graph_id = _graph_id(thread)
         if graph_id is None:
-            return []
+            return
         config = at.config(thread_id)
         older_than = None if before is None else before.config(thread_id)
         async with self._graph(graph_id, config, self._saver(tenant)) as graph:
-            with _ClientErrors():
-                return [
-                    state
-                    async for state in graph.aget_state_history(
-                        config, filter=metadata, before=older_than, limit=limit
-                    )
-                ]
+            for start in range(0, limit, _READS_AHEAD):
+                # LangGraph reads all that it is asked for before it tells the first.
+                size = min(limit - start, _READS_AHEAD)
+                asked = graph.aget_state_history(
+                    config, filter=metadata, before=older_than, limit=size
+                )
+                try:
+                    with _ClientErrors():
+                        states = [state async for state in asked]
+                except NotFound:
+                    if start:
+                        return  # it was pruned meanwhile
+                    raise
+                for state in states:
+                    yield state
+                if len(states) < size:
+                    return
+                older_than = states[-1].config
 
     async def update(
         self,
@@ -290,26 +312,33 @@ class States:
         self._hints.moved(fence.tenant, fence.thread_id)
         hint_next(self._hints, following)
 
-    async def glance(self, tenant: str, threads: Sequence[Thread]) -> Sequence[Glance]:
-        """Values and open questions of several threads, from their heads.
+    async def glances(
+        self, tenant: str, threads: Sequence[Thread]
+    ) -> AsyncGenerator[Glance, None]:
+        """Values and open questions of several threads, from their heads, in order.
 
-        One that was deleted meanwhile, or has lost its state, has none. When a read
-        fails otherwise, no other one goes on.
+        They are read as they are asked for, a few at a time. One that was deleted
+        meanwhile, or has lost its state, has none. When a read fails otherwise, no
+        other one goes on.
         """
         free = asyncio.Semaphore(_READS_AT_ONCE)
 
         async def one(thread: Thread) -> Glance:
             async with free:
-                return await self._glance(tenant, thread)
+                return await self.glance(tenant, thread)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                reads = [group.create_task(one(thread)) for thread in threads]
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        return [read.result() for read in reads]
+        for start in range(0, len(threads), _READS_AHEAD):
+            some = threads[start : start + _READS_AHEAD]
+            try:
+                async with asyncio.TaskGroup() as group:
+                    reads = [group.create_task(one(thread)) for thread in some]
+            except ExceptionGroup as failed:
+                raise failed.exceptions[0] from None
+            for read in reads:
+                yield read.result()
 
-    async def _glance(self, tenant: str, thread: Thread) -> Glance:
+    async def glance(self, tenant: str, thread: Thread) -> Glance:
+        """Values and open questions of a thread; see `glances`."""
         thread_id = str(thread.thread_id)
         try:
             stored = await self._checkpoints.get(tenant, thread_id, "")

@@ -22,7 +22,7 @@ from threadmill.server.requests import (
 )
 from threadmill.server.services import Needs, Services, Tenant
 from threadmill.server.threads import pagination
-from threadmill.server.wire import assistant_json, json_response, picked
+from threadmill.server.wire import Page, assistant_json, json_response
 from threadmill.stores.records import AssistantFilter
 
 router = APIRouter(prefix="/assistants", tags=["assistants"])
@@ -49,10 +49,10 @@ async def search(
     total = asked.offset + len(found)
     if len(found) == asked.limit or (asked.offset and not found):
         total = await services.assistants.count(tenant, only)
-    return json_response(
-        picked(map(assistant_json, found), asked.select),
-        headers=pagination(asked.offset, len(found), total),
-    )
+    page = Page(services.response_bytes_max, asked.select)
+    for assistant in found:
+        page.add(assistant_json(assistant))
+    return page.response(pagination(asked.offset, len(found), total))
 
 
 @router.post("/count", openapi_extra=documented(AssistantCount))

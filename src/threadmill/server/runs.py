@@ -20,7 +20,7 @@ from threadmill.server.requests import (
     stream_modes,
 )
 from threadmill.server.services import Needs, RunId, Tenant, ThreadId
-from threadmill.server.wire import json_response, picked, run_json
+from threadmill.server.wire import Page, json_response, run_json
 from threadmill.streams.base import cursor
 
 router = APIRouter(prefix="/threads/{thread_id}/runs", tags=["runs"])
@@ -91,7 +91,10 @@ async def list_runs(
     )
     if not found:
         await services.threads.get(tenant, thread_id)
-    return json_response(picked(map(run_json, found), select))
+    page = Page(services.response_bytes_max, select)
+    for run in found:
+        page.add(run_json(run))
+    return page.response()
 
 
 @router.get("/{run_id}")

@@ -36,6 +36,7 @@ class Services:
 
     Args:
         keepalive_seconds: how long an open response may be silent.
+        response_bytes_max: the largest page of a list.
     """
 
     graphs: GraphCatalogue
@@ -58,6 +59,7 @@ class Services:
     measure: Measure
     chunks: ChunkChores | None = None
     keepalive_seconds: float = 5.0
+    response_bytes_max: int = 128 * 1024 * 1024
 
     async def start(self) -> None:
         """Makes sure that every graph has its default assistant; idempotent.
@@ -122,6 +124,7 @@ def build_services(core: Core) -> Services:
         measure=core.measure,
         chunks=core.chunks,
         keepalive_seconds=settings.keepalive_seconds,
+        response_bytes_max=settings.response_bytes_max,
     )
 
 

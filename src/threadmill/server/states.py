@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
@@ -18,7 +19,7 @@ from threadmill.server.requests import (
     position,
 )
 from threadmill.server.services import Needs, Tenant, ThreadId
-from threadmill.server.wire import json_response, state_json, updated_json
+from threadmill.server.wire import Page, json_response, state_json, updated_json
 
 router = APIRouter(prefix="/threads/{thread_id}", tags=["state"])
 
@@ -108,7 +109,8 @@ async def post_history(
 async def _history(
     thread_id: ThreadId, asked: HistoryBody, services: Needs, tenant: str
 ) -> Response:
-    states = await services.states.history(
+    page = Page(services.response_bytes_max)
+    found = services.states.history(
         tenant,
         thread_id,
         position(asked.checkpoint, None),
@@ -116,4 +118,7 @@ async def _history(
         before=asked.older_than(),
         metadata=asked.metadata,
     )
-    return json_response([state_json(state) for state in states])
+    async with aclosing(found) as states:
+        async for state in states:
+            page.add(state_json(state))
+    return page.response()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -22,7 +23,7 @@ from threadmill.server.requests import (
     documented,
 )
 from threadmill.server.services import Needs, Tenant, ThreadId
-from threadmill.server.wire import json_response, picked, thread_json, ttl_json
+from threadmill.server.wire import Page, json_response, thread_json, ttl_json
 from threadmill.stores.records import Thread, ThreadFilter
 
 router = APIRouter(prefix="/threads", tags=["threads"])
@@ -61,7 +62,7 @@ async def get(
 ) -> Response:
     """One thread; `include=ttl` says how long it is kept."""
     thread = await services.threads.get(tenant, thread_id)
-    (glance,) = await services.states.glance(tenant, [thread])
+    glance = await services.states.glance(tenant, thread)
     shown = thread_json(thread, glance)
     if "ttl" in (include or "").split(","):
         shown["ttl"] = ttl_json(thread, await services.retain.rule(tenant, thread))
@@ -133,15 +134,20 @@ async def search(
         sort_by=asked.sort_by or "created_at",
         descending=asked.sort_order != "asc",
     )
-    glances: Sequence[Glance] = [Glance()] * len(found)
+    page = Page(services.response_bytes_max, asked.select)
     if not asked.select or _SHOWN_STATE & set(asked.select):
-        glances = await services.states.glance(tenant, found)
-    shown = picked(map(thread_json, found, glances), asked.select)
+        rest = iter(found)
+        async with aclosing(services.states.glances(tenant, found)) as glances:
+            async for glance in glances:
+                page.add(thread_json(next(rest), glance))
+    else:
+        for thread in found:
+            page.add(thread_json(thread, Glance()))
     total = asked.offset + len(found)
     if len(found) == asked.limit or (asked.offset and not found):
         most = total + TOTAL_BEYOND_MAX
         total = await services.threads.count(tenant, only, most=most)
-    return json_response(shown, headers=pagination(asked.offset, len(found), total))
+    return page.response(pagination(asked.offset, len(found), total))
 
 
 @router.post("/count", openapi_extra=documented(ThreadCount))
@@ -163,7 +169,7 @@ def pagination(offset: int, found: int, total: int) -> Mapping[str, str]:
 
 
 async def _shown(services: Needs, tenant: str, thread: Thread) -> Response:
-    (glance,) = await services.states.glance(tenant, [thread])
+    glance = await services.states.glance(tenant, thread)
     return json_response(thread_json(thread, glance))
 
 

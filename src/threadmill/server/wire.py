@@ -10,9 +10,10 @@ from starlette.responses import Response
 
 from threadmill.engine.values import interrupt_json
 from threadmill.engine.wire_json import encode_bytes
+from threadmill.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from threadmill.domain.retention import Ttl
     from threadmill.engine.states import Glance
@@ -31,6 +32,46 @@ def json_response(
         headers=None if headers is None else dict(headers),
         media_type="application/json",
     )
+
+
+class Page:
+    """A JSON array, item by item, as long as one response may be.
+
+    Args:
+        bytes_max: of all of them together (THREADMILL_RESPONSE_BYTES_MAX).
+        select: the fields to show; all without one.
+    """
+
+    def __init__(self, bytes_max: int, select: Sequence[str] | None = None) -> None:
+        self._bytes_max = bytes_max
+        self._select = select
+        self._items: list[bytes] = []
+        self._bytes = 0
+
+    def add(self, item: Json) -> None:
+        """The next item.
+
+        Raises:
+            InvalidRequest: there is no room for it; nothing is sent.
+        """
+        encoded = encode_bytes(picked(item, self._select))
+        self._bytes += len(encoded)
+        if self._items and self._bytes > self._bytes_max:
+            msg = (
+                f"the first {len(self._items) + 1} of this page take {self._bytes} "
+                f"bytes, more than THREADMILL_RESPONSE_BYTES_MAX ({self._bytes_max}); "
+                "ask for fewer with a smaller 'limit', or raise the setting"
+            )
+            raise InvalidRequest(msg)
+        self._items.append(encoded)
+
+    def response(self, headers: Mapping[str, str] | None = None) -> Response:
+        """What was added, as a response."""
+        return Response(
+            b"[" + b",".join(self._items) + b"]",
+            headers=None if headers is None else dict(headers),
+            media_type="application/json",
+        )
 
 
 def run_json(run: Run) -> Json:
@@ -123,11 +164,9 @@ def updated_json(config: Mapping[str, Any]) -> Json:
     }
 
 
-def picked(items: Iterable[Json], select: Sequence[str] | None) -> list[Json]:
-    """`items` reduced to the fields in `select`; whole without one."""
-    if not select:
-        return list(items)
-    return [{k: v for k, v in item.items() if k in select} for item in items]
+def picked(item: Json, select: Sequence[str] | None) -> Json:
+    """An item reduced to the fields in `select`; whole without one."""
+    return {k: v for k, v in item.items() if k in select} if select else item
 
 
 def _task_json(task: PregelTask) -> Json:

@@ -103,11 +103,13 @@ async def listed(
         found = _over_threads(store, tenant, wanted, bound)
     else:
         found = _of_thread(store, tenant, thread_id, _bounded(wanted, bound), left)
+    if left <= 0:
+        return
     async for stored in found:
-        if left <= 0:
-            return
-        left -= 1
         yield stored
+        left -= 1
+        if left == 0:
+            return
 
 
 def _bounded(wanted: _Wanted, bound: Place | None) -> _Wanted:
