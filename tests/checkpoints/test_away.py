@@ -243,7 +243,7 @@ async def test_a_list_of_threads_survives_one_that_lost_its_state(place: Place) 
         )
         for one in (lost, fine)
     ]
-    shown = [glance.values for glance in await states.glance(TENANT, threads)]
+    shown = [glance.values async for glance in states.glances(TENANT, threads)]
     assert shown == [None, {"text": LONG * 2}]
 
 

@@ -48,6 +48,8 @@ class Operator:
         project.file("agent.py", NODES)
         # Whoever sweeps gives a run up after its first loss.
         project.environ["THREADMILL_ATTEMPTS_MAX"] = "1"
+        # Who has died is found by its absence, also right after the server's start.
+        project.environ["THREADMILL_LEASE_SECONDS"] = "60"
         self._server = project.start("serve", "--port", "0")
         self.url = self._server.event("server.ready")["url"]
 

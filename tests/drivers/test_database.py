@@ -143,6 +143,7 @@ def _raising(sqlstate: str) -> Query:
         ("25006", StoreUnavailable, "takes no writes"),
         ("40P01", Unavailable, "DeadlockDetected.*a retry is safe"),
         ("57014", Unavailable, "THREADMILL_STATEMENT_TIMEOUT_SECONDS"),
+        ("25P04", Unavailable, "took longer"),
         ("23514", InvariantViolated, r"^unexpected database error: too bad \(23514\)$"),
     ],
 )

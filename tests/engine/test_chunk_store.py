@@ -73,7 +73,7 @@ async def test_a_slow_redis_keeps_no_delayed_run_waiting(database: Database) -> 
         threads=healing.store.threads,
         hints=healing.hints,
         rules=healing._rules,
-        undisturbed=lambda _: True,
+        session=lambda: None,
         chunks=chores,
     )
     looking = asyncio.create_task(sweep.run())

@@ -100,3 +100,15 @@ async def test_without_the_right_nothing_is_taken(store: RunStore) -> None:
         await _hand_over(store, replace(fence, token=fence.token - 1), _slot())
     (claim,) = await store.claim()
     assert claim.run_id == other.run_id
+
+
+@contract
+async def test_who_hands_over_late_makes_up_for_no_loss(store: RunStore) -> None:
+    """The activation was re-opened meanwhile: that loss counts."""
+    fence = await _begun(store)
+    await store.let_leases_expire()
+    await store.dispatcher.reopen([], backoff_seconds=0.0, shun_seconds=0.0, limit=9)
+    commit = Commit(release=True, labels=["gpu"])
+    await store.checkpoints.commit(TENANT, str(fence.thread_id), commit, fence)
+    (left,) = await store.activations(fence.thread_id)
+    assert (left["attempt"], left["labels"]) == (1, ["gpu"])

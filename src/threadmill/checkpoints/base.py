@@ -157,7 +157,8 @@ class Commit:
         puts: checkpoints, oldest first.
         events: appended to the thread's stream in this order.
         release: hand the activation back as ready, the token kept until the next
-            claim.
+            claim. This attempt does not count; earlier ones do, unless there is
+            progress.
         progress: the attempt made progress, so it counts as a first attempt again.
         slot: of the releaser: it takes whatever is ready next, in the queue's order.
         labels: what a worker needs to take the activation next, if it is released or

@@ -44,9 +44,12 @@ def add_fence(
         tx.add(SQL.fence_all, ids=list(ids), tokens=list(tokens), **run)
         return
     claimed = {**run, "activation_id": fence.activation_id, "token": fence.token}
-    if commit.release or commit.progress:
-        query = SQL.fence_and_release if commit.release else SQL.fence_and_progress
-        tx.add(query, labels=list(commit.labels), **claimed)
+    if commit.release:
+        labels = list(commit.labels)
+        released = {**claimed, "labels": labels, "progress": commit.progress}
+        tx.add(SQL.fence_and_release, **released)
+    elif commit.progress:
+        tx.add(SQL.fence_and_progress, labels=list(commit.labels), **claimed)
     else:
         tx.add(SQL.fence, **claimed)
 

@@ -55,10 +55,16 @@ SELECT threadmill.require(EXISTS (SELECT FROM held), 'lease_lost',
 
 -- name: fence_and_release
 -- Ready for anybody; the token stays, so the releaser may still act while unclaimed.
+-- Who leaves it as it was found has not lost it, and does not make up for earlier losses;
+-- nor for its own, if it was re-opened meanwhile.
 WITH held AS (
   UPDATE threadmill.activation
-     SET kind = 'step', state = 'ready', worker_id = NULL, lease_until = NULL, attempt = 0,
-         not_before = now(), labels = %(labels)s::text[], cause = NULL
+     SET kind = 'step', state = 'ready', worker_id = NULL, lease_until = NULL,
+         attempt = CASE WHEN %(progress)s::boolean THEN 0
+                        ELSE attempt - (state = 'leased')::integer END,
+         not_before = now(), labels = %(labels)s::text[],
+         cause = CASE WHEN attempt > (state = 'leased')::integer
+                       AND NOT %(progress)s::boolean THEN cause END
    WHERE tenant_id = %(tenant)s AND activation_id = %(activation_id)s
      AND thread_id = %(thread_id)s AND token = %(token)s
   RETURNING 1

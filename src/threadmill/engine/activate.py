@@ -7,9 +7,10 @@ activation is ready for somebody else; or it is no longer ours and nothing was w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import structlog
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -137,6 +138,9 @@ class Activate:
         self._blocking = blocking
         self._effects = effects
         self._bursts_only: set[str] = set()
+        self._needs: WeakKeyDictionary[Any, Mapping[str, Sequence[str]]] = (
+            WeakKeyDictionary()
+        )
         self._faults = faults or Faults()
         self._enters = entry
 
@@ -268,7 +272,7 @@ class Activate:
             head, run.run_id
         )
         stays = self._stays(run.graph_id, graph)
-        needs = {node: labels_of(graph, node) for node in graph.nodes}
+        needs = self._needs_of(graph)
         return self._enters(
             graph,
             run=run,
@@ -304,6 +308,14 @@ class Activate:
             faults=self._faults,
             on_events=lambda: self._hints.moved(fence.tenant, fence.thread_id),
         )
+
+    def _needs_of(self, graph: Any) -> Mapping[str, Sequence[str]]:
+        """The labels of each node; a graph that is used again is looked at once."""
+        needs = self._needs.get(graph)
+        if needs is None or needs.keys() != graph.nodes.keys():
+            needs = {node: labels_of(graph, node) for node in graph.nodes}
+            self._needs[graph] = needs
+        return needs
 
     def _stays(self, graph_id: str, graph: Any) -> str | None:
         """Why leaving between or within supersteps would lose state, if it would."""

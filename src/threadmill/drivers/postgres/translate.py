@@ -93,7 +93,15 @@ _TABLE: Final[Sequence[tuple[tuple[type[psycopg.Error], ...], _Translation]]] = 
         ),
         _contention,
     ),
-    ((pg.QueryCanceled,), _cancelled),
+    # The latter two end the connection as well, which is all that a pool's tells.
+    (
+        (
+            pg.QueryCanceled,
+            pg.IdleInTransactionSessionTimeout,
+            pg.TransactionTimeout,
+        ),
+        _cancelled,
+    ),
     (
         (pg.FeatureNotSupported, pg.InvalidSqlStatementName),
         lambda _: errors.Unavailable("the schema has changed; a retry is safe"),

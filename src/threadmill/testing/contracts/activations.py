@@ -91,6 +91,16 @@ class ActivationsContract(CheckpointsContract):
         with pytest.raises(LeaseLost):
             await self._commit(harness, fence, puts=(put("c2", "c1"),))
 
+    @pytest.mark.parametrize(("progress", "left"), [(False, 1), (True, 0)])
+    async def test_who_releases_what_is_as_it_was_makes_up_for_no_loss(
+        self, harness: ActivationsHarness, *, progress: bool, left: int
+    ) -> None:
+        """Else a task that kills its workers is handed on for ever."""
+        fence = await harness.take_over(await harness.claim())
+        assert (await harness.activation(fence)).attempt == 2
+        await self._commit(harness, fence, release=True, progress=progress)
+        assert (await harness.activation(fence)).attempt == left
+
     async def test_progress_makes_it_a_first_attempt_again(
         self, harness: ActivationsHarness
     ) -> None:
