@@ -22,7 +22,7 @@ from threadmill.drivers.postgres.database import connection_info
 from threadmill.ending import aside, end
 from threadmill.engine.sweep import Sweep, SweepRules
 from threadmill.stores.postgres.renewal import RenewalThread
-from threadmill.stores.records import Claim
+from threadmill.stores.records import Claim, OwnSession
 from threadmill.worker.feed import HintFeed
 from threadmill.worker.worker import Worker
 
@@ -71,7 +71,7 @@ async def in_fleet(
         on_drain=on_drain,
         faults=core.faults,
     )
-    sweep = _sweep(core, renewal.undisturbed)
+    sweep = _sweep(core, lambda: renewal.own_session)
     async with AsyncExitStack() as begun:
         renewal.start()
         # Last, and whatever else fails: while it renews, nobody heals our runs.
@@ -84,7 +84,7 @@ async def in_fleet(
         yield
 
 
-def _sweep(core: Core, undisturbed: Callable[[float], bool]) -> Sweep:
+def _sweep(core: Core, session: Callable[[], OwnSession | None]) -> Sweep:
     """The healing loop of this process."""
     settings = core.settings
     return Sweep(
@@ -99,7 +99,7 @@ def _sweep(core: Core, undisturbed: Callable[[float], bool]) -> Sweep:
             settle_seconds=min(settings.lease_seconds, _SETTLE_SECONDS_MAX),
             attempts_max=settings.attempts_max,
         ),
-        undisturbed=undisturbed,
+        session=session,
         retain=core.retain,
         chunks=core.chunks,
         faults=core.faults,

@@ -17,7 +17,6 @@ from langgraph.types import Send
 
 from tests.engine.engine_store import TENANT, EngineStore
 from tests.engine.wide_story import (
-    ALL,
     Part,
     State,
     Story,
@@ -30,14 +29,12 @@ from tests.engine.wide_story import (
     work_off,
 )
 from tests.stores.run_store import until_somebody_waits
-from threadmill.domain.lease import LeaseTimes
 from threadmill.domain.run import RunStatus
-from threadmill.engine.activation.stop import Stop, StopReason
+from threadmill.engine.activation.stop import StopReason
 from threadmill.errors import NotFound
 from threadmill.stores.records import Claim, Superstep
 from threadmill.testing.engine import TestDesk, attempt_of
 from threadmill.testing.process import Fault, FaultKind
-from threadmill.worker.leases import Leases
 
 
 def _hinted(story: Story, what: str) -> bool:
@@ -390,85 +387,3 @@ async def test_what_a_drain_hands_back_is_hinted(engine_store: EngineStore) -> N
     attempt.stop.request(StopReason.DRAIN)
     await planning
     assert _hinted(story, "ready")
-
-
-# --- renewals beside claims --------------------------------------------------------
-
-
-def test_a_renewal_that_overtakes_a_claim_says_nothing_of_it() -> None:
-    """Both are under way at once, and the database sees the renewal first."""
-    now, stop, claim = 0.0, Stop(), _claim()
-    leases = Leases(LeaseTimes(lease_seconds=10.0), clock=lambda: now)
-    with leases.claiming() as asked_at:
-        now = renewed_at = 1.0
-        now = 2.0
-        leases.add([claim], asked_at, stop)
-    now = 3.0
-    assert leases.renewed(renewed_at, held=[]) == []
-    assert stop.reason is None
-    leases.renewed(now, held=[])  # this one was sent when it was held: it is lost
-    assert stop.reason is StopReason.LEASE_LOST
-
-
-def test_a_busy_worker_too_gives_back_what_nobody_works_on() -> None:
-    """However often its other tasks end, an orphan is not renewed for ever."""
-    now = 0.0
-    leases = Leases(LeaseTimes(lease_seconds=10.0), clock=lambda: now)
-    orphan, *others = [_claim(token=i) for i in range(ALL)]
-    given_back: list[Claim] = []
-    for busy in others:  # a renewal every three seconds, always while one ends
-        with leases.claiming() as asked_at:
-            leases.add([busy], asked_at, Stop())
-        now += 1.0
-        renewed_at = now
-        leases.ending([busy.key])
-        now += 1.0
-        given_back += leases.renewed(renewed_at, [orphan, busy])
-        leases.drop([busy.key])
-        now += 1.0
-    assert {claim.key for claim in given_back} == {orphan.key}
-
-
-def test_a_blocked_loop_gives_nothing_back_that_is_on_its_way() -> None:
-    """It takes the reports of several renewals before it reads any answer."""
-    now = 0.0
-    leases = Leases(LeaseTimes(lease_seconds=20.0), clock=lambda: now)
-    coming, never = _claim(), _claim()
-    with leases.claiming() as asked_at:
-        now = 8.0
-        for renewed_at in (1.0, 4.0, 7.0):
-            assert leases.renewed(renewed_at, [coming, never]) == []
-        now = 10.0  # it goes on, and the request is still open
-        assert leases.renewed(9.0, [coming, never]) == []
-        leases.add([coming], asked_at, Stop())
-    now = 12.0
-    assert leases.renewed(11.0, [coming, never]) == [never]
-
-
-def test_a_worker_that_cannot_renew_stops_before_its_lease_is_over() -> None:
-    """It is cut off, and knows nothing of what others do meanwhile."""
-    now, stop = 0.0, Stop()
-    leases = Leases(LeaseTimes(lease_seconds=10.0), clock=lambda: now)
-    claim = _claim()
-    with leases.claiming() as asked_at:
-        now = 1.0
-        leases.add([claim], asked_at, stop)
-    now = 3.0
-    leases.renewed(2.0, held=[claim])
-    now = 10.0  # the claim's lease would be over, the renewed one is not
-    leases.stop_expired()
-    assert stop.reason is None
-    now = 11.9
-    leases.stop_expired()
-    assert stop.reason is StopReason.LEASE_LOST
-
-
-def _claim(token: int = 1) -> Claim:
-    return Claim(
-        tenant=TENANT,
-        activation_id=uuid4(),
-        thread_id=uuid4(),
-        run_id=uuid4(),
-        token=token,
-        attempt=1,
-    )

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
+import pytest
 from structlog.testing import capture_logs
 
 from tests.stores.run_store import GRAPH, TENANT, RunStore
@@ -16,8 +21,11 @@ from threadmill.engine.sweep import Sweep, SweepRules
 from threadmill.errors import StoreUnavailable
 from threadmill.stores.postgres.members import PostgresMembers
 from threadmill.stores.postgres.renewal import RENEWAL
-from threadmill.stores.records import Member, Next, Timer
+from threadmill.stores.records import Member, Next, OwnSession, Presence, Timer
 from threadmill.testing.engine import SilentHints
+
+EVER = datetime(2000, 1, 1, tzinfo=UTC)
+_PATIENCE_SECONDS = 10
 
 
 class Healing:
@@ -27,9 +35,11 @@ class Healing:
         self._database = database
         self.store = RunStore(database)
         self.dispatcher: Any = self.store.dispatcher
-        self.members = PostgresMembers(database, present=True)
+        self.members: Any = PostgresMembers(database, present=True)
+        self._fleet = self.members
         self.hints = SilentHints()
-        self.undisturbed = True
+        self.now = 0.0
+        self.session: OwnSession | None = None
         self._rules = SweepRules(
             **{
                 "lease_seconds": 0.0,
@@ -47,13 +57,38 @@ class Healing:
             threads=self.store.threads,
             hints=self.hints,
             rules=self._rules,
-            undisturbed=lambda _: self.undisturbed,
+            session=lambda: self.session,
+            clock=lambda: self.now,
         )
 
     async def join(self) -> UUID:
         """A worker that tells of its presence lock and does not hold it: dead."""
+        member, _ = await self.show()
+        self.session = await self.own(1, since=-math.inf)
+        return member
+
+    async def dead_at_work(self) -> UUID:
+        """A dead worker that holds a run."""
+        worker = await self.join()
+        await self.store.accept(await self.store.thread())
+        await self.store.claim(1, worker)
+        return worker
+
+    async def own(self, number: int, since: float) -> OwnSession:
+        """A session of the sweeping process, in the database that there is."""
+        found = await self._fleet.presence(since=EVER, settle_seconds=0)
+        return OwnSession(uuid4(), number, since, EVER, found.database_since)
+
+    async def free(self) -> Sequence[UUID]:
+        """Members whose locks are free."""
+        found = await self._fleet.presence(since=EVER, settle_seconds=0)
+        return list(found.free)
+
+    async def show(self) -> tuple[UUID, int]:
+        """A worker, and the key of the lock that the others look at."""
         member = Member(uuid4(), "worker", "worker", "0")
         lock_key = await self.members.join(member)
+        assert lock_key is not None
         async with self._database.system_tx() as tx:
             tx.add(
                 RENEWAL.see,
@@ -66,7 +101,21 @@ class Healing:
                 slots=0,
                 lock_key=lock_key,
             )
-        return member.worker_id
+        return member.worker_id, lock_key
+
+
+class Told:
+    """Members whose presence is told as it is here, look by look."""
+
+    def __init__(
+        self, members: Any, shown: Sequence[Presence | Callable[[], Presence]]
+    ) -> None:
+        self._shown = iter(shown)
+        self.leave = members.leave
+
+    async def presence(self, **_: Any) -> Presence:
+        told = next(self._shown)
+        return told if isinstance(told, Presence) else told()
 
 
 async def test_a_dead_members_work_is_reopened_before_it_is_forgotten(
@@ -80,51 +129,162 @@ async def test_a_dead_members_work_is_reopened_before_it_is_forgotten(
     sweep = healing.sweep()
     await sweep.look_for_absent()
     assert len(await healing.store.claim(10)) == 2
-    assert worker in await healing.members.absent(settle_seconds=0)
+    assert worker in await healing.free()
     for _ in range(3):
         await sweep.look_for_absent()
     assert len(await healing.store.claim(10)) == 3
-    assert worker not in await healing.members.absent(settle_seconds=0)
+    assert worker not in await healing.free()
 
 
 async def test_a_member_is_dead_only_when_its_lock_stays_free(
     database: Database,
 ) -> None:
     healing = Healing(database, free_seconds=3600)
-    worker = await healing.join()
-    await healing.store.accept(await healing.store.thread())
-    await healing.store.claim(1, worker)
+    await healing.dead_at_work()
     sweep = healing.sweep()
-    pauses = [await sweep.look_for_absent() or 0.0 for _ in range(3)]
+    pauses = []
+    for healing.now in (0.0, 0.2, 1.0):
+        pauses.append(await sweep.look_for_absent())
     assert await healing.store.claim(10) == []
-    assert pauses[0] == 3600
-    assert pauses == sorted(pauses, reverse=True)  # when it may be, and no later
+    assert pauses == [3600, 3599.8, 3599]  # when it may be, and no later
 
 
 async def test_nobody_is_dead_right_after_the_database_started(
     database: Database,
 ) -> None:
     healing = Healing(database, settle_seconds=10.0**6)
-    worker = await healing.join()
-    await healing.store.accept(await healing.store.thread())
-    await healing.store.claim(1, worker)
+    await healing.dead_at_work()
     await healing.sweep().look_for_absent()
     assert await healing.store.claim(10) == []
 
 
-async def test_nobody_is_dead_right_after_our_own_session_broke(
-    database: Database,
+@pytest.mark.parametrize(
+    ("number", "seconds"), [(1, 2.9), (2, 9.9)], ids=["has just come", "broke"]
+)
+async def test_nobody_is_dead_right_after_our_own_session_began(
+    database: Database, number: int, seconds: float
 ) -> None:
-    """What has broken it may have broken everybody's."""
-    healing = Healing(database)
-    worker = await healing.join()
-    await healing.store.accept(await healing.store.thread())
-    await healing.store.claim(1, worker)
-    healing.undisturbed = False
+    """What has broken it, or what was before it, may have broken everybody's."""
+    healing = Healing(database, settle_seconds=10.0)
+    await healing.dead_at_work()
+    found = await healing.members.presence(since=EVER, settle_seconds=0)
+    healing.members = Told(healing.members, [replace(found, settled=True)] * 2)
+    own = await healing.own(number, since=100.0 - seconds)
+    sweep, healing.now = healing.sweep(), 100.0
+    for healing.session in (None, own):
+        await sweep.look_for_absent()
+        assert await healing.store.claim(10) == []
+    healing.now += 0.2
+    await sweep.look_for_absent()
+    assert len(await healing.store.claim(10)) == 1
+
+
+@pytest.mark.parametrize(("number", "found_dead"), [(1, 1), (2, 0)])
+async def test_who_was_seen_is_dead_when_its_lock_is_free(
+    database: Database, database_uri: str, number: int, found_dead: int
+) -> None:
+    """Also right after the start of everything; after a break, it must have renewed."""
+    healing = Healing(database, settle_seconds=10.0**6)
+    known, key = await healing.show()
+    unknown = await healing.join()
+    for worker in (known, unknown):
+        await healing.store.accept(await healing.store.thread())
+        await healing.store.claim(1, worker)
+    own = await healing.own(number, since=0.0)
+    healing.session = replace(own, renewed_at=datetime.now(UTC) + timedelta(days=1))
+    sweep = healing.sweep()
+    with psycopg.connect(database_uri, autocommit=True) as session:
+        session.execute("SELECT pg_advisory_lock(29805, %s)", [key])
+        await sweep.look_for_absent()
+        assert await healing.store.claim(10) == []
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        while known not in await healing.free():
+            pass  # the server ends the session a moment later
+    await sweep.look_for_absent()
+    assert len(await healing.store.claim(10)) == found_dead
+
+
+@pytest.mark.parametrize("what", ["session", "renewal"])
+async def test_who_has_not_renewed_since_a_break_is_not_dead_yet(
+    database: Database, what: str
+) -> None:
+    """It was back in another session of ours, or holds a lock that it may lose."""
+    healing = Healing(database, settle_seconds=10.0**6)
+    worker = await healing.dead_at_work()
+    found = await healing.members.presence(since=EVER, settle_seconds=0)
+    back = [worker] if what == "session" else []
+    shown = [replace(found, back=back, free=[]), found]
+    healing.members = Told(
+        healing.members, [replace(one, settled=False) for one in shown]
+    )
+    healing.session = await healing.own(2, since=0.0)
     sweep = healing.sweep()
     await sweep.look_for_absent()
+    if what == "session":
+        healing.session = await healing.own(3, since=1.0)
+    await sweep.look_for_absent()
     assert await healing.store.claim(10) == []
-    healing.undisturbed = True
+
+
+async def test_who_holds_a_lock_is_back_when_he_has_renewed(
+    database: Database, database_uri: str
+) -> None:
+    healing = Healing(database)
+    worker, key = await healing.show()
+    with psycopg.connect(database_uri, autocommit=True) as session:
+        session.execute("SELECT pg_advisory_lock(29805, %s)", [key])
+        seen = await healing.members.presence(since=EVER, settle_seconds=0)
+        later = await healing.members.presence(
+            since=datetime.now(UTC) + timedelta(days=1), settle_seconds=0
+        )
+    assert worker in seen.back
+    assert worker not in {*later.back, *later.free}
+
+
+async def test_another_database_than_our_sessions_tells_of_no_death(
+    database: Database,
+) -> None:
+    """It has failed over, and our session has not noticed yet: all locks are free."""
+    healing = Healing(database)
+    await healing.dead_at_work()
+    own = await healing.own(1, since=-math.inf)
+    before = own.database_since - timedelta(seconds=1)
+    healing.session = replace(own, database_since=before)
+    sweep = healing.sweep()
+    for _ in range(2):
+        await sweep.look_for_absent()
+    assert await healing.store.claim(10) == []
+
+
+async def test_whose_own_lock_is_free_takes_nobody_for_dead(
+    database: Database,
+) -> None:
+    """Whatever has ended his session has ended the others', too."""
+    healing = Healing(database)
+    await healing.dead_at_work()
+    own = await healing.own(1, since=-math.inf)
+    healing.session = replace(own, worker_id=await healing.join())
+    await healing.sweep().look_for_absent()
+    assert await healing.store.claim(10) == []
+
+
+async def test_a_look_that_took_long_does_not_make_a_lock_free_for_so_long(
+    database: Database,
+) -> None:
+    healing = Healing(database, free_seconds=0.25)
+    await healing.dead_at_work()
+    found = await healing.members.presence(since=EVER, settle_seconds=0)
+
+    def slow() -> Presence:
+        healing.now += 2.0
+        return found
+
+    healing.members = Told(healing.members, [slow, found, found])
+    sweep = healing.sweep()
+    for _ in range(2):
+        await sweep.look_for_absent()
+        assert await healing.store.claim(10) == []
+    healing.now += 0.25
     await sweep.look_for_absent()
     assert len(await healing.store.claim(10)) == 1
 

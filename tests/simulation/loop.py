@@ -13,44 +13,34 @@ one seed gives one order of everything.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import heapq
 import warnings
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from typing import Any
 
 
-class Handle:
-    """A callback that may be called off; asyncio's own costs three times as much."""
+class Handle(list[Any]):
+    """A callback, its arguments, its context; a list, as most are never called off.
 
-    __slots__ = ("_when", "args", "callback", "called_off", "context")
+    asyncio's own, and any class with an `__init__`, cost three times as much.
+    """
 
-    def __init__(
-        self,
-        callback: Callable[..., Any],
-        args: tuple[Any, ...],
-        context: contextvars.Context | None,
-        when: float = 0.0,
-    ) -> None:
-        self.callback = callback
-        self.args = args
-        self.context = context
-        self._when = when
-        self.called_off = False
+    __slots__ = ()
 
     def cancel(self) -> None:
         """See `asyncio.Handle.cancel`."""
-        self.called_off = True
+        self[0] = None
 
     def cancelled(self) -> bool:
         """See `asyncio.Handle.cancelled`."""
-        return self.called_off
+        return self[0] is None
 
     def when(self) -> float:
         """See `asyncio.TimerHandle.when`."""
-        return self._when
+        when: float = self[3]
+        return when
 
 
 class World:
@@ -137,6 +127,7 @@ class ThreadLoop:
         self._frozen = 0
         self._waits = False
         self._ready: deque[Handle] = deque()
+        self._itself: Any = self
         self._made: list[Coroutine[Any, Any, Any]] = []
 
     # --- what befalls a thread -------------------------------------------------------
@@ -170,13 +161,13 @@ class ThreadLoop:
         events._set_running_loop(self)  # type: ignore[arg-type]
         try:
             while ready and not self._frozen:
-                handle = ready.popleft()
-                if handle.called_off:
+                callback, args, context, _ = ready.popleft()
+                if callback is None:
                     continue
-                if handle.context is None:
-                    handle.callback(*handle.args)
+                if context is None:
+                    callback(*args)
                 else:
-                    handle.context.run(handle.callback, *handle.args)
+                    context.run(callback, *args)
         except Exception as error:  # noqa: BLE001 - as a loop does: told, not raised
             self._world.failures.append(f"{self.name}: a callback raised {error!r}")
             self._want_turn()
@@ -187,16 +178,16 @@ class ThreadLoop:
             self._turns.append(self)
 
     def _fire(self, handle: Handle) -> None:
-        if not handle.called_off:
+        if handle[0] is not None:
             self._add(handle)
 
-    def _add(self, handle: Handle) -> None:
-        if self.dead:
-            return
-        self._ready.append(handle)
-        if not self._waits and not self._frozen:
-            self._waits = True
-            self._turns.append(self)
+    def _add(self, handle: Handle) -> Handle:
+        if not self.dead:
+            self._ready.append(handle)
+            if not self._waits and not self._frozen:
+                self._waits = True
+                self._turns.append(self)
+        return handle
 
     # --- what asyncio needs ----------------------------------------------------------
 
@@ -207,9 +198,7 @@ class ThreadLoop:
     def call_soon(
         self, callback: Callable[..., Any], *args: Any, context: Any = None
     ) -> Handle:
-        handle = Handle(callback, args, context)
-        self._add(handle)
-        return handle
+        return self._add(Handle((callback, args, context, None)))
 
     call_soon_threadsafe = call_soon
 
@@ -220,7 +209,7 @@ class ThreadLoop:
         *args: Any,
         context: Any = None,
     ) -> Handle:
-        handle = Handle(callback, args, context, when)
+        handle = Handle((callback, args, context, when))
         self._world.at((when - self._began) / self._rate, self._fire, handle)
         return handle
 
@@ -231,13 +220,15 @@ class ThreadLoop:
         *args: Any,
         context: Any = None,
     ) -> Handle:
-        return self.call_at(self.time() + delay, callback, *args, context=context)
+        handle = Handle((callback, args, context, self.time() + delay))
+        self._world.after(max(0.0, delay) / self._rate, self._fire, handle)
+        return handle
 
     def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.Future(loop=cast("Any", self))
+        return asyncio.Future(loop=self._itself)
 
     def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
-        task = asyncio.Task(coro, loop=cast("Any", self), **options)
+        task = asyncio.Task(coro, loop=self._itself, **options)
         # A killed thread's tasks stay where they are.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         self._made.append(coro)

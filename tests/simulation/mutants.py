@@ -7,6 +7,7 @@ switch in the code under test.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -255,7 +256,8 @@ class BlamesTheOvertaken(Worker):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._leases = _Hasty(options["times"], options["clock"])
+        call_later = asyncio.get_running_loop().call_later
+        self._leases = _Hasty(options["times"], call_later, options["clock"])
 
 
 class NeverEndsUpdates(Sweep):

@@ -197,7 +197,7 @@ def _rules(chance: Random) -> ProcessRules:
         ),
         sweep=SweepRules(
             sweep_seconds=1.4,
-            presence_seconds=0.6,
+            presence_seconds=0.8,
             free_seconds=0.4,
             lease_seconds=LEASE_SECONDS,
             settle_seconds=LEASE_SECONDS,

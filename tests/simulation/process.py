@@ -18,6 +18,7 @@ from uuid import UUID
 from tests.simulation.bus import Bus
 from tests.simulation.loop import World
 from tests.simulation.script import ScriptedEntry, SimulatedFaults
+from tests.simulation.store.tables import moment
 from tests.simulation.store.working import MemoryMembers
 from tests.simulation.wire import Wire
 from threadmill.domain.lease import LeaseTimes
@@ -26,7 +27,7 @@ from threadmill.engine.activation.entry import EntryLimits
 from threadmill.engine.graphs import GraphCatalogue
 from threadmill.engine.sweep import Sweep, SweepRules
 from threadmill.errors import StoreUnavailable
-from threadmill.stores.records import Member
+from threadmill.stores.records import Member, OwnSession
 from threadmill.worker.worker import Worker, WorkerRules
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ class Process:
         clock = {"began": chance.uniform(0, 1e5), "rate": chance.uniform(0.97, 1.03)}
         self._loop = around.world.thread(name, **clock)
         self._renewal = around.world.thread(f"{name}/renewal", **clock)
-        self._broken_at: float | None = None
+        self._own_session: OwnSession | None = None
+        self._sessions = 0
         self._lock_key: int | None = None
         self._ended = False
         self._session_broke = False
@@ -210,7 +212,7 @@ class Process:
             threads=cast("Any", around.wire.to(around.store.threads, self._loop)),
             hints=around.bus,
             rules=rules.sweep,
-            undisturbed=self._undisturbed,
+            session=lambda: self._own_session,
             clock=self._loop.time,
             chance=around.chance,
         )
@@ -232,10 +234,6 @@ class Process:
 
     # --- its renewal thread ----------------------------------------------------------
 
-    def _undisturbed(self, seconds: float) -> bool:
-        broken_at = self._broken_at
-        return broken_at is None or self._loop.time() - broken_at >= seconds
-
     async def _renew(self) -> None:
         around, times = self._around, self._around.rules.times
         members = around.wire.to(around.store.members, self._renewal)
@@ -251,13 +249,22 @@ class Process:
                         lock_key=self._lock_key,
                         lease_seconds=times.lease_seconds,
                     )
+                    if self._own_session is None:
+                        self._sessions += 1
+                        self._own_session = OwnSession(
+                            self.member.worker_id,
+                            self._sessions,
+                            since=self._renewal.time(),
+                            renewed_at=moment(around.world.now),
+                            database_since=moment(around.store.tables.started_at),
+                        )
                     if self.worker is not None:
                         self.worker.renewed(asked_at, held)
                     if not self._session_broke:
                         await self._rest(times.renew_seconds)
             except StoreUnavailable:
                 self._free_lock()
-            self._broken_at = self._renewal.time()
+            self._own_session = None
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     def _holds_session(self) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import UUID
 
 from threadmill.errors import Error
+from threadmill.stores.records import Presence
 
 if TYPE_CHECKING:
     from threadmill.checkpoints.base import Commit, Committed, Put
@@ -93,7 +94,8 @@ class Witness:
     ) -> None:
         """One transaction; an error as its result means that it changed nothing."""
         self.counts[what] += 1
-        if result == [] and what in _LOOKS:
+        found = result.free if isinstance(result, Presence) else result
+        if found == [] and what in _LOOKS:
             return  # looked, and found nothing
         self.trace.append((self._clock(), who, what, args, result))
         if isinstance(result, Error):
@@ -188,12 +190,10 @@ class Witness:
             self._wrong(f"run {fence.run_id} writes after its end")
         for put in commit.puts:
             self._put(fence, put)
-        if commit.release:
-            self._losses[fence.activation_id] = 0
-        elif commit.puts:
+        if commit.puts:
             # Whoever was re-opened already and gets on is lost once since then.
             held = self._held.get(fence.activation_id) == fence.token
-            self._losses[fence.activation_id] = 0 if held else 1
+            self._losses[fence.activation_id] = 0 if held or commit.release else 1
 
     def _put(self, fence: Fence, put: Put) -> None:
         thread, checkpoint = fence.thread_id, put.checkpoint
@@ -295,7 +295,7 @@ def _short(value: object) -> str:
     return repr(value)
 
 
-_LOOKS: Final = frozenset({"claim", "reopen", "due", "absent", "renew"})
+_LOOKS: Final = frozenset({"claim", "reopen", "due", "presence", "renew"})
 _SEEN: Final[dict[str, Callable[[Witness, Any, Any, object], None]]] = {
     "accept": Witness._accept,
     "claim": Witness._claim,

@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from structlog.testing import capture_logs
 
 from tests.fixtures.ways import Way
@@ -23,6 +25,7 @@ from threadmill.stores.postgres.renewal import RenewalThread
 from threadmill.stores.records import Claim, Member
 
 _PATIENCE_SECONDS = 30.0
+_EVER = datetime(2000, 1, 1, tzinfo=UTC)
 _OFTEN = LeaseTimes(lease_seconds=10, renew_seconds=0.1, margin_seconds=1)
 _SELDOM = LeaseTimes(lease_seconds=3600, renew_seconds=1000, margin_seconds=1)
 
@@ -68,7 +71,8 @@ class Renewing:
         return await asyncio.wait_for(self.renewals.get(), _PATIENCE_SECONDS)
 
     async def is_absent(self) -> bool:
-        return self.member.worker_id in await self.members.absent(settle_seconds=0)
+        found = await self.members.presence(since=_EVER, settle_seconds=0)
+        return self.member.worker_id in found.free
 
 
 @pytest.fixture
@@ -93,6 +97,12 @@ async def until(condition: Callable[[], bool], renewing: Renewing) -> None:
     async with asyncio.timeout(_PATIENCE_SECONDS):
         while not condition():
             await renewing.renewal()
+
+
+async def until_whole(thread: RenewalThread) -> None:
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        while thread.own_session is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def test_nobody_is_absent_who_has_not_held_the_lock_yet(
@@ -121,10 +131,10 @@ async def test_a_broken_session_is_noticed_at_once(
     key = await renewing.members.join(renewing.member)
     with renewing.thread(database_uri, key, _SELDOM, None) as thread:
         await renewing.renewal()
-        assert not thread.undisturbed(3600)  # it has only just come
-        async with asyncio.timeout(_PATIENCE_SECONDS):
-            while not thread.undisturbed(3600):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        await until_whole(thread)
+        first = thread.own_session
+        assert first is not None
+        assert first.number == 1
         with psycopg.connect(database_uri, autocommit=True) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks"
@@ -134,7 +144,48 @@ async def test_a_broken_session_is_noticed_at_once(
         await renewing.renewal()
         await until(lambda: shown_key(database_uri, renewing.member) == key, renewing)
         assert not await renewing.is_absent()
-        assert not thread.undisturbed(3600)
+        await until_whole(thread)
+        second = thread.own_session
+        assert second is not None
+        assert second.number == 2
+        assert second.since > first.since
+        assert second.renewed_at > first.renewed_at
+        assert second.database_since == first.database_since
+
+
+async def test_who_waits_for_a_row_keeps_its_session_and_its_lock(
+    renewing: Renewing, database_uri: str
+) -> None:
+    """It lives, and only its leases are not renewed."""
+    key = await renewing.members.join(renewing.member)
+    with (
+        capture_logs() as logs,
+        renewing.thread(database_uri, key, _OFTEN, None) as thread,
+        psycopg.connect(database_uri) as connection,
+    ):
+        await until_whole(thread)
+        before = thread.own_session
+        connection.execute("SELECT FROM threadmill.worker FOR UPDATE")
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while not logs:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert not await renewing.is_absent()
+        connection.rollback()
+        while len(logs) < 2:
+            await renewing.renewal()
+        assert thread.own_session == before
+    assert [log["event"] for log in logs] == ["renewal.broken", "renewal.recovered"]
+
+
+async def test_a_renewal_needs_no_style_of_dates(
+    renewing: Renewing, database_uri: str
+) -> None:
+    """A role, or a database, may be set to any."""
+    german = make_conninfo(database_uri, options="-c datestyle=German")
+    key = await renewing.members.join(renewing.member)
+    with renewing.thread(german, key, _OFTEN, None) as thread:
+        await renewing.renewal()
+        await until_whole(thread)
 
 
 async def test_while_the_direct_way_is_cut_leases_are_renewed_and_nobody_is_absent(

@@ -4,8 +4,8 @@ It is a periodic, idempotent look at the database: no leader, no list in memory 
 crash could lose, nothing done only at start. Whoever comes first does it; the others
 find nothing.
 
-A worker counts as dead only when its presence lock was seen free twice, a while apart,
-and not soon after the database itself has started: a restart frees every lock.
+A worker counts as dead only when its presence lock was seen free twice, a while apart.
+A restart or a failover, which frees every lock at once, is told from that (`_judged`).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from threadmill.checkpoints.chunk_store import Chore, ChunkChores
     from threadmill.engine.retain import Retain
     from threadmill.stores.base import Dispatcher, Members, Threads
+    from threadmill.stores.records import OwnSession
 
 _log = structlog.get_logger(__name__)
 
@@ -52,7 +53,9 @@ class SweepRules:
         presence_seconds: between two looks at presence locks.
         free_seconds: how long a lock must be free before its member is dead.
         lease_seconds: a lease.
-        settle_seconds: after the database has started, until everybody is back.
+        settle_seconds: after the database has started, or our own session has broken,
+            until everybody is back who has not renewed since.
+        newcomer_seconds: the same after our own start; longer would be felt each time.
         backoff_seconds: unit of the doubling pause between attempts.
         shun_seconds: how much longer a worker leaves to others what it has lost.
         attempts_max: losses without progress after which a run fails.
@@ -66,6 +69,7 @@ class SweepRules:
     free_seconds: float = 0.25
     lease_seconds: float = 10.0
     settle_seconds: float = 10.0
+    newcomer_seconds: float = 3.0
     backoff_seconds: float = 0.25
     shun_seconds: float = 2.0
     attempts_max: int = 5
@@ -83,8 +87,7 @@ class Sweep:
         threads: ends state updates whose caller is gone.
         hints: told after commits.
         rules: how often.
-        undisturbed: whether this process's own session has not broken for so many
-            seconds; else free locks of others say nothing.
+        session: this process's own; None while it has none.
         retain: prunes threads whose time is over; None leaves that to others.
         chunks: looks after the chunk store, if there is one.
         clock: monotonic seconds.
@@ -100,7 +103,7 @@ class Sweep:
         threads: Threads,
         hints: Hints,
         rules: SweepRules,
-        undisturbed: Callable[[float], bool],
+        session: Callable[[], OwnSession | None],
         retain: Retain | None = None,
         chunks: ChunkChores | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -112,13 +115,16 @@ class Sweep:
         self._threads = threads
         self._hints = hints
         self._rules = rules
-        self._undisturbed = undisturbed
+        self._session = session
         self._retain = retain
         self._chunks = chunks
         self._clock = clock
         self._chance = chance or random.Random()  # noqa: S311 - no secret depends on it
         self._faults = faults or Faults()
         self._free_since: dict[UUID, float] = {}
+        # Who was back, in the time of which session of ours.
+        self._back: set[UUID] = set()
+        self._back_in: OwnSession | None = None
 
     async def run(self) -> None:
         """Looks for ever, with jitter; ends by cancellation."""
@@ -131,6 +137,9 @@ class Sweep:
                 seconds = self._rules.sweep_seconds
                 group.create_task(self._every(seconds, self.look_after_chunks))
             group.create_task(self._every(self._rules.sweep_seconds, self.look))
+            group.create_task(
+                self._every(self._rules.lease_seconds, self.forget_silent)
+            )
             group.create_task(
                 self._every(self._rules.presence_seconds, self.look_for_absent)
             )
@@ -151,10 +160,13 @@ class Sweep:
             await asyncio.sleep(pause if sooner is None else min(pause, sooner))
 
     async def look(self) -> None:
-        """Expired leases, due timers, members that fell silent."""
+        """Expired leases, and due timers."""
         await self._reopen([])
         while await self._carry_out_due() == self._rules.batch:
             pass
+
+    async def forget_silent(self) -> None:
+        """Members that have not renewed for six leases are no members any more."""
         await self._members.forget_silent(silent_seconds=6 * self._rules.lease_seconds)
 
     async def _carry_out_due(self) -> int:
@@ -213,27 +225,55 @@ class Sweep:
         Returns:
             After how many seconds one that seems to be gone may count as dead.
         """
-        settle_seconds = self._rules.settle_seconds
-        if not self._undisturbed(settle_seconds):
-            self._free_since.clear()
-            return None
-        now = self._clock()
-        free = await self._members.absent(settle_seconds=settle_seconds)
-        self._free_since = {
-            member: self._free_since.get(member, now) for member in free
-        }
+        began = self._clock()
+        before, self._free_since = self._free_since, {}
+        free, now = await self._judged(), self._clock()
+        self._free_since = {member: before.get(member, now) for member in free}
         dead = [
             member
             for member, since in self._free_since.items()
-            if now - since >= self._rules.free_seconds
+            if began - since >= self._rules.free_seconds
         ]
-        # What was too much, or locked just now, is found by the next look.
+        # What was too much is found by the next look; what was locked, by its lease.
         if dead and not await self._reopen(dead):
             for member in dead:
                 await self._members.leave(member)
                 _log.warning("sweep.member_gone", worker=str(member))
         seeming = [since for m, since in self._free_since.items() if m not in dead]
         return self._rules.free_seconds - (now - min(seeming)) if seeming else None
+
+    async def _judged(self) -> Sequence[UUID]:
+        """Members whose lock is free, and would not be if they lived.
+
+        Whatever breaks our session, a database that restarts or fails over, may have
+        broken theirs, and they are on their way back. So a free lock tells of a death
+        only of those that have renewed with it since, and of all once they had their
+        time. To whoever has just come that time is short, and he believes each lock
+        that he has seen held. It tells nothing in another database than that of our
+        session: a failover that we have not noticed yet.
+        """
+        rules, session = self._rules, self._session()
+        if session is None:
+            return []
+        # A lock that is held after a break may be that of a session of before it.
+        broke = session.number > 1
+        found = await self._members.presence(
+            since=session.renewed_at if broke else None,
+            settle_seconds=rules.settle_seconds,
+        )
+        if (self._session(), session.database_since) != (session, found.database_since):
+            return []
+        if session.worker_id in found.free:
+            return []  # ours has gone with the others', and we are yet to notice
+        if self._back_in != session:
+            self._back_in, self._back = session, set()
+        self._back = self._back.intersection(found.free).union(found.back)
+        settle = rules.settle_seconds
+        if not broke:
+            settle = min(settle, rules.newcomer_seconds)
+        if found.settled and self._clock() - session.since >= settle:
+            return found.free
+        return [member for member in found.free if member in self._back]
 
     async def _reopen(self, dead: Sequence[UUID]) -> int:
         await self._faults.at("sweep.before")

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from uuid import UUID
 
     from threadmill.domain.fence import Fence
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         NewAssistant,
         NewRun,
         Next,
+        Presence,
         Run,
         Superstep,
         Thread,
@@ -359,11 +361,16 @@ class Members(Protocol):
         """Takes a process off the list; idempotent."""
         ...
 
-    async def absent(self, *, settle_seconds: float) -> Sequence[UUID]:
-        """Members whose presence lock is free now.
+    async def presence(
+        self, *, since: datetime | None, settle_seconds: float
+    ) -> Presence:
+        """Who holds the lock that shows that he lives, and who does not.
 
-        Empty until `settle_seconds` after the database started: a restart frees
-        every lock, and nobody has died.
+        Args:
+            since: of the database's time: who holds his lock, and has renewed after
+                it, is back; None: who holds it.
+            settle_seconds: how long everybody may take to be back when the database has
+                been started: that frees every lock, and nobody has died.
         """
         ...
 

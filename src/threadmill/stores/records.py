@@ -357,6 +357,44 @@ class AssistantFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnSession:
+    """The session by which a process shows that it lives, while it stands.
+
+    Args:
+        worker_id: whose it is.
+        number: of those that this process has had; 1 is the first, if it was had at
+            once.
+        since: monotonic time, in seconds.
+        renewed_at: the database's time of its first renewal.
+        database_since: when that database was started: another instant after a
+            restart, and in another server after a failover.
+    """
+
+    worker_id: UUID
+    number: int
+    since: float
+    renewed_at: datetime
+    database_since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Who of the fleet shows that it lives.
+
+    Args:
+        back: members who hold their locks, and have renewed since.
+        free: members whose locks nobody holds.
+        database_since: when the database that was looked at was started.
+        settled: whether that was long enough ago for everybody to be back.
+    """
+
+    back: Sequence[UUID]
+    free: Sequence[UUID]
+    database_since: datetime
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """A process of the fleet as it announces itself."""
 

@@ -7,20 +7,25 @@ works on is given back, or renewing would keep it for ever.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from threadmill.engine.activation.stop import Stop, StopReason
 
 if TYPE_CHECKING:
+    import asyncio
+
     from threadmill.domain.lease import LeaseTimes
     from threadmill.stores.records import Claim
 
 Key = tuple[UUID, int]
+CallLater = Callable[[float, Callable[[], None]], "asyncio.TimerHandle"]
 
 
 @dataclass(slots=True)
@@ -31,23 +36,40 @@ class _Lease:
     stop: Stop
 
 
+@dataclass(frozen=True, slots=True)
+class _Stranger:
+    """What the database knows as this worker's, and nobody here."""
+
+    since: float
+    renewed_at: float
+
+
 class Leases:
     """The leases of one worker, by activation and token. Belongs to its event loop.
 
+    What cannot be renewed is given up at its deadline, before the database gives it to
+    somebody else.
+
     Args:
         times: of leases.
+        call_later: the event loop's.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, times: LeaseTimes, clock: Callable[[], float] = time.monotonic
+        self,
+        times: LeaseTimes,
+        call_later: CallLater,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._times = times
+        self._call_later = call_later
         self._clock = clock
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
         self._leases: dict[Key, _Lease] = {}
         self._ending: dict[Key, float] = {}
-        # Since when each is known to the database and not here.
-        self._strange: dict[Key, float] = {}
+        self._strange: dict[Key, _Stranger] = {}
         self._claiming: list[float] = []
         self._claimed_at = 0.0
 
@@ -72,9 +94,15 @@ class Leases:
         """
         now = self._clock()
         for claim in claims:
+            # A blocked loop takes the reports of renewals before the claim's answer.
+            renewed = self._strange.pop(claim.key, None)
+            held_from = max(asked_at, renewed.renewed_at if renewed else asked_at)
+            deadline_at = self._times.deadline(held_from)
             self._leases[claim.key] = _Lease(
-                claim.kind == "task", now, self._times.deadline(asked_at), stop
+                claim.kind == "task", now, deadline_at, stop
             )
+            if deadline_at < self._alarm_at:
+                self._set_alarm(deadline_at)
 
     def ending(self, keys: Collection[Key]) -> None:
         """A commit is about to end these, and perhaps leases others instead."""
@@ -119,7 +147,9 @@ class Leases:
         keys = {claim.key for claim in held}
         for key, lease in list(self._leases.items()):
             if key in keys:
-                lease.deadline_at = self._times.deadline(asked_at)
+                # One that was asked for before the claim was says less than that.
+                deadline_at = self._times.deadline(asked_at)
+                lease.deadline_at = max(lease.deadline_at, deadline_at)
             # What was claimed while the renewal was under way may have come after it.
             elif lease.known_at < asked_at and key not in self._ending:
                 lease.stop.request(StopReason.LEASE_LOST)
@@ -129,8 +159,11 @@ class Leases:
         else:
             given_up = unknown
         now = self._clock()
-        left = unknown - given_up
-        self._strange = {key: self._strange.get(key, now) for key in left}
+        before, left = self._strange, unknown - given_up
+        self._strange = {
+            key: _Stranger(before[key].since if key in before else now, asked_at)
+            for key in left
+        }
         return [claim for claim in held if claim.key in given_up]
 
     def _is_nobodys(self, key: Key, asked_at: float) -> bool:
@@ -140,14 +173,35 @@ class Leases:
         answers that lie there: a report counts if it was asked for after the first one
         was taken, and no request of before that is open any more.
         """
-        since = self._strange.get(key)
-        if since is None or asked_at <= since:
+        stranger = self._strange.get(key)
+        if stranger is None or asked_at <= stranger.since:
             return False
-        return all(at > since for at in (*self._claiming, *self._ending.values()))
+        return all(
+            at > stranger.since for at in (*self._claiming, *self._ending.values())
+        )
 
-    def stop_expired(self) -> None:
-        """Gives up what could not be renewed, before the database gives it away."""
-        now = self._clock()
-        for lease in list(self._leases.values()):
-            if now >= lease.deadline_at:
+    def _set_alarm(self, at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = at
+        self._alarm = self._call_later(max(0.0, at - self._clock()), self._ring)
+
+    def _ring(self) -> None:
+        """Has it judged one turn later, as of now.
+
+        Event loops carry out what is due before what was called from other threads: by
+        then, a loop that was blocked has taken the reports of renewals.
+        """
+        self._alarm = self._call_later(0.0, partial(self._give_up, self._clock()))
+
+    def _give_up(self, now: float) -> None:
+        """Stops what could not be renewed; sets the alarm for what may be next."""
+        later = []
+        for lease in self._leases.values():
+            if now < lease.deadline_at:
+                later.append(lease.deadline_at)
+            else:
                 lease.stop.request(StopReason.LEASE_LOST)
+        self._alarm, self._alarm_at = None, math.inf
+        if later:
+            self._set_alarm(min(later))

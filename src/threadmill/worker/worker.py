@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import structlog
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from threadmill.stores.records import Claim, Superstep
 
 _log = structlog.get_logger(__name__)
-
-_WATCH_SECONDS: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +108,7 @@ class Worker:
         clock: Callable[[], float] = time.monotonic,
         chance: random.Random | None = None,
     ) -> None:
+        self._loop = loop = asyncio.get_running_loop()
         self._worker_id = worker_id
         self._graphs = graphs
         self._dispatcher = dispatcher
@@ -123,7 +122,7 @@ class Worker:
         self._freed = asyncio.Event()
         self._waiters: list[asyncio.Future[Looked]] = []
         self._slots = Slots(rules.slots, on_free=self._on_free)
-        self._leases = Leases(times, clock)
+        self._leases = Leases(times, loop.call_later, clock)
         self._attempts: dict[Attempt, asyncio.Task[None]] = {}
         self._following: dict[Attempt, Attempt] = {}
         self._contended = False
@@ -131,8 +130,6 @@ class Worker:
         self._claimed = 0
         self._giving_back: set[asyncio.Task[None]] = set()
         self._draining = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        self._loop = loop
         loop.set_default_executor(SlotThreads(rules.slots, loop))
 
     async def run(self) -> None:
@@ -140,7 +137,6 @@ class Worker:
 
         Cancellation leaves activations leased; they are re-opened by others.
         """
-        watching = asyncio.create_task(self._watch_deadlines(), name="lease-watch")
         try:
             while not self._draining.is_set():
                 self._wake.clear()
@@ -148,7 +144,6 @@ class Worker:
                     await self._wait()
             await self._hand_back()
         finally:
-            watching.cancel()
             self._tell(self._waiters, Looked.LEAVING)
 
     def drain(self) -> None:
@@ -337,11 +332,6 @@ class Worker:
             _log.warning("worker.give_back_failed", cause=str(error))
         else:
             self._wake.set()
-
-    async def _watch_deadlines(self) -> None:
-        while True:
-            await asyncio.sleep(_WATCH_SECONDS)
-            self._leases.stop_expired()
 
     # --- draining ------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from tests.simulation.store.tables import (
     MemberRow,
     RunRow,
     Tables,
+    moment,
 )
 from tests.simulation.store.tasks import end_tasks, plan
 from threadmill.checkpoints.base import Commit, Committed, RunState, Stored
@@ -34,6 +36,7 @@ from threadmill.stores.records import (
     Lost,
     Member,
     Next,
+    Presence,
     Run,
     Superstep,
     Timer,
@@ -211,9 +214,11 @@ class MemoryCheckpoints:
         # The fence of several tasks does nothing but look.
         if row is not None and fence is not None and not fence.also:
             if commit.release:
+                row.attempt -= row.state == "leased"
+                if commit.progress or row.attempt == 0:
+                    row.attempt, row.cause = 0, None
                 row.open(tables.clock())
-                row.kind, row.attempt, row.cause = "step", 0, None
-                row.labels = commit.labels
+                row.kind, row.labels = "step", commit.labels
             elif commit.progress:
                 row.attempt = 1
         tables.write(tenant, thread_id, commit, fence)
@@ -316,16 +321,23 @@ class MemoryMembers:
         """See `Members.leave`."""
         self._tables.members.pop(worker_id, None)
 
-    async def absent(self, *, settle_seconds: float) -> Sequence[UUID]:
-        """See `Members.absent`."""
+    async def presence(
+        self, *, since: datetime | None, settle_seconds: float
+    ) -> Presence:
+        """See `Members.presence`."""
         tables = self._tables
-        if tables.started_at >= tables.clock() - settle_seconds:
-            return []
-        return [
-            row.worker_id
-            for row in tables.members.values()
-            if row.lock_key is not None and row.lock_key not in tables.locks
-        ]
+        shown = [row for row in tables.members.values() if row.lock_key is not None]
+        return Presence(
+            back=[
+                row.worker_id
+                for row in shown
+                if row.lock_key in tables.locks
+                and (since is None or moment(row.seen_at) > since)
+            ],
+            free=[row.worker_id for row in shown if row.lock_key not in tables.locks],
+            database_since=moment(tables.started_at),
+            settled=tables.started_at < tables.clock() - settle_seconds,
+        )
 
     async def forget_silent(self, *, silent_seconds: float) -> None:
         """See `Members.forget_silent`."""

@@ -33,7 +33,7 @@ SELECT threadmill.require(EXISTS (SELECT FROM f), 'lease_lost')
 
 -- name: begin
 -- A hand-over between supersteps is not a new attempt: only a first claim of the
--- run and a claim after a loss are. The run starts at the head, or at the checkpoint
+-- run is, and each claim after a loss until the run gets on. The run starts at the head, or at the checkpoint
 -- that it forks from.
 WITH r AS MATERIALIZED (
   SELECT kwargs #>> '{checkpoint,checkpoint_id}' AS forks_from,

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from threadmill.drivers.postgres.sql import Queries
+from threadmill.stores.records import Presence
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from datetime import datetime
     from uuid import UUID
 
     from threadmill.drivers.postgres.database import Database
@@ -55,11 +56,13 @@ class PostgresMembers:
         async with self._database.system_tx() as tx:
             tx.add(MEMBERS.leave, worker_id=worker_id)
 
-    async def absent(self, *, settle_seconds: float) -> Sequence[UUID]:
-        """See `Members.absent`."""
+    async def presence(
+        self, *, since: datetime | None, settle_seconds: float
+    ) -> Presence:
+        """See `Members.presence`."""
         async with self._database.system_tx() as tx:
-            free = tx.add(MEMBERS.absent, settle_seconds=settle_seconds)
-        return [row["worker_id"] for row in free.rows]
+            found = tx.add(MEMBERS.presence, since=since, settle_seconds=settle_seconds)
+        return Presence(**found.rows[0])
 
     async def forget_silent(self, *, silent_seconds: float) -> None:
         """See `Members.forget_silent`."""

@@ -15,13 +15,21 @@ RETURNING CASE WHEN %(present)s THEN nextval('threadmill.presence_seq')::integer
 -- name: leave
 DELETE FROM threadmill.worker WHERE worker_id = %(worker_id)s
 
--- name: absent
+-- name: presence
 -- Shared locks, so that two sweepers do not take each other for the member.
-SELECT w.worker_id
-  FROM threadmill.worker w
- WHERE w.lock_key IS NOT NULL
-   AND pg_postmaster_start_time() < now() - make_interval(secs => %(settle_seconds)s)
-   AND pg_try_advisory_xact_lock_shared(29805, w.lock_key)
+-- Who holds his lock, and has not renewed since, may be about to lose it: a backend of
+-- before a break outlives it for a while, and so may a session whose renewal fails.
+SELECT coalesce(array_agg(worker_id)
+                  FILTER (WHERE NOT is_free AND (%(since)s::timestamptz IS NULL
+                                                 OR seen_at > %(since)s::timestamptz)),
+                '{}') AS back,
+       coalesce(array_agg(worker_id) FILTER (WHERE is_free), '{}') AS free,
+       pg_postmaster_start_time() AS database_since,
+       pg_postmaster_start_time() < now() - make_interval(secs => %(settle_seconds)s)
+         AS settled
+  FROM (SELECT worker_id, seen_at,
+               pg_try_advisory_xact_lock_shared(29805, lock_key) AS is_free
+          FROM threadmill.worker WHERE lock_key IS NOT NULL) AS member
 
 -- name: forget_silent
 -- Who was asked to drain and may not have heard of it yet must still find that here when

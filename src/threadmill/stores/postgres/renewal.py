@@ -17,7 +17,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,9 +31,11 @@ from threadmill.drivers.postgres.reach import Outage
 from threadmill.drivers.postgres.sql import Queries
 from threadmill.faults import Faults
 from threadmill.stores.postgres.rows import claim_of
-from threadmill.stores.records import Claim
+from threadmill.stores.records import Claim, OwnSession
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from threadmill.domain.lease import LeaseTimes
     from threadmill.stores.records import Member
 
@@ -42,9 +44,11 @@ _log = structlog.get_logger(__name__)
 RENEWAL = Queries(__package__, "renewal.sql")
 _RECONNECT_SECONDS: Final = 0.1
 _STOP_SECONDS: Final = 5.0
-# Everybody who knows that his session broke has tried again by then; see `Outage`. Who
-# does not know it yet may be taken for dead: longer would be felt at every start.
-_BACK_SECONDS: Final = 3.0
+_KEPT_WAITING: Final = (
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.QueryCanceled,
+)
 
 OnRenewed = Callable[[float, Sequence[Claim]], None]
 
@@ -88,8 +92,8 @@ class RenewalThread:
         self._faults = faults or Faults()
         self._drains = False
         self._outage = Outage(_log, "renewal", first_pause_seconds=_RECONNECT_SECONDS)
-        self._broken_at: float | None = None
-        self._whole_at: float | None = None
+        self._own_session: OwnSession | None = None
+        self._sessions = 0
         self._ended = threading.Event()
         self._wakes, self._woken = socket.socketpair()
         self._thread = threading.Thread(
@@ -106,17 +110,10 @@ class RenewalThread:
         self._wakes.close()
         self._thread.join(_STOP_SECONDS)
 
-    def undisturbed(self, seconds: float) -> bool:
-        """Whether the session has not broken for so long; callable from any thread.
-
-        Whatever breaks ours, a database that restarts or fails over, may have broken
-        the others' too: their locks say nothing for a while. Nor do they to whoever has
-        just come, who does not know whether the others are still on their way back.
-        """
-        now, broken_at, whole_at = time.monotonic(), self._broken_at, self._whole_at
-        if whole_at is None or now - whole_at < min(seconds, _BACK_SECONDS):
-            return False
-        return broken_at is None or now - broken_at >= seconds
+    @property
+    def own_session(self) -> OwnSession | None:
+        """The session that stands now; to be read from any thread."""
+        return self._own_session
 
     def _run(self) -> None:
         with self._woken:
@@ -124,15 +121,20 @@ class RenewalThread:
                 try:
                     self._hold_session()
                 except psycopg.Error as error:
-                    self._broken_at = time.monotonic()
+                    self._broke()
                     pause = self._outage.broke(error)
                     self._renew_otherwise()
                     self._ended.wait(min(pause, self._times.renew_seconds))
                 except Exception:  # noqa: BLE001 - it would end the thread
                     # A process that no longer renews would go on claiming.
                     _log.exception("renewal.crashed")
-                    self._broken_at = time.monotonic()
+                    self._broke()
                     self._ended.wait(_RECONNECT_SECONDS)
+
+    def _broke(self) -> None:
+        self._own_session = None
+        # Whose first attempt fails has not only just come: something is broken.
+        self._sessions = max(self._sessions, 1)
 
     def _hold_session(self) -> None:
         present = False
@@ -142,9 +144,21 @@ class RenewalThread:
         ):
             while not self._ended.is_set():
                 present = present or self._take_lock(connection)
-                self._renew(connection, self._lock_key if present else None)
+                try:
+                    seen = self._renew(connection, self._lock_key if present else None)
+                except _KEPT_WAITING as error:
+                    # The session stands, and with it the lock.
+                    news.select(self._outage.broke(error))
+                    continue
                 self._outage.over()
-                self._whole_at = self._whole_at or time.monotonic()
+                if present and self._own_session is None:
+                    self._sessions += 1
+                    self._own_session = OwnSession(
+                        self._member.worker_id,
+                        self._sessions,
+                        since=time.monotonic(),
+                        **seen,
+                    )
                 settled = present or self._lock_key is None
                 news.select(
                     self._times.renew_seconds if settled else _RECONNECT_SECONDS
@@ -189,8 +203,14 @@ class RenewalThread:
         ).fetchone()
         return taken is not None and bool(taken["pg_try_advisory_lock"])
 
-    def _renew(self, connection: psycopg.Connection[Row], lock_key: int | None) -> None:
-        """Renews every lease and tells the others the lock that is held, if any."""
+    def _renew(
+        self, connection: psycopg.Connection[Row], lock_key: int | None
+    ) -> Mapping[str, datetime]:
+        """Renews every lease and tells the others the lock that is held, if any.
+
+        Returns:
+            When that was, by the database, and since when there is this database.
+        """
         member, asked_at = self._member, time.monotonic()
         self._faults.at_blocking("renew.before")
         with connection.transaction():
@@ -209,6 +229,8 @@ class RenewalThread:
                     "slots": member.slots,
                     "lock_key": lock_key,
                 },
+                # Text would be in whatever form the server is set to.
+                binary=True,
             ).fetchone()
             self._faults.at_blocking("extend.before")
             held = connection.execute(
@@ -221,10 +243,15 @@ class RenewalThread:
             self._faults.at_blocking("extend.after")
         self._faults.at_blocking("renew.after")
         self._on_renewed(asked_at, [claim_of(row) for row in held])
-        if seen is not None and seen["drain"] and not self._drains:
+        assert seen is not None  # noqa: S101 - what is inserted is returned
+        if seen["drain"] and not self._drains:
             self._drains = True
             _log.info("process.told_to_drain")
             self._on_drain()
+        return {
+            "renewed_at": seen["seen_at"],
+            "database_since": seen["database_since"],
+        }
 
 
 class _Session(psycopg.Connection[Row]):

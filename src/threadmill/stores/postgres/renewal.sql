@@ -17,13 +17,13 @@ SELECT set_config('role', 'threadmill_app', true),
 -- name: see
 -- A member that was taken for dead puts itself on the list again. The key is that of
 -- the lock that it holds now: a lock that was never held does not look free. Tells
--- whether somebody wants it to drain.
+-- whether somebody wants it to drain, and where and when it was seen.
 INSERT INTO threadmill.worker
   (worker_id, name, role, version, graphs, labels, slots, lock_key)
 VALUES (%(worker_id)s, %(name)s, %(role)s, %(version)s, %(graphs)s, %(labels)s,
         %(slots)s, %(lock_key)s)
 ON CONFLICT (worker_id) DO UPDATE SET seen_at = now(), lock_key = excluded.lock_key
-RETURNING drain
+RETURNING drain, seen_at, pg_postmaster_start_time() AS database_since
 
 -- name: renew
 SELECT * FROM threadmill.renew(%(worker_id)s,
