@@ -192,6 +192,18 @@ class LostCount(MemoryCheckpoints):
         return committed
 
 
+class TasksBeginAnew(MemoryCheckpoints):
+    """What a step has lost is forgotten when it is spread."""
+
+    async def commit(self, *given: Any) -> Committed:
+        before = set(self._tables.activations)
+        committed = await super().commit(*given)
+        for row in self._tables.activations.values():
+            if row.kind == "task" and row.activation_id not in before:
+                row.attempt = int(row.state == "leased")
+        return committed
+
+
 class FinishOutsideTheFence(MemoryRunStates):
     """A run is ended by whoever has claimed it at some time."""
 
@@ -294,6 +306,7 @@ MUTANTS: Final[Mapping[str, Build]] = MappingProxyType(
         "first right only": Build(tables=FirstRightOnly),
         "join too early": Build(store=store_with(checkpoints=JoinTooEarly)),
         "lost count": Build(store=store_with(checkpoints=LostCount)),
+        "tasks begin anew": Build(store=store_with(checkpoints=TasksBeginAnew)),
         "suspects together": Build(tables=SuspectsTogether),
         "old token": Build(tables=OldToken),
         "forgotten queue": Build(tables=ForgottenQueue),

@@ -212,7 +212,7 @@ def _rules(chance: Random) -> ProcessRules:
 
 
 def _message(chance: Random, threads: int) -> Message:
-    steps = chance.randint(1, 4)
+    steps = chance.randint(1, 3)
     longest = chance.choice([0.02, 0.4, 1.5])
     rejects = chance.random() < 0.1
     spread = chance.choice([0.0, 0.3, 0.8])
@@ -237,7 +237,7 @@ def _message(chance: Random, threads: int) -> Message:
 
 
 def _width(chance: Random, spread: float) -> int:
-    return chance.randint(2, 5) if chance.random() < spread else 1
+    return chance.randint(2, 4) if chance.random() < spread else 1
 
 
 def _fault(chance: Random, processes: int) -> Fault:

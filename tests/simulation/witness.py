@@ -53,6 +53,8 @@ class Witness:
         self._newest: dict[UUID, int] = {}
         self._held: dict[UUID, int] = {}
         self._losses: Counter[UUID] = Counter()
+        # Of a run's step when it was planned: its tasks begin with as many.
+        self._brought: dict[UUID, int] = {}
         self._of_token: dict[int, UUID] = {}
         self._results: set[str] = set()
         self._begun: dict[UUID, list[UUID]] = {}
@@ -119,7 +121,19 @@ class Witness:
                 self._wrong(f"{claim.activation_id} is claimed while it is held")
             if claim.run_id in self.ended:
                 self._wrong(f"run {claim.run_id} is claimed after its end")
+            self._count(claim)
             self._given_out(claim.thread_id, claim.activation_id, claim.token)
+
+    def _count(self, claim: Claim) -> None:
+        """Its attempt is one more than what was lost since it last got on."""
+        if claim.kind == "task" and claim.activation_id not in self._tokens:
+            self._losses[claim.activation_id] = self._brought[claim.run_id]
+        lost = self._losses[claim.activation_id]
+        if claim.attempt != lost + 1:
+            self._wrong(
+                f"{claim.activation_id} is claimed for attempt {claim.attempt} after "
+                f"{lost} losses"
+            )
 
     def _given_out(self, thread_id: UUID, activation_id: UUID, token: int) -> None:
         """Somebody holds the activation from now on, and under this token."""
@@ -156,9 +170,11 @@ class Witness:
         if commit.plan is not None:
             self._held.pop(fence.activation_id, None)
             self.counts["supersteps spread"] += 1
+            self._brought[fence.run_id] = self._losses[fence.activation_id]
         for activation_id, token in sorted(
             committed.planned.values(), key=lambda right: right[1]
         ):
+            self._losses[activation_id] = self._brought[fence.run_id]
             self._given_out(fence.thread_id, activation_id, token)
         if commit.ended is not None:
             self._tasks_end(fence, commit)
@@ -193,7 +209,8 @@ class Witness:
         if commit.puts:
             # Whoever was re-opened already and gets on is lost once since then.
             held = self._held.get(fence.activation_id) == fence.token
-            self._losses[fence.activation_id] = 0 if held or commit.release else 1
+            lost = self._losses[fence.activation_id]
+            self._losses[fence.activation_id] = 0 if held else min(lost, 1)
 
     def _put(self, fence: Fence, put: Put) -> None:
         thread, checkpoint = fence.thread_id, put.checkpoint

@@ -10,7 +10,7 @@ import pytest
 from langgraph.checkpoint.base import CheckpointMetadata, empty_checkpoint
 
 from tests.stores.run_store import GRAPH, TENANT, RunStore, contract
-from threadmill.checkpoints.base import Commit, Committed, Put
+from threadmill.checkpoints.base import Commit, Committed, Plan, PlannedTask, Put
 from threadmill.domain.fence import Fence
 from threadmill.errors import LeaseLost
 from threadmill.stores.records import FreeSlot
@@ -112,3 +112,18 @@ async def test_who_hands_over_late_makes_up_for_no_loss(store: RunStore) -> None
     await store.checkpoints.commit(TENANT, str(fence.thread_id), commit, fence)
     (left,) = await store.activations(fence.thread_id)
     assert (left["attempt"], left["labels"]) == (1, ["gpu"])
+
+
+@contract
+async def test_tasks_begin_with_what_their_step_has_lost(store: RunStore) -> None:
+    """Else who kills its workers kills as many again once its superstep is spread."""
+    await _begun(store)
+    await store.let_leases_expire()
+    await store.dispatcher.reopen([], backoff_seconds=0.0, shun_seconds=0.0, limit=9)
+    fence, _ = await store.begin(WORKER)
+    tasks = [PlannedTask(f"t{n}", f"p{n}", "node", mine=n == 0) for n in range(2)]
+    commit = Commit(plan=Plan("c1", tasks, lease_seconds=60.0))
+    await store.checkpoints.commit(TENANT, str(fence.thread_id), commit, fence)
+    rows = await store.activations(fence.thread_id)
+    counted = {(row["kind"], row["state"], row["attempt"]) for row in rows}
+    assert counted == {("task", "leased", 2), ("task", "ready", 1)}

@@ -96,6 +96,8 @@ class PlannedTask:
 class Plan:
     """Replaces a step's activation by one for each task of its superstep.
 
+    Each task has what the step has lost without getting on.
+
     Args:
         checkpoint_id: which its tasks begin at.
         tasks: all of them.

@@ -55,16 +55,16 @@ SELECT threadmill.require(EXISTS (SELECT FROM held), 'lease_lost',
 
 -- name: fence_and_release
 -- Ready for anybody; the token stays, so the releaser may still act while unclaimed.
--- Who leaves it as it was found has not lost it, and does not make up for earlier losses;
--- nor for its own, if it was re-opened meanwhile.
+-- Who releases what is held has not lost it, and only progress makes up for earlier
+-- losses. What was re-opened meanwhile is lost.
 WITH held AS (
   UPDATE threadmill.activation
      SET kind = 'step', state = 'ready', worker_id = NULL, lease_until = NULL,
-         attempt = CASE WHEN %(progress)s::boolean THEN 0
-                        ELSE attempt - (state = 'leased')::integer END,
+         attempt = CASE WHEN %(progress)s::boolean THEN 1 ELSE attempt END
+                   - (state = 'leased')::integer,
          not_before = now(), labels = %(labels)s::text[],
-         cause = CASE WHEN attempt > (state = 'leased')::integer
-                       AND NOT %(progress)s::boolean THEN cause END
+         cause = CASE WHEN state <> 'leased' OR attempt > 1 AND NOT %(progress)s::boolean
+                      THEN cause END
    WHERE tenant_id = %(tenant)s AND activation_id = %(activation_id)s
      AND thread_id = %(thread_id)s AND token = %(token)s
   RETURNING 1
@@ -92,7 +92,8 @@ SELECT 1 FROM threadmill.run
 -- Comes after the fence. The planner's own tasks draw new tokens, and so does whatever
 -- follows, so tokens still rise along the thread. They are leased anew: a renewal that
 -- is under way sees neither them nor the step. A step that was re-opened meanwhile has
--- nobody to give its tasks to.
+-- nobody to give its tasks to. Losses of a step that has not got on since are losses of
+-- each of its tasks: any of them may be what its workers died of.
 WITH step AS (
   DELETE FROM threadmill.activation
    WHERE tenant_id = %(tenant)s AND activation_id = %(activation_id)s
@@ -109,7 +110,8 @@ WITH step AS (
 ), tasks AS (
   INSERT INTO threadmill.activation
     (tenant_id, activation_id, thread_id, run_id, kind, graph_id, checkpoint_id,
-     task_id, task_path, node, labels, state, token, worker_id, lease_until, attempt, not_before)
+     task_id, task_path, node, labels, state, token, worker_id, lease_until, attempt, not_before,
+     cause)
   SELECT step.tenant_id, gen_random_uuid(), step.thread_id, step.run_id, 'task',
          step.graph_id, %(checkpoint_id)s, n.task_id, n.task_path, n.node, string_to_array(n.labels, ','),
          CASE WHEN n.mine THEN 'leased' ELSE 'ready' END,
@@ -117,8 +119,9 @@ WITH step AS (
          CASE WHEN n.mine THEN step.worker_id END,
          CASE WHEN n.mine
          THEN clock_timestamp() + make_interval(secs => %(lease_seconds)s) END,
-         n.mine::integer,
-         CASE WHEN n.waits THEN 'infinity'::timestamptz ELSE now() END
+         step.attempt - 1 + n.mine::integer,
+         CASE WHEN n.waits THEN 'infinity'::timestamptz ELSE now() END,
+         CASE WHEN step.attempt > 1 THEN step.cause END
     FROM step,
          unnest(%(task_ids)s::text[], %(task_paths)s::text[], %(nodes)s::text[],
                 %(labels)s::text[], %(mine)s::boolean[], %(waits)s::boolean[])

@@ -38,9 +38,11 @@ def _task(
         "task",
         step.graph_id,
         math.inf if task.waits else tables.clock(),
+        attempt=step.attempt - 1,
         task=task,
         superstep=Superstep(step.run_id, planned.checkpoint_id),
         labels=task.labels,
+        cause=step.cause if step.attempt > 1 else None,
     )
     if task.mine:
         until = tables.clock() + planned.lease_seconds

@@ -213,14 +213,14 @@ class MemoryCheckpoints:
             raise LeaseLost
         # The fence of several tasks does nothing but look.
         if row is not None and fence is not None and not fence.also:
+            if commit.progress:
+                row.attempt = 1
             if commit.release:
                 row.attempt -= row.state == "leased"
-                if commit.progress or row.attempt == 0:
-                    row.attempt, row.cause = 0, None
                 row.open(tables.clock())
                 row.kind, row.labels = "step", commit.labels
-            elif commit.progress:
-                row.attempt = 1
+            if row.attempt == 0:
+                row.cause = None
         tables.write(tenant, thread_id, commit, fence)
         if row is not None and commit.plan is not None:
             return plan(tables, row, commit.plan)
