@@ -107,7 +107,7 @@ class GraphPolicy:
     """
 
     dead_letter_errors: bool = False
-    labels: tuple[str, ...] = ()
+    labels: Sequence[str] = ()
     ttl: Ttl | None = None
     history: tuple[str, ...] = ()
     checkpoints: str | None = None
@@ -136,7 +136,8 @@ class LangGraphConfig:
     `env` is hidden from `repr`: it holds keys. `import_paths` are the folders that
     graphs may import from, in order. `unused_keys` are the keys that are set and that
     this version does not use. `ttl` is how long threads are kept that nobody else has a
-    rule for.
+    rule for. `assistant_labels` are what a worker must have to take anything of an
+    assistant's runs, besides its graph's labels.
     """
 
     path: Path
@@ -147,6 +148,9 @@ class LangGraphConfig:
     import_paths: tuple[Path, ...] = ()
     unused_keys: tuple[str, ...] = ()
     ttl: TtlDefaults = field(default_factory=TtlDefaults)
+    assistant_labels: Mapping[UUID, Sequence[str]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
 
     @property
     def root(self) -> Path:
@@ -208,15 +212,15 @@ class _Parser:
     def parse(self) -> LangGraphConfig:
         document = self._read()
         unused = tuple(self._check_keys(document))
+        ours = self._ours(document.get("threadmill"))
         return LangGraphConfig(
             path=self._file,
-            graphs=self._graphs(
-                document.get("graphs"), self._policies(document.get("threadmill"))
-            ),
+            graphs=self._graphs(document.get("graphs"), self._policies(ours)),
             env=MappingProxyType(self._env(document.get("env"))),
             import_paths=self._import_paths(document.get("dependencies")),
             unused_keys=unused,
             ttl=self._ttl(document.get("checkpointer")),
+            assistant_labels=MappingProxyType(self._assistant_labels(ours)),
         )
 
     def _bad(self, problem: str) -> BadSetting:
@@ -324,8 +328,12 @@ class _Parser:
     def _path(self, location: str) -> Path:
         return Path(os.path.normpath(self._root / location))
 
-    def _policies(self, ours: object) -> dict[str, GraphPolicy]:
-        ours = self._known("threadmill", {} if ours is None else ours, {"graphs"})
+    def _ours(self, ours: object) -> dict[str, object]:
+        """What only Threadmill reads."""
+        names = {"assistants", "graphs"}
+        return self._known("threadmill", {} if ours is None else ours, names)
+
+    def _policies(self, ours: Mapping[str, object]) -> dict[str, GraphPolicy]:
         graphs = ours.get("graphs", {})
         if not isinstance(graphs, dict):
             raise self._bad("threadmill.graphs must be an object: graph ids to options")
@@ -333,6 +341,33 @@ class _Parser:
             name: self._policy(f"threadmill.graphs.{name}", options)
             for name, options in graphs.items()
         }
+
+    def _assistant_labels(
+        self, ours: Mapping[str, object]
+    ) -> dict[UUID, Sequence[str]]:
+        assistants = ours.get("assistants", {})
+        if not isinstance(assistants, dict):
+            raise self._bad(
+                "threadmill.assistants must be an object: assistants' ids to options"
+            )
+        found = {}
+        for name, value in assistants.items():
+            where = f"threadmill.assistants.{name}"
+            options = self._known(where, value, {"labels"})
+            try:
+                assistant_id = UUID(name)
+            except ValueError:
+                problem = "the id of an assistant is a UUID; graphs have a key 'graphs'"
+                raise self._bad(f"{where}: {problem}") from None
+            given = options.get("labels", ())
+            found[assistant_id] = self._labels(f"{where}.labels", given)
+        return found
+
+    def _labels(self, where: str, given: object) -> Sequence[str]:
+        try:
+            return labels(given, where)
+        except BadSetting as error:
+            raise self._bad(str(error)) from None
 
     def _policy(self, where: str, options: object) -> GraphPolicy:
         names = {field.name for field in fields(GraphPolicy)}
@@ -350,7 +385,7 @@ class _Parser:
             )
             return GraphPolicy(
                 dead_letter_errors=errors,
-                labels=labels(options.get("labels", ()), f"{where}.labels"),
+                labels=self._labels(f"{where}.labels", options.get("labels", ())),
                 ttl=ttl,
                 history=declared_paths(
                     history.get("index", ()), f"{where}.history.index"

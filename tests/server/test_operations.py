@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -10,8 +12,10 @@ import pytest
 
 from tests.fixtures.fleet import Fleet, RunningServer
 from tests.stores.run_store import RunStore, put
+from threadmill.config import load_config
 from threadmill.domain.run import RunEvent
 from threadmill.engine.attempt import fence_of
+from threadmill.engine.graphs import default_assistant_id, load_graphs
 from threadmill.errors import NotFound
 from threadmill.server.services import TENANT
 from threadmill.stores.records import Ending, NewDeadLetter
@@ -19,6 +23,7 @@ from threadmill.stores.records import Ending, NewDeadLetter
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CAUSE = {"error": "RuntimeError", "message": "gave up"}
+GRAPHS = Path(__file__).parent / "graphs"
 RUN = {"assistant_id": "conversation", "input": {"messages": [], "user_id": "u"}}
 
 
@@ -158,3 +163,30 @@ async def test_another_tenants_dead_letters_are_not_seen(
     assert (await letters.get(TENANT, UUID(run["run_id"]))).attempts == 5
     with pytest.raises(NotFound):
         await letters.get("somebody", UUID(run["run_id"]))
+
+
+async def test_runs_need_the_labels_of_their_graph_and_of_their_assistant(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    """So they say while they wait, and a worker without them leaves them."""
+    path = f"{GRAPHS}/conversation.py:graph"
+    assistant = default_assistant_id("conversation")
+    ours = {
+        "graphs": {name: {"labels": ["eu"]} for name in ("conversation", "talk")},
+        "assistants": {str(assistant): {"labels": ["gpu", "eu"]}},
+    }
+    asked = {"graphs": {"conversation": path, "talk": path}, "threadmill": ours}
+    (tmp_path / "langgraph.json").write_text(json.dumps(asked))
+    fleet.graphs = load_graphs(load_config(tmp_path))
+    assert fleet.graphs.run_labels == [("eu",), ("eu",), ("eu", "gpu")]
+    server = await fleet.server()
+    for name in ("conversation", "talk"):
+        made = await server.http.post("/runs", json=RUN | {"assistant_id": name})
+        assert made.status_code == 200, made.text
+    queues = (await server.http.get("/threadmill/queues")).json()
+    waiting = {tuple(queue["labels"]): queue["runnable"] for queue in queues}
+    assert waiting == {(): 0, ("eu",): 1, ("eu", "gpu"): 1}
+    (claim,) = await server.core.dispatcher.claim(
+        uuid4(), ["conversation", "talk"], 9, 60, labels=["eu"]
+    )
+    assert (await server.core.dispatcher.begin(claim)).graph_id == "talk"

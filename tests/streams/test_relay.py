@@ -72,9 +72,11 @@ async def relay(redis_uri: str) -> AsyncIterator[RedisRelay]:
     await made.close()
 
 
-def _stream(log: Log, relay: Any, trust_seconds: float = NEVER) -> RelayedStream:
+def _stream(
+    log: Log, relay: Any, trust_seconds: float = NEVER, **clock: Any
+) -> RelayedStream:
     stream: Any = log
-    return RelayedStream(stream, relay, trust_seconds=trust_seconds)
+    return RelayedStream(stream, relay, trust_seconds=trust_seconds, **clock)
 
 
 async def _look(stream: RelayedStream, after: int = 0, run_id: UUID = RUN) -> Look:
@@ -101,6 +103,15 @@ async def test_whoever_follows_costs_the_log_two_looks(relay: RedisRelay) -> Non
     look = await _look(stream, after=19)
     assert (look.status, _data(look)) == (RunStatus.SUCCESS, ["last"])
     assert log.looks == 2, "and one for the end"
+
+
+async def test_a_clock_that_has_just_begun_trusts_nothing(relay: RedisRelay) -> None:
+    """A machine's begins when it starts."""
+    log = Log()
+    stream = _stream(log, relay, clock=lambda: 0.0)
+    await relay.tell(log.append("a"))
+    assert _data(await _look(stream)) == ["a"]
+    assert log.looks == 1
 
 
 async def test_a_copy_without_news_is_not_believed_for_long(relay: RedisRelay) -> None:

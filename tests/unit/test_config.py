@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from structlog.testing import capture_logs
@@ -378,8 +379,36 @@ def test_a_graph_may_make_dead_letters_of_its_errors(project: Project) -> None:
 @pytest.mark.parametrize(
     ("ours", "problem"),
     [
-        ([], "threadmill must be an object; it may have: graphs"),
-        ({"graph": {}}, "threadmill.graph is not known; there may be: graphs"),
+        ([], "threadmill must be an object; it may have: assistants, graphs"),
+        (
+            {"graph": {}},
+            "threadmill.graph is not known; there may be: assistants, graphs",
+        ),
+        (
+            {"assistants": []},
+            "threadmill.assistants must be an object: assistants' ids to options",
+        ),
+        (
+            {"assistants": {"agent": {}}},
+            (
+                "threadmill.assistants.agent: the id of an assistant is a UUID; graphs "
+                "have a key 'graphs'"
+            ),
+        ),
+        (
+            {"assistants": {str(UUID(int=1)): {"label": []}}},
+            (
+                f"threadmill.assistants.{UUID(int=1)}.label is not known; there may "
+                "be: labels"
+            ),
+        ),
+        (
+            {"assistants": {str(UUID(int=1)): {"labels": "gpu"}}},
+            (
+                f"threadmill.assistants.{UUID(int=1)}.labels must be a list of labels, "
+                'such as ["gpu"]'
+            ),
+        ),
         ({"graphs": []}, "threadmill.graphs must be an object: graph ids to options"),
         ({"graphs": {"agnt": {}}}, "threadmill.graphs.agnt: 'graphs' has no 'agnt'"),
         (
@@ -399,6 +428,17 @@ def test_a_mistake_under_our_own_key_is_an_error(
     project: Project, ours: object, problem: str
 ) -> None:
     assert project.problem(threadmill=ours) == problem
+
+
+def test_labels_of_graphs_and_assistants(project: Project) -> None:
+    one = UUID(int=1)
+    labels = {"labels": ["gpu", "eu", "gpu"]}
+    config = project.load(
+        threadmill={"graphs": {"agent": labels}, "assistants": {str(one): labels}}
+    )
+    assert config.graphs[0].policy.labels == ("eu", "gpu")
+    assert config.assistant_labels == {one: ("eu", "gpu")}
+    assert project.load().assistant_labels == {}
 
 
 def test_how_long_threads_are_kept(project: Project) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
+from math import inf
 from typing import Any, Final
 from uuid import uuid4
 
@@ -52,7 +53,7 @@ class RedisBroker:
         self._consumer = f"{options.name}-{uuid4().hex[:12]}"
         self._asking: Redis | None = None
         self._blocking: Redis | None = None
-        self._looked_at = 0.0
+        self._looked_at = -inf
 
     async def open(self) -> None:
         """See `Broker.open`."""
@@ -60,7 +61,7 @@ class RedisBroker:
         answer = self._options.answer_seconds
         self._asking = self._connection(answer)
         self._blocking = self._connection(None)
-        self._looked_at = 0.0
+        self._looked_at = -inf
         async with self._asked():
             for route in self._options.routes:
                 await self._make(route)

@@ -57,7 +57,7 @@ def serve_and_work(
         settings=settings,
         graphs=graphs,
         # It is the only worker there is.
-        labels=labels_asked([(g.policy.labels, g.graph) for g in graphs]),
+        labels=labels_asked(graphs.run_labels, [g.graph for g in graphs]),
         api=listener,
         on_ready=lambda: on_ready(_news(graphs)),
     )

@@ -243,7 +243,8 @@ class LoadedGraph:
 class GraphCatalogue:
     """The graphs of one langgraph.json, in its order, and those that failed.
 
-    `ttl` is what that file says of how long threads are kept.
+    `ttl` is what that file says of how long threads are kept, `assistant_labels` what
+    it says of single assistants.
     """
 
     def __init__(
@@ -252,8 +253,10 @@ class GraphCatalogue:
         failures: Sequence[GraphFailure] = (),
         *,
         ttl: TtlDefaults = TtlDefaults(),  # noqa: B008 - frozen
+        assistant_labels: Mapping[UUID, Sequence[str]] = MappingProxyType({}),
     ) -> None:
         self.ttl = ttl
+        self._assistant_labels = assistant_labels
         self._loaded = {graph.id: graph for graph in loaded}
         self._failures = {failure.graph_id: failure for failure in failures}
         self._by_assistant = {graph.assistant_id: graph for graph in loaded}
@@ -293,6 +296,16 @@ class GraphCatalogue:
         """What langgraph.json says about this graph's runs, also if it is not there."""
         graph = self._loaded.get(graph_id)
         return GraphPolicy() if graph is None else graph.policy
+
+    def labels(self, graph_id: str, assistant_id: UUID) -> Sequence[str]:
+        """What a worker must have to take anything of an assistant's runs."""
+        own = self._assistant_labels.get(assistant_id, ())
+        return sorted({*self.policy(graph_id).labels, *own})
+
+    @property
+    def run_labels(self) -> Sequence[Sequence[str]]:
+        """What runs of these graphs and of their assistants may need."""
+        return [*(g.policy.labels for g in self), *self._assistant_labels.values()]
 
     @property
     def retention(self) -> RetentionRules:
@@ -356,7 +369,9 @@ def load_graphs(
         # Module code may raise anything, and scripts call exit().
         except (Exception, SystemExit) as error:  # noqa: BLE001
             failures.append(_report(spec, error))
-    return GraphCatalogue(loaded, failures, ttl=config.ttl)
+    return GraphCatalogue(
+        loaded, failures, ttl=config.ttl, assistant_labels=config.assistant_labels
+    )
 
 
 def _load(

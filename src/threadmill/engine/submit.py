@@ -258,7 +258,7 @@ class Submit:
             body_hash=request.body_hash,
             idempotency_ttl_seconds=self._limits.idempotency_ttl_seconds,
             queue_max=self._limits.queue_per_thread_max,
-            labels=target.graph.policy.labels,
+            labels=self._graphs.labels(target.graph.id, target.assistant_id),
             from_checkpoint=request.at.checkpoint_id,
         )
 

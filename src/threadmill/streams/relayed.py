@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from threadmill.domain.run import RunStatus
@@ -73,7 +74,8 @@ class RelayedStream:
     ) -> Look:
         """See `Stream.look`."""
         key = (tenant, thread_id, run_id)
-        if self._clock() < self._seen.get(key, 0.0) + self._trust_seconds:
+        # Never, to begin with: a clock that only rises may begin anywhere.
+        if self._clock() < self._seen.get(key, -inf) + self._trust_seconds:
             tail = await self._relay.tail(
                 tenant, thread_id, run_id, after=after, limit=limit
             )

@@ -7,7 +7,7 @@ checkpoint derives the same, so a path names a task between processes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -106,14 +106,17 @@ def _own_labels(graph: Pregel[Any, Any, Any, Any], node: str) -> Sequence[str]:
         raise GraphFailed(str(error)) from None
 
 
-def labels_asked(graphs: Collection[tuple[Sequence[str], object]]) -> Sequence[str]:
-    """Every label that some graphs ask for, as far as it can be seen.
+def labels_asked(
+    runs: Iterable[Sequence[str]], graphs: Iterable[object]
+) -> Sequence[str]:
+    """Every label that something asks for, as far as it can be seen.
 
     Args:
-        graphs: each with the labels of its runs; what a factory builds is not seen.
+        runs: what runs need as a whole.
+        graphs: whose nodes may need more; what a factory builds is not seen.
     """
-    asked = {label for own, _ in graphs for label in own}
-    for _, graph in graphs:
+    asked = {label for needed in runs for label in needed}
+    for graph in graphs:
         if isinstance(graph, Pregel):
             asked |= {label for node in graph.nodes for label in labels_of(graph, node)}
     return sorted(asked)
