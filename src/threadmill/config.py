@@ -350,24 +350,20 @@ class _Parser:
             raise self._bad(
                 "threadmill.assistants must be an object: assistants' ids to options"
             )
-        found = {}
+        found: dict[UUID, Sequence[str]] = {}
         for name, value in assistants.items():
             where = f"threadmill.assistants.{name}"
             options = self._known(where, value, {"labels"})
             try:
                 assistant_id = UUID(name)
+                given = options.get("labels", ())
+                found[assistant_id] = labels(given, f"{where}.labels")
+            except BadSetting as error:
+                raise self._bad(str(error)) from None
             except ValueError:
                 problem = "the id of an assistant is a UUID; graphs have a key 'graphs'"
                 raise self._bad(f"{where}: {problem}") from None
-            given = options.get("labels", ())
-            found[assistant_id] = self._labels(f"{where}.labels", given)
         return found
-
-    def _labels(self, where: str, given: object) -> Sequence[str]:
-        try:
-            return labels(given, where)
-        except BadSetting as error:
-            raise self._bad(str(error)) from None
 
     def _policy(self, where: str, options: object) -> GraphPolicy:
         names = {field.name for field in fields(GraphPolicy)}
@@ -385,7 +381,7 @@ class _Parser:
             )
             return GraphPolicy(
                 dead_letter_errors=errors,
-                labels=self._labels(f"{where}.labels", options.get("labels", ())),
+                labels=labels(options.get("labels", ()), f"{where}.labels"),
                 ttl=ttl,
                 history=declared_paths(
                     history.get("index", ()), f"{where}.history.index"

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from langgraph.checkpoint.base import CheckpointMetadata, empty_checkpoint
 
-from tests.stores.run_store import GRAPH, TENANT, RunStore, contract
+from tests.stores.run_store import GRAPH, TENANT, RunStore, contract, put
 from threadmill.checkpoints.base import Commit, Committed, Plan, PlannedTask, Put
 from threadmill.domain.fence import Fence
 from threadmill.errors import LeaseLost
@@ -35,8 +35,8 @@ async def _hand_over(
     store: RunStore, fence: Fence, slot: FreeSlot, labels: list[str] | None = None
 ) -> Committed:
     checkpoint = empty_checkpoint() | {"id": "c1"}
-    put = Put("", checkpoint, CheckpointMetadata(step=0), None, expected_head=None)
-    commit = Commit(puts=(put,), release=True, slot=slot, labels=labels or [])
+    first = Put("", checkpoint, CheckpointMetadata(step=0), None, expected_head=None)
+    commit = Commit(puts=(first,), release=True, slot=slot, labels=labels or [])
     return await store.checkpoints.commit(TENANT, str(fence.thread_id), commit, fence)
 
 
@@ -106,8 +106,7 @@ async def test_without_the_right_nothing_is_taken(store: RunStore) -> None:
 async def test_who_hands_over_late_makes_up_for_no_loss(store: RunStore) -> None:
     """The activation was re-opened meanwhile: that loss counts."""
     fence = await _begun(store)
-    await store.let_leases_expire()
-    await store.dispatcher.reopen([], backoff_seconds=0.0, shun_seconds=0.0, limit=9)
+    await _lose(store)
     commit = Commit(release=True, labels=["gpu"])
     await store.checkpoints.commit(TENANT, str(fence.thread_id), commit, fence)
     (left,) = await store.activations(fence.thread_id)
@@ -116,14 +115,31 @@ async def test_who_hands_over_late_makes_up_for_no_loss(store: RunStore) -> None
 
 @contract
 async def test_tasks_begin_with_what_their_step_has_lost(store: RunStore) -> None:
-    """Else who kills its workers kills as many again once its superstep is spread."""
-    await _begun(store)
-    await store.let_leases_expire()
-    await store.dispatcher.reopen([], backoff_seconds=0.0, shun_seconds=0.0, limit=9)
+    """Else who kills its workers kills as many again once its superstep is spread.
+
+    Only who was lost itself repeats something, which counts for the run.
+    """
+    fence = await _begun(store)
+    head = await put(store, fence, 0, None)
+    await _lose(store)
     fence, _ = await store.begin(WORKER)
     tasks = [PlannedTask(f"t{n}", f"p{n}", "node", mine=n == 0) for n in range(2)]
-    commit = Commit(plan=Plan("c1", tasks, lease_seconds=60.0))
+    commit = Commit(plan=Plan(head, tasks, lease_seconds=60.0))
     await store.checkpoints.commit(TENANT, str(fence.thread_id), commit, fence)
     rows = await store.activations(fence.thread_id)
     counted = {(row["kind"], row["state"], row["attempt"]) for row in rows}
     assert counted == {("task", "leased", 2), ("task", "ready", 1)}
+    (claim,) = await store.claim()
+    run = await store.dispatcher.begin(claim)
+    assert (claim.attempt, run.attempt, run.lost_by) == (2, 2, None)
+    await _lose(store)
+    (claim,) = await store.claim()
+    run = await store.dispatcher.begin(claim)
+    assert (claim.attempt, run.attempt) == (3, 3)
+    assert run.lost_by is not None
+
+
+async def _lose(store: RunStore) -> None:
+    """Whoever holds anything is gone."""
+    await store.let_leases_expire()
+    await store.dispatcher.reopen([], backoff_seconds=0.0, shun_seconds=0.0, limit=9)

@@ -44,7 +44,8 @@ WITH held AS (
      FOR UPDATE
 ), counted AS (
   UPDATE threadmill.activation
-     SET attempt = 1, labels = %(labels)s::text[], cause = NULL
+     SET attempt = 1, labels = %(labels)s::text[],
+         cause = CASE WHEN state <> 'leased' THEN cause END
    WHERE tenant_id = %(tenant)s AND activation_id = %(activation_id)s
      AND thread_id = %(thread_id)s AND token = %(token)s
      AND (attempt <> 1 OR labels <> %(labels)s::text[])
@@ -93,7 +94,8 @@ SELECT 1 FROM threadmill.run
 -- follows, so tokens still rise along the thread. They are leased anew: a renewal that
 -- is under way sees neither them nor the step. A step that was re-opened meanwhile has
 -- nobody to give its tasks to. Losses of a step that has not got on since are losses of
--- each of its tasks: any of them may be what its workers died of.
+-- each of its tasks, as any of them may be what its workers died of; a cause have they
+-- once they are lost themselves.
 WITH step AS (
   DELETE FROM threadmill.activation
    WHERE tenant_id = %(tenant)s AND activation_id = %(activation_id)s
@@ -110,8 +112,7 @@ WITH step AS (
 ), tasks AS (
   INSERT INTO threadmill.activation
     (tenant_id, activation_id, thread_id, run_id, kind, graph_id, checkpoint_id,
-     task_id, task_path, node, labels, state, token, worker_id, lease_until, attempt, not_before,
-     cause)
+     task_id, task_path, node, labels, state, token, worker_id, lease_until, attempt, not_before)
   SELECT step.tenant_id, gen_random_uuid(), step.thread_id, step.run_id, 'task',
          step.graph_id, %(checkpoint_id)s, n.task_id, n.task_path, n.node, string_to_array(n.labels, ','),
          CASE WHEN n.mine THEN 'leased' ELSE 'ready' END,
@@ -120,8 +121,7 @@ WITH step AS (
          CASE WHEN n.mine
          THEN clock_timestamp() + make_interval(secs => %(lease_seconds)s) END,
          step.attempt - 1 + n.mine::integer,
-         CASE WHEN n.waits THEN 'infinity'::timestamptz ELSE now() END,
-         CASE WHEN step.attempt > 1 THEN step.cause END
+         CASE WHEN n.waits THEN 'infinity'::timestamptz ELSE now() END
     FROM step,
          unnest(%(task_ids)s::text[], %(task_paths)s::text[], %(nodes)s::text[],
                 %(labels)s::text[], %(mine)s::boolean[], %(waits)s::boolean[])

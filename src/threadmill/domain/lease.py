@@ -36,7 +36,8 @@ class LeaseTimes:
 
 SUSPECT_LOSSES: Final = 2
 """An activation that was lost so often without getting on may be what kills its
-workers: a worker holds one such at a time. The database's `claim` keeps to it."""
+workers: a worker claims none beside another. The database's `claim` keeps to it. Of a
+superstep that was planned after so many losses, the planner has some at once."""
 
 
 def is_suspect(losses: int) -> bool:

@@ -341,7 +341,8 @@ class Activate:
         if claim.kind != "step" and claim.attempt <= 1:
             return None
         if claim.kind == "task":
-            return Told()
+            # One that only its step was lost with repeats nothing.
+            return None if run.lost_by is None else Told()
         reentry = is_reentry(head, run.run_id)
         # Whoever hands over leaves a head without pending writes.
         if claim.attempt <= 1 and reentry and head is not None and not head.writes:

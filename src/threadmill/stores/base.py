@@ -285,7 +285,8 @@ class Dispatcher(Protocol):
     async def begin(self, claim: Claim) -> Run:
         """Marks the run as running and counts the attempt.
 
-        A task's run is running already, and an attempt is counted only after a loss.
+        A task's run is running already, and an attempt is counted only after a loss of
+        the task itself, which `lost_by` tells of.
 
         Raises:
             LeaseLost: the claim is no longer ours (cancelled, re-claimed).

@@ -42,7 +42,6 @@ def _task(
         task=task,
         superstep=Superstep(step.run_id, planned.checkpoint_id),
         labels=task.labels,
-        cause=step.cause if step.attempt > 1 else None,
     )
     if task.mine:
         until = tables.clock() + planned.lease_seconds

@@ -87,7 +87,7 @@ class MemoryDispatcher:
             msg = f"run {claim.run_id} has an activation but cannot run"
             raise InvariantViolated(msg)
         if claim.kind == "task":
-            run.attempt += claim.attempt > 1
+            run.attempt += claim.attempt > 1 and lost_by is not None
             return run.record(now, lost_by)
         if run.status is RunStatus.PENDING:
             where = (claim.tenant, str(claim.thread_id), "")
@@ -215,6 +215,7 @@ class MemoryCheckpoints:
         if row is not None and fence is not None and not fence.also:
             if commit.progress:
                 row.attempt = 1
+                row.cause = None if row.state == "leased" else row.cause
             if commit.release:
                 row.attempt -= row.state == "leased"
                 row.open(tables.clock())

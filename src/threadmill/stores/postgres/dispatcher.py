@@ -246,34 +246,23 @@ def add_look(tx: Transaction, run_id: UUID) -> Result:
 def add_begin(tx: Transaction, claim: Claim) -> Result:
     """Adds the begin of a claimed run; see `begun_run`."""
     run = {"tenant": claim.tenant, "run_id": claim.run_id}
+    own = {"activation_id": claim.activation_id, "thread_id": claim.thread_id}
     first_of_tasks = claim.kind == "task" and claim.attempt <= 1
     if not first_of_tasks:
         tx.add(DISPATCH.lock_run, **run)
-    tx.add(
-        DISPATCH.fence,
-        tenant=claim.tenant,
-        activation_id=claim.activation_id,
-        thread_id=claim.thread_id,
-        token=claim.token,
-    )
+    tx.add(DISPATCH.fence, tenant=claim.tenant, token=claim.token, **own)
+    status = target(RunEvent.CLAIM).value
     if claim.kind == "task":
         if not first_of_tasks:
-            tx.add(DISPATCH.count_attempt, **run)
-        return tx.add(
-            DISPATCH.begin_tasks,
-            activation_id=claim.activation_id,
-            thread_id=claim.thread_id,
-            status=target(RunEvent.CLAIM).value,
-            **run,
-        )
+            tx.add(DISPATCH.count_attempt, **run, **own)
+        return tx.add(DISPATCH.begin_tasks, status=status, **run, **own)
     return tx.add(
         DISPATCH.begin,
-        activation_id=claim.activation_id,
-        thread_id=claim.thread_id,
         claim_attempt=claim.attempt,
-        target=target(RunEvent.CLAIM).value,
-        sources=[status.value for status in sources(RunEvent.CLAIM)],
+        target=status,
+        sources=[source.value for source in sources(RunEvent.CLAIM)],
         **run,
+        **own,
     )
 
 

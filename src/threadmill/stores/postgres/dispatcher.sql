@@ -91,8 +91,12 @@ SELECT r.*, extract(epoch FROM clock_timestamp() - r.started_at)::float8
  WHERE r.tenant_id = %(tenant)s AND r.run_id = %(run_id)s AND r.status = %(status)s
 
 -- name: count_attempt
+-- Only a task that was lost itself repeats something.
 UPDATE threadmill.run SET attempt = attempt + 1, updated_at = now()
  WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
+   AND EXISTS (SELECT FROM threadmill.activation a
+                WHERE a.tenant_id = %(tenant)s AND a.activation_id = %(activation_id)s
+                  AND a.thread_id = %(thread_id)s AND a.cause IS NOT NULL)
 
 -- name: close
 -- Ends whatever there is to do for a run: the closer's own activations, which it must
