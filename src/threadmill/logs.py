@@ -75,6 +75,8 @@ def configure_logs(
     # It warns of every pipeline that a refused transaction aborts, which is an answer,
     # and its pool of every attempt to connect while the database is away.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
+    # Of every attempt to connect, at ERROR, while the broker is away; we say it once.
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     logging.captureWarnings(capture=True)
 
 
