@@ -40,6 +40,7 @@ async def in_fleet(
 ) -> AsyncIterator[None]:
     """Holds leases and presence, listens for hints and sweeps, while the block runs.
 
+    It begins once the others see that the process lives, unless they cannot at present.
     Presence ends with it, whatever fails on the way in or out.
 
     Args:
@@ -76,6 +77,7 @@ async def in_fleet(
         renewal.start()
         # Last, and whatever else fails: while it renews, nobody heals our runs.
         begun.push_async_callback(aside, renewal.stop)
+        await aside(partial(renewal.wait_until_begun, settings.renew_seconds))
         if direct is not None:
             await _listen(begun, core, direct, receivers)
         await _feed(begun, core, worker)

@@ -1,4 +1,4 @@
-"""A process that fails to join the fleet, or to leave it in order, is not present."""
+"""A process is present as long as it works, and whatever fails on the way in or out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint
 from typing import cast
 
+import psycopg
 import pytest
 from pydantic import SecretStr
 
@@ -82,6 +83,22 @@ async def test_presence_ends_whatever_fails(
         assert _renewals() == others
         names = {task.get_name() for task in asyncio.all_tasks()}
         assert names.isdisjoint({"sweep", "listener", "hint-feed"})
+
+
+async def test_who_works_is_seen_from_the_first_moment_on(
+    database_uri: str, test_graphs: GraphCatalogue
+) -> None:
+    """Else one that dies of its first node is found by its leases only."""
+    settings = Settings(database_uri=SecretStr(database_uri))
+    member = new_member(settings, test_graphs, "worker")
+    asked = "SELECT lock_key FROM threadmill.worker WHERE worker_id = %s"
+    async with open_core(settings, test_graphs, member) as core:
+        worker = build_worker(core)
+        async with in_fleet(core, [worker], worker):
+            with psycopg.connect(database_uri) as connection:
+                row = connection.execute(asked, [member.worker_id]).fetchone()
+            assert core.lock_key is not None
+            assert row == (core.lock_key,)
 
 
 def _renewals() -> set[threading.Thread]:

@@ -44,7 +44,9 @@ def test_two_graphs_of_one_file_share_its_module(project: Project) -> None:
     project.file("my-agents.py", "a = build()\nb = build()\nruns = []\nruns.append(1)")
     config = project.config({"a": "./my-agents.py:a", "b": "./my-agents.py:b"})
     load_graphs(config)
-    (module,) = [m for n, m in sys.modules.items() if n.startswith("threadmill_graph_")]
+    (module,) = [
+        m for n, m in sys.modules.items() if n.startswith("threadmill_graph_my_agents")
+    ]
     assert module.runs == [1]
 
 
@@ -140,7 +142,8 @@ def test_a_name_depends_on_the_relative_path_only(
         there = Project(tmp_path / host)
         there.file("my-agent.py", CLASSES)
         there.load(agent="./my-agent.py:graph")
-        (name,) = [n for n in sys.modules if n.startswith("threadmill_graph_")]
+        prefix = "threadmill_graph_my_agent_"
+        (name,) = [n for n in sys.modules if n.startswith(prefix)]
         names.append(name)
         assert sys.modules[name].__file__ == str(tmp_path / host / "my-agent.py")
     assert names[0] == names[1]

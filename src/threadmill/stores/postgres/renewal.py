@@ -94,6 +94,7 @@ class RenewalThread:
         self._outage = Outage(_log, "renewal", first_pause_seconds=_RECONNECT_SECONDS)
         self._own_session: OwnSession | None = None
         self._sessions = 0
+        self._begun = threading.Event()
         self._ended = threading.Event()
         self._wakes, self._woken = socket.socketpair()
         self._thread = threading.Thread(
@@ -104,9 +105,17 @@ class RenewalThread:
         """Begins to renew."""
         self._thread.start()
 
+    def wait_until_begun(self, seconds: float) -> None:
+        """Returns when it shows itself, cannot at present, or so much later.
+
+        Whoever works before would die unseen, and be found by its leases only.
+        """
+        self._begun.wait(seconds)
+
     def stop(self) -> None:
         """Ends the session, and with it the presence."""
         self._ended.set()
+        self._begun.set()
         self._wakes.close()
         self._thread.join(_STOP_SECONDS)
 
@@ -133,6 +142,7 @@ class RenewalThread:
 
     def _broke(self) -> None:
         self._own_session = None
+        self._begun.set()
         # Whose first attempt fails has not only just come: something is broken.
         self._sessions = max(self._sessions, 1)
 
@@ -160,6 +170,8 @@ class RenewalThread:
                         **seen,
                     )
                 settled = present or self._lock_key is None
+                if settled:
+                    self._begun.set()
                 news.select(
                     self._times.renew_seconds if settled else _RECONNECT_SECONDS
                 )
