@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST_WORKERS ?= 3
 PYTEST_ARGS ?=
 
-# Of `make simulate`; `make test` plays the seeds from 0 to 9,999.
+# Of `make simulate`; `make test` plays the seeds from 0 to 10,007.
 SEEDS ?= 10000
 FIRST ?= 0
 

@@ -356,13 +356,16 @@ class _Parser:
             options = self._known(where, value, {"labels"})
             try:
                 assistant_id = UUID(name)
-                given = options.get("labels", ())
-                found[assistant_id] = labels(given, f"{where}.labels")
-            except BadSetting as error:
-                raise self._bad(str(error)) from None
             except ValueError:
                 problem = "the id of an assistant is a UUID; graphs have a key 'graphs'"
                 raise self._bad(f"{where}: {problem}") from None
+            if assistant_id in found:
+                raise self._bad(f"{where}: this assistant is named twice")
+            given = options.get("labels", ())
+            try:
+                found[assistant_id] = labels(given, f"{where}.labels")
+            except BadSetting as error:
+                raise self._bad(str(error)) from None
         return found
 
     def _policy(self, where: str, options: object) -> GraphPolicy:

@@ -265,6 +265,7 @@ class Process:
             except StoreUnavailable:
                 self._free_lock()
             self._own_session = None
+            self._sessions = max(self._sessions, 1)
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     def _holds_session(self) -> bool:

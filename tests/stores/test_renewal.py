@@ -153,14 +153,16 @@ async def test_a_broken_session_is_noticed_at_once(
         assert second.database_since == first.database_since
 
 
+@pytest.mark.parametrize("lease_seconds", [3, 10])
 async def test_who_waits_for_a_row_keeps_its_session_and_its_lock(
-    renewing: Renewing, database_uri: str
+    renewing: Renewing, database_uri: str, lease_seconds: float
 ) -> None:
     """It lives, and only its leases are not renewed."""
     key = await renewing.members.join(renewing.member)
+    times = LeaseTimes(lease_seconds, renew_seconds=0.1, margin_seconds=1)
     with (
         capture_logs() as logs,
-        renewing.thread(database_uri, key, _OFTEN, None) as thread,
+        renewing.thread(database_uri, key, times, None) as thread,
         psycopg.connect(database_uri) as connection,
     ):
         await until_whole(thread)

@@ -396,6 +396,10 @@ def test_a_graph_may_make_dead_letters_of_its_errors(project: Project) -> None:
             ),
         ),
         (
+            {"assistants": {str(UUID(int=1)): {}, UUID(int=1).hex: {}}},
+            f"threadmill.assistants.{UUID(int=1).hex}: this assistant is named twice",
+        ),
+        (
             {"assistants": {str(UUID(int=1)): {"label": []}}},
             (
                 f"threadmill.assistants.{UUID(int=1)}.label is not known; there may "

@@ -64,7 +64,7 @@ WITH held AS (
          attempt = CASE WHEN %(progress)s::boolean THEN 1 ELSE attempt END
                    - (state = 'leased')::integer,
          not_before = now(), labels = %(labels)s::text[],
-         cause = CASE WHEN state <> 'leased' OR attempt > 1 AND NOT %(progress)s::boolean
+         cause = CASE WHEN state <> 'leased' OR (attempt > 1 AND NOT %(progress)s::boolean)
                       THEN cause END
    WHERE tenant_id = %(tenant)s AND activation_id = %(activation_id)s
      AND thread_id = %(thread_id)s AND token = %(token)s

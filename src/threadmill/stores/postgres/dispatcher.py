@@ -247,13 +247,14 @@ def add_begin(tx: Transaction, claim: Claim) -> Result:
     """Adds the begin of a claimed run; see `begun_run`."""
     run = {"tenant": claim.tenant, "run_id": claim.run_id}
     own = {"activation_id": claim.activation_id, "thread_id": claim.thread_id}
-    first_of_tasks = claim.kind == "task" and claim.attempt <= 1
-    if not first_of_tasks:
+    # Whether what is begun may count as an attempt of the run.
+    counts = claim.kind != "task" or claim.attempt > 1
+    if counts:
         tx.add(DISPATCH.lock_run, **run)
     tx.add(DISPATCH.fence, tenant=claim.tenant, token=claim.token, **own)
     status = target(RunEvent.CLAIM).value
     if claim.kind == "task":
-        if not first_of_tasks:
+        if counts:
             tx.add(DISPATCH.count_attempt, **run, **own)
         return tx.add(DISPATCH.begin_tasks, status=status, **run, **own)
     return tx.add(

@@ -7,10 +7,14 @@ SELECT pg_try_advisory_lock(29805, %(lock_key)s)
 -- name: enter
 -- A renewal takes several round trips. Were its process to stand still in between, its
 -- leases would run out and nobody could take them back: their rows stay locked. So the
--- session ends then, after a lease and not before: with it goes the presence lock.
+-- session ends then, after a lease and not before: with it goes the presence lock. Who
+-- waits for a row is told so before its session is given up for keeping silent, which
+-- it is after a third of a lease.
 SELECT set_config('role', 'threadmill_app', true),
-       set_config('statement_timeout', '5000', true),
-       set_config('lock_timeout', '2000', true),
+       set_config('statement_timeout',
+                  round(least(%(lease_seconds)s::numeric / 4, 5) * 1000)::text, true),
+       set_config('lock_timeout',
+                  round(least(%(lease_seconds)s::numeric / 6, 2) * 1000)::text, true),
        set_config('idle_in_transaction_session_timeout',
                   round(%(lease_seconds)s::numeric * 1000)::text, true)
 
