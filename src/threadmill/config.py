@@ -107,7 +107,7 @@ class GraphPolicy:
     """
 
     dead_letter_errors: bool = False
-    labels: Sequence[str] = ()
+    labels: tuple[str, ...] = ()
     ttl: Ttl | None = None
     history: tuple[str, ...] = ()
     checkpoints: str | None = None

@@ -57,9 +57,9 @@ class Services:
     prune: Prune
     histories: SearchHistories
     measure: Measure
-    chunks: ChunkChores | None = None
-    keepalive_seconds: float = 5.0
-    response_bytes_max: int = 128 * 1024 * 1024
+    chunks: ChunkChores | None
+    keepalive_seconds: float
+    response_bytes_max: int
 
     async def start(self) -> None:
         """Makes sure that every graph has its default assistant; idempotent.
